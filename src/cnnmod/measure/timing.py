@@ -1,0 +1,78 @@
+"""Times of several networks, interleaved in one process: a ratio means something where a time alone does not."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.benchmark import timer
+
+Run = Callable[[], object]
+Progress = Callable[[], None]
+
+
+def time_interleaved(
+    runs: Mapping[str, Run],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    threads: int | None = None,
+    progress: Progress = lambda: None,
+) -> dict[str, list[float]]:
+    """Time every run once a round, so that what disturbs the machine disturbs them all.
+
+    Each round begins with another run. On a GPU, a run is timed until the device is done.
+
+    Args:
+        runs: What to time, by name.
+        rounds: How many times each is timed.
+        warmup: How many rounds go before, untimed.
+        threads: torch's threads meanwhile; `None` leaves them. They are afterwards what they were.
+        progress: Called after every round, untimed ones included.
+
+    Returns:
+        Each run's milliseconds, one a round.
+
+    Example:
+        >>> times = time_interleaved({"a": lambda: None, "b": lambda: None}, rounds=3)
+        >>> {name: len(times_ms) for name, times_ms in times.items()}
+        {'a': 3, 'b': 3}
+    """
+    names = list(runs)
+    times_ms: dict[str, list[float]] = {name: [] for name in names}
+    with use_threads(threads):
+        for number in range(warmup + rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                start = timer()
+                runs[name]()
+                if number >= warmup:
+                    times_ms[name].append((timer() - start) * 1e3)
+            progress()
+    return times_ms
+
+
+@contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """torch's intra-op threads, set for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory_mib(run: Run, device: torch.device) -> float:
+    """The most memory that tensors held at once during one run, its parameters included, in MiB.
+
+    On a CPU, temporary memory inside an operator does not count.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    tracker = MemTracker()
+    with tracker:
+        run()
+    return tracker.get_tracker_snapshot("peak")[device]["Total"] / 2**20

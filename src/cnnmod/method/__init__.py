@@ -1,0 +1,1 @@
+"""The paper's method; needs torch and safetensors only."""

@@ -1,0 +1,118 @@
+"""save, load_: a network's weights and its MoD structure in one safetensors file; never a pickle."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.convert import build_replacements, mod_blocks, swap_
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+_FORMAT = 1
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the model's weights, and which of its blocks are MoD blocks, to a safetensors file.
+
+    The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too.
+
+    Raises:
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import cnnmod, tempfile, timm
+        >>> path = Path(tempfile.mkdtemp()) / "resnet18_mod.safetensors"
+        >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)
+        >>> model = load_(timm.create_model("resnet18"), path)
+    """
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist")
+    blocks = mod_blocks(model)
+    config = next(iter(blocks.values())).config.to_dict() if blocks else None
+    structure = {"format": _FORMAT, "config": config, "blocks": list(blocks)}
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, beside, metadata={"cnnmod": json.dumps(structure)})
+        os.replace(beside, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None = None) -> ModelT:
+    """Convert the model as the file says, in place, then load the file's weights strictly.
+
+    Args:
+        model: A network of the kind that was saved: still dense, or already converted in the same way.
+        path: A file that `save` wrote.
+        example: As for `convert_`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no file of cnnmod's, of a later format, or of another network; then with the first tensor
+            that differs. The model is then what it was.
+    """
+    path = Path(path)
+    structure, tensors = _read(path)
+    replaced: dict[str, nn.Module] = {}
+    if structure["blocks"] and not mod_blocks(model):
+        config = MoDConfig.from_dict(structure["config"])
+        placed = dataclasses.replace(config, placement=tuple(structure["blocks"]))
+        try:
+            replacements = build_replacements(model, placed, None, example)
+        except ValueError as error:
+            raise ValueError(f"{path} is of another network: {error}") from error
+        replaced = swap_(model, replacements)
+        for block in mod_blocks(model).values():
+            block.config = config
+    try:
+        _check_fits(path, structure, tensors, model)
+    except ValueError:
+        swap_(model, replaced)
+        raise
+    model.load_state_dict(tensors)
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        raise ValueError(f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+    if "cnnmod" not in metadata:
+        raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
+    structure = json.loads(metadata["cnnmod"])
+    if structure["format"] > _FORMAT:
+        raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
+    return structure, tensors
+
+
+def _check_fits(path: Path, structure: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module) -> None:
+    blocks = mod_blocks(model)
+    if list(blocks) != structure["blocks"]:
+        raise ValueError(f"{path} has MoD blocks {structure['blocks']}, the model {list(blocks)}")
+    if blocks and (found := next(iter(blocks.values())).config) != MoDConfig.from_dict(structure["config"]):
+        raise ValueError(f"{path} was saved with {MoDConfig.from_dict(structure['config'])}, the model has {found}")
+    state = model.state_dict()
+    for name in [*state, *tensors]:
+        ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
+        if ours != theirs:
+            raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")

@@ -1,0 +1,56 @@
+"""Taking a block's own residual connection away, for `MoDConfig(residual=False)`.
+
+A residual has no module of its own to delete. What blocks have is a switch: a flag, or a layer on the shortcut. A
+switch is accepted only if it works: with all weights zero, the block's output may no longer depend on its input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual: timm's and torchvision's
+_SHORTCUTS = ("downsample", "shortcut")  # ResNet blocks of both; timm's ConvNeXtBlock
+
+
+class NoShortcut(nn.Module):
+    """Stands on a shortcut and lets nothing pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(1)
+
+
+def drop_residual_(block: nn.Module, channels: int) -> None:
+    """Take the block's residual away, in place; a block without one stays as it is.
+
+    Raises:
+        ValueError: The block has a residual, but no switch that is known here.
+    """
+    if not has_residual(block, channels):
+        return
+    for name in _FLAGS:
+        if getattr(block, name, None) is True:
+            setattr(block, name, False)
+    for name in _SHORTCUTS:
+        if hasattr(block, name):
+            setattr(block, name, NoShortcut())
+    if has_residual(block, channels):
+        raise ValueError(
+            f"residual=False: {type(block).__name__} has a residual connection that is not switched by "
+            f"{', '.join((*_FLAGS, *_SHORTCUTS))}"
+        )
+
+
+@torch.no_grad()
+def has_residual(block: nn.Module, channels: int) -> bool:
+    """Whether the output depends on the input when all weights are zero."""
+    state = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in block.state_dict().items()}
+    dtype = next((tensor.dtype for tensor in block.parameters()), torch.float32)
+    training = block.training
+    block.eval()
+    try:
+        first, second = (
+            torch.func.functional_call(block, state, (torch.full((1, channels, 8, 8), value, dtype=dtype),))
+            for value in (1.0, 2.0)
+        )
+    finally:
+        block.train(training)
+    return not torch.equal(first, second)

@@ -1,0 +1,72 @@
+"""A network's shapes without its arithmetic: one forward pass on the meta device, on none of the network's memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
+
+ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
+
+
+def example_for(model: nn.Module) -> Tensor:
+    """One image on the meta device: of timm's input size where the model states one, else 224 pixels square."""
+    first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
+    if first is None:
+        raise ValueError(f"{type(model).__name__} has no convolution")
+    settings = getattr(model, "default_cfg", None) or {}
+    height, width = settings.get("input_size", (3, 224, 224))[1:]
+    return torch.empty(1, first.in_channels, height, width, device="meta", dtype=first.weight.dtype)
+
+
+def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardHook | None = None) -> Any:
+    """Run the model on the meta device in evaluation mode; `hook(name, module, inputs, output)` follows each call.
+
+    The model's parameters, buffers, training mode and hooks are afterwards what they were.
+
+    Raises:
+        ValueError: The model does not run on the example, with the reason.
+    """
+    example = example_for(model) if example is None else example.to("meta")
+    state = {
+        name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    with _evaluating(model), _hooked(model, hook), torch.no_grad():
+        try:
+            return torch.func.functional_call(model, state, (example,))
+        except Exception as error:  # whatever a foreign forward raises
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"{type(model).__name__} does not run on an example of shape {tuple(example.shape)}: {reason}"
+            ) from error
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: ForwardHook | None) -> Iterator[None]:
+    handles: list[RemovableHandle] = []
+    try:
+        if hook is not None:
+            for name, module in model.named_modules():
+                handles.append(module.register_forward_hook(_bind(hook, name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _bind(hook: ForwardHook, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    return lambda module, inputs, output: hook(name, module, inputs, output)
