@@ -1,6 +1,11 @@
 """CNN Mixture-of-Depths: convolutional networks faster at the same accuracy (Cakaj, Mehnert, Yang, ACCV 2024)."""
 
+from cnnmod.deploy.lower import lower
+from cnnmod.measure.compare import compare
+from cnnmod.measure.count import count
+from cnnmod.measure.results import Comparison
 from cnnmod.method.blocks import ChannelSelector, MoDBlock
+from cnnmod.method.checkpoint import load_, save
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.method.discover import find_modules

@@ -50,7 +50,11 @@ class EagerForm(nn.Module):
         if block.config.select != "learned" or not is_plain:
             score_NK, index_NK = block.select(x_NCHW)
             return score_NK if score_NK is None else score_NK[:, :, None, None], index_NK
-        pooled_NC = (x_NCHW if block.pool == block.channels else x_NCHW[:, : block.pool]).mean((2, 3))
+        pool_NCHW = x_NCHW if block.pool == block.channels else x_NCHW[:, : block.pool]
+        if x_NCHW.is_contiguous():
+            pooled_NC = pool_NCHW.mean((2, 3))
+        else:  # channels last, where average pooling is the faster mean
+            pooled_NC = nn.functional.avg_pool2d(pool_NCHW, pool_NCHW.shape[2:]).flatten(1)
         selector = block.selector
         hidden = nn.functional.linear(pooled_NC, selector.reduce.weight).relu_()
         logit_NC = nn.functional.linear(hidden, selector.expand.weight)

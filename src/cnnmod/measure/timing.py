@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.benchmark import timer
 
 Run = Callable[[], object]
@@ -61,18 +60,3 @@ def use_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def peak_memory_mib(run: Run, device: torch.device) -> float:
-    """The most memory that tensors held at once during one run, its parameters included, in MiB.
-
-    On a CPU, temporary memory inside an operator does not count.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    tracker = MemTracker()
-    with tracker:
-        run()
-    return tracker.get_tracker_snapshot("peak")[device]["Total"] / 2**20

@@ -1,0 +1,168 @@
+"""compare: three rows, every runtime and batch size, interleaved."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.lower import lower
+from cnnmod.measure.count import count
+from cnnmod.measure.memory import peak_memory_mib
+from cnnmod.measure.results import Comparison, Measurement, Provenance, Role, Row, control_name
+from cnnmod.measure.timing import Run, time_interleaved, use_threads
+from cnnmod.method.convert import control_, mod_blocks
+
+Progress = Callable[[str, int, int], None]  # what is measured, rounds done, rounds in all
+
+
+def compare(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    runtimes: Sequence[str] = ("eager",),
+    batch_sizes: Sequence[int] = (1,),
+    threads: int | None = None,
+    training: bool = False,
+    channels_last: bool = False,
+    rounds: int = 20,
+    accuracy_pct: Mapping[str, float] | None = None,
+    accuracy_source: str | None = None,
+    progress: Progress = lambda condition, done, total: None,
+) -> Comparison:
+    """Measure MoD networks beside their baseline and their controls.
+
+    Each MoD network's control is made here, so that no comparison goes without. Every row is lowered to the runtime
+    in the same way and timed in the same rounds.
+
+    Args:
+        models: Name → network, the baseline first, then MoD networks. They stay as they are.
+        example: Images (N, C, H, W), repeated to the batch sizes; its device is where all runs.
+        runtimes: As for `lower`; a training step runs in eager only.
+        batch_sizes: Images in a batch.
+        threads: torch's threads; `None` leaves them.
+        training: Time a training step (forward, backward, SGD with momentum) instead of inference.
+        channels_last: Put weights and images into the channels-last memory format.
+        rounds: How many times each row is timed under each condition.
+        accuracy_pct: Row name → accuracy, for the rows that have one.
+        accuracy_source: What these accuracies are of.
+        progress: Called after every round.
+
+    Raises:
+        ValueError: No MoD network after the baseline, names without a row, an example or a number that does not fit.
+
+    Example:
+        >>> import cnnmod, timm
+        >>> models = {"resnet18": timm.create_model("resnet18"), "mod": cnnmod.convert_(timm.create_model("resnet18"))}
+        >>> comparison = compare(models, torch.rand(1, 3, 32, 32), rounds=2)
+        >>> [row.name for row in comparison.rows]
+        ['resnet18', 'mod', 'mod control']
+    """
+    networks = _rows(models)
+    _check(networks, example, batch_sizes, rounds, accuracy_pct or {})
+    if training and tuple(runtimes) != ("eager",):
+        raise ValueError(f"a training step runs in 'eager' only, not in {', '.join(map(repr, runtimes))}")
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    measurements: dict[str, list[Measurement]] = {name: [] for name in networks}
+    warmup = 2
+    with use_threads(threads):
+        for runtime in runtimes:
+            ready = {
+                name: (copy.deepcopy(model) if training else lower(model, runtime, example=example[:1]))
+                for name, (model, _) in networks.items()
+            }
+            for batch_size in batch_sizes:
+                images = example[torch.arange(batch_size) % len(example)].contiguous(memory_format=memory_format)
+                runs = {
+                    name: (_training_step if training else _inference)(model.to(memory_format=memory_format), images)
+                    for name, model in ready.items()
+                }
+                done = iter(range(1, warmup + rounds + 1))
+                condition = f"{'training step' if training else runtime}, batch {batch_size}"
+                times_ms = time_interleaved(
+                    runs,
+                    rounds=rounds,
+                    warmup=warmup,
+                    progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called at once
+                )
+                for name, run in runs.items():
+                    memory = peak_memory_mib(run, example.device)
+                    measurements[name].append(
+                        Measurement(
+                            runtime=runtime, batch_size=batch_size, times_ms=times_ms[name], peak_memory_mib=memory
+                        )
+                    )
+        provenance = Provenance.now(example.device, torch.get_num_threads())
+    rows = []
+    for name, (model, role) in networks.items():
+        size = count(model, example[:1])
+        accuracy = (accuracy_pct or {}).get(name)
+        rows.append(
+            Row(
+                name=name,
+                role=role,
+                parameters=size.parameters,
+                gmacs=size.gmacs,
+                accuracy_pct=accuracy,
+                measurements=measurements[name],
+            )
+        )
+    return Comparison(
+        step="training" if training else "inference",
+        image_shape=list(example.shape[1:]),
+        dtype=str(example.dtype).removeprefix("torch."),
+        channels_last=channels_last,
+        accuracy_source=accuracy_source if accuracy_pct else None,
+        rows=rows,
+        provenance=provenance,
+    )
+
+
+def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
+    """The given networks and their controls, each with its role."""
+    baseline, *others = models
+    if not others:
+        raise ValueError("compare takes a baseline and at least one MoD network after it")
+    rows: dict[str, tuple[nn.Module, Role]] = {baseline: (models[baseline], "baseline")}
+    for name in others:
+        if not mod_blocks(models[name]):
+            raise ValueError(f"{name!r} has no MoD blocks; only the first network, the baseline, may be without")
+        rows[name] = (models[name], "mod")
+        rows[control_name(name)] = (control_(copy.deepcopy(models[name])), "control")
+    return rows
+
+
+def _check(
+    networks: Mapping[str, object],
+    example: Tensor,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    accuracy_pct: Mapping[str, float],
+) -> None:
+    if example.ndim != 4 or len(example) < 1:
+        raise ValueError(f"example must be images (N, C, H, W), not of shape {tuple(example.shape)}")
+    if not batch_sizes or min(batch_sizes) < 1 or rounds < 1:
+        raise ValueError(f"batch sizes and rounds must be ≥ 1, not {list(batch_sizes)} and {rounds}")
+    if unknown := [name for name in accuracy_pct if name not in networks]:
+        raise ValueError(f"accuracy_pct names {unknown[0]!r}, but the rows are {', '.join(map(repr, networks))}")
+
+
+def _inference(model: nn.Module, images: Tensor) -> Run:
+    def run() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return run
+
+
+def _training_step(model: nn.Module, images: Tensor) -> Run:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return run

@@ -1,0 +1,273 @@
+"""The result file: every number with the conditions under which it was measured."""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import torch
+
+SCHEMA = "cnnmod.comparison/1"
+Role = Literal["baseline", "mod", "control"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where, when and with what a result came to be.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        commit: Of cnnmod's repository, with `-dirty` after it where files differed; `None` for an installed package.
+        versions: Package → version, Python's among them.
+        processor: The CPU's name.
+        device: What the networks ran on: `"cpu"`, or the GPU's name.
+        threads: torch's threads.
+    """
+
+    created: str
+    commit: str | None
+    versions: dict[str, str]
+    processor: str
+    device: str
+    threads: int
+
+    @classmethod
+    def now(cls, device: torch.device, threads: int) -> "Provenance":
+        """Of this process."""
+        return cls(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            commit=_commit(),
+            versions={"python": platform.python_version()}
+            | {name: metadata.version(name) for name in ("cnnmod", "torch", "timm", "torchvision") if _installed(name)},
+            processor=_processor(),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            threads=threads,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One row in one runtime at one batch size.
+
+    Attributes:
+        times_ms: Milliseconds of one batch, a number a round; the same round of all rows ran side by side.
+        peak_memory_mib: The most memory that tensors held at once, parameters included.
+    """
+
+    runtime: str
+    batch_size: int
+    times_ms: list[float]
+    peak_memory_mib: float
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.times_ms)
+
+    @property
+    def iqr_ms(self) -> float:
+        return interquartile_range(self.times_ms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network of a comparison.
+
+    Attributes:
+        name: The network's name; a control has its MoD network's and `control` after it.
+        role: The comparison's `"baseline"`, a `"mod"` network, or a `"control"`.
+        parameters: How many.
+        gmacs: Of convolutions and linear layers, for one image; one multiply-add is one MAC.
+        accuracy_pct: Where given.
+        measurements: One for each runtime and batch size.
+    """
+
+    name: str
+    role: Role
+    parameters: int
+    gmacs: float
+    accuracy_pct: float | None
+    measurements: list[Measurement]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Baseline, MoD networks and their controls, measured side by side. Ratios are medians over rounds.
+
+    Attributes:
+        step: `"inference"`, or `"training"`: forward, backward and optimizer.
+        image_shape: (C, H, W).
+        dtype: Of weights and images.
+        channels_last: Whether weights and images are in the channels-last memory format.
+        accuracy_source: What the rows' accuracies are of; `None` where none is given.
+        rows: The baseline first; each MoD network's control stands after it.
+    """
+
+    step: Literal["inference", "training"]
+    image_shape: list[int]
+    dtype: str
+    channels_last: bool
+    accuracy_source: str | None
+    rows: list[Row]
+    provenance: Provenance
+
+    @property
+    def conditions(self) -> list[tuple[str, int]]:
+        """The runtimes and batch sizes measured."""
+        return [(found.runtime, found.batch_size) for found in self.rows[0].measurements]
+
+    def row(self, name: str) -> Row:
+        """The row of this name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def control_of(self, mod: Row) -> Row:
+        """A MoD network's control."""
+        return self.row(control_name(mod.name))
+
+    def speedups(self, row: Row, runtime: str, batch_size: int) -> list[float]:
+        """How many times as fast as the baseline, round by round."""
+        return _ratios(self._times(self.rows[0], runtime, batch_size), self._times(row, runtime, batch_size))
+
+    def mod_taxes(self, mod: Row, runtime: str, batch_size: int) -> list[float]:
+        """time(MoD) / time(control) - 1, round by round."""
+        control = self.control_of(mod)
+        ratios = _ratios(self._times(mod, runtime, batch_size), self._times(control, runtime, batch_size))
+        return [ratio - 1 for ratio in ratios]
+
+    def speedup(self, row: Row, runtime: str, batch_size: int) -> float:
+        """How many times as fast as the baseline."""
+        return statistics.median(self.speedups(row, runtime, batch_size))
+
+    def mod_tax(self, mod: Row, runtime: str, batch_size: int) -> float:
+        """What the MoD blocks cost: 0.05 is 5 % of the control's time."""
+        return statistics.median(self.mod_taxes(mod, runtime, batch_size))
+
+    def measurement(self, row: Row, runtime: str, batch_size: int) -> Measurement:
+        """One row under one condition."""
+        return next(one for one in row.measurements if (one.runtime, one.batch_size) == (runtime, batch_size))
+
+    def _times(self, row: Row, runtime: str, batch_size: int) -> list[float]:
+        return self.measurement(row, runtime, batch_size).times_ms
+
+
+def control_name(name: str) -> str:
+    """What the control of the MoD network of this name is called."""
+    return f"{name} control"
+
+
+def interquartile_range(values: Sequence[float]) -> float:
+    """The width of the middle half."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return third - first
+
+
+def write_result(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Write a result file: beside `path`, then renamed.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(comparison)}, indent=1, allow_nan=False)
+    write_whole(path, text + "\n")
+
+
+def read_result(path: str | os.PathLike[str]) -> Comparison:
+    """Read a result file back.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no result file of this schema, with the first field that is wrong.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    schema = values.pop("schema", None) if isinstance(values, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has the schema {schema!r}; this cnnmod reads {SCHEMA!r}")
+    return _parse(Comparison, values, str(path))
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file beside `path` and rename it: whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {value!r}, not an object")
+        hints = typing.get_type_hints(kind)
+        if differing := sorted(set(hints) ^ set(value)):
+            raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
+        return kind(**{name: _parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+    arguments = get_args(kind)
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {name: _parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+    if get_origin(kind) is Literal:
+        accepted = value in arguments
+    elif get_origin(kind) is types.UnionType:
+        accepted = type(value) in arguments
+    else:
+        accepted = type(value) is kind or (kind is float and type(value) is int)
+    if not accepted:
+        raise ValueError(f"{where} is {value!r}, not {kind}")
+    return value
+
+
+def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:
+    return [over / under for over, under in zip(numerators, denominators, strict=True)]
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is in, if it is in one."""
+    source = Path(__file__).resolve()
+    root = next((folder for folder in source.parents if (folder / ".git").exists()), None)
+    if root is None or not source.is_relative_to(root / "src" / "cnnmod"):
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
