@@ -22,8 +22,11 @@ class EagerForm(nn.Module):
     def __init__(self, block: MoDBlock) -> None:
         super().__init__()
         self.block = block
-        self.k, self.start = block.k, 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.conv_block = _with_pointwise_products(block.conv_block)
+        self.k, self.start = block.k, 0 if block.config.fuse_to == "first" else block.channels - block.k
+        self.to_original = block.config.fuse_to == "original"
+        self.by_score = block.config.select == "learned" and block.config.order == "score"
+        self.pool = None if block.pool == block.channels else block.pool
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
@@ -33,10 +36,10 @@ class EagerForm(nn.Module):
         else:
             x_NKHW = gather_channels(x_NCHW, index_NK)
         y_NKHW = self.conv_block(x_NKHW)
-        if self.block.config.fuse_to == "original":
+        if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)
-        target_NKHW = x_NCHW[:, self.start : self.start + self.k]
+        target_NKHW = x_NCHW.narrow(1, self.start, self.k)
         if score_NK11 is None:
             target_NKHW.add_(y_NKHW)
         else:
@@ -47,10 +50,10 @@ class EagerForm(nn.Module):
         """`MoDBlock.select`, in as few operators as the CPU allows; the scores are (N, K, 1, 1)."""
         block = self.block
         is_plain = x_NCHW.dtype == torch.float32 and x_NCHW.is_cpu and not torch.is_autocast_enabled("cpu")
-        if block.config.select != "learned" or not is_plain:
+        if not (self.by_score and is_plain):
             score_NK, index_NK = block.select(x_NCHW)
             return score_NK if score_NK is None else score_NK[:, :, None, None], index_NK
-        pool_NCHW = x_NCHW if block.pool == block.channels else x_NCHW[:, : block.pool]
+        pool_NCHW = x_NCHW if self.pool is None else x_NCHW[:, : self.pool]
         if x_NCHW.is_contiguous():
             pooled_NC = pool_NCHW.mean((2, 3))
         else:  # channels last, where average pooling is the faster mean
@@ -59,26 +62,28 @@ class EagerForm(nn.Module):
         hidden = nn.functional.linear(pooled_NC, selector.reduce.weight).relu_()
         logit_NC = nn.functional.linear(hidden, selector.expand.weight)
         logit_NK, index_NK = logit_NC.topk(min(self.k + 1, block.pool), dim=1)
-        if block.config.order == "index" or any(len(set(logits)) < len(logits) for logits in logit_NK.tolist()):
-            score_NK, index_NK = select_channels(logit_NC, self.k, order=block.config.order)  # topk leaves ties open
+        if any(len(set(logits)) < len(logits) for logits in logit_NK.tolist()):  # topk leaves the order of ties open
+            score_NK, index_NK = select_channels(logit_NC, self.k)
             return score_NK[:, :, None, None], index_NK
         return logit_NK[:, : self.k, None, None].sigmoid(), index_NK[:, : self.k]
 
 
 class PointwiseConv(nn.Module):
-    """A 1×1 convolution as a matrix product: for a handful of channels several times as fast as oneDNN's."""
+    """A 1×1 convolution, over several images as a matrix product: with few channels much faster than oneDNN's."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(conv.weight.flatten(1), requires_grad=False)
+        self.weight = conv.weight
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-        self.bias = nn.Parameter(bias[:, None], requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the convolution."""
         images, _, height, width = x_NCHW.shape
-        product = torch.baddbmm(self.bias, self.weight.expand(images, -1, -1), x_NCHW.flatten(2))
-        return product.view(images, -1, height, width)
+        if images == 1:
+            return torch.conv2d(x_NCHW, self.weight, self.bias)
+        weight = self.weight.flatten(1).expand(images, -1, -1)
+        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(images, -1, height, width)
 
 
 def _with_pointwise_products(conv_block: nn.Module) -> nn.Module:
@@ -143,4 +148,5 @@ def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     after = dict(norm.named_children())
     if norm.running_mean is None or not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
         return  # batch statistics, or a norm whose forward is not known to be a batch norm and these two
-    swap_(model, {conv_name: fuse_conv_bn_eval(conv, norm), norm_name: nn.Sequential(*after.values())})
+    rest = nn.Sequential(*after.values()) if after else nn.Identity()
+    swap_(model, {conv_name: fuse_conv_bn_eval(conv, norm), norm_name: rest})

@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 
+from cnnmod.method.files import write_whole
+
 SCHEMA = "cnnmod.comparison/1"
 Role = Literal["baseline", "mod", "control"]
 T = TypeVar("T")
@@ -198,21 +200,6 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
     if schema != SCHEMA:
         raise ValueError(f"{path} has the schema {schema!r}; this cnnmod reads {SCHEMA!r}")
     return _parse(Comparison, values, str(path))
-
-
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file beside `path` and rename it: whole or not at all.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch.utils.benchmark import timer
 
 Run = Callable[[], object]
 Progress = Callable[[], None]
@@ -37,6 +36,8 @@ def time_interleaved(
         >>> {name: len(times_ms) for name, times_ms in times.items()}
         {'a': 3, 'b': 3}
     """
+    from torch.utils.benchmark import timer  # here: its import looks for a CUDA toolkit, and logs if there is none
+
     names = list(runs)
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     with use_threads(threads):

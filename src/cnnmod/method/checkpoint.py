@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import build_replacements, mod_blocks, swap_
+from cnnmod.method.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
@@ -23,7 +24,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The folder does not exist, or the file cannot be written.
 
     Example:
         >>> import cnnmod, tempfile, timm
@@ -31,21 +32,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)
         >>> model = load_(timm.create_model("resnet18"), path)
     """
-    path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist")
     blocks = mod_blocks(model)
     config = next(iter(blocks.values())).config.to_dict() if blocks else None
     structure = {"format": _FORMAT, "config": config, "blocks": list(blocks)}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, beside, metadata={"cnnmod": json.dumps(structure)})
-        os.replace(beside, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, serialize(tensors, metadata={"cnnmod": json.dumps(structure)}))
 
 
 def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None = None) -> ModelT:

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.trace import meta_forward
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
+_UNIT_STARTS = (nn.Conv2d, MoDBlock)
+_UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # identities follow a MoD block that was three layers
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Block:
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
     """The network's modules, each as the qualified names of its blocks, in the network's order (paper, section 3.2).
 
-    Runs the network once on the meta device; the network stays as it is.
+    Runs the network once on the meta device; the network stays as it is. It may be converted already.
 
     Args:
         model: Any convolutional network.
@@ -97,10 +100,15 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
+def _host(layer: nn.Module) -> nn.Module:
+    """What the layer is a block of: a MoD block counts as its Conv-Block."""
+    return layer.conv_block if isinstance(layer, MoDBlock) else layer
+
+
 def _is_block(layer: nn.Module, name: str, shapes: Shapes) -> bool:
     return (
         name in shapes
-        and not isinstance(layer, (*_CONTAINERS, _ConvNd))
+        and not isinstance(_host(layer), (*_CONTAINERS, _ConvNd))
         and any(isinstance(inner, _ConvNd) for inner in layer.modules())
     )
 
@@ -114,9 +122,10 @@ def _sibling_runs(parent: nn.Module, prefix: str, shapes: Shapes) -> list[list[B
         if not _is_block(child, name, shapes):
             continue
         block = Block(name, child, *shapes[name])
-        run = latest.get(type(child))
+        kind = type(_host(child))
+        run = latest.get(kind)
         if run is None or not block.continues(run[-1]):
-            run = latest[type(child)] = []
+            run = latest[kind] = []
             runs.append(run)
         run.append(block)
     return runs
@@ -124,29 +133,31 @@ def _sibling_runs(parent: nn.Module, prefix: str, shapes: Shapes) -> list[list[B
 
 def _block_classes(parent: nn.Module, prefix: str, shapes: Shapes) -> set[type[nn.Module]]:
     """The classes with a run of two somewhere; what lies inside such a class's blocks does not count."""
-    classes = {type(run[0].layer) for run in _sibling_runs(parent, prefix, shapes) if len(run) > 1}
+    classes = {type(_host(run[0].layer)) for run in _sibling_runs(parent, prefix, shapes) if len(run) > 1}
     for name, child in parent.named_children():
-        if type(child) not in classes:
+        if type(_host(child)) not in classes:
             classes |= _block_classes(child, _join(prefix, name), shapes)
     return classes
 
 
 def _runs_of(classes: set[type[nn.Module]], parent: nn.Module, prefix: str, shapes: Shapes) -> Iterator[list[Block]]:
     """All runs of these classes, a block alone in its module among them."""
-    starts = {run[0].name: run for run in _sibling_runs(parent, prefix, shapes) if type(run[0].layer) in classes}
+    runs = _sibling_runs(parent, prefix, shapes)
+    starts = {run[0].name: run for run in runs if type(_host(run[0].layer)) in classes}
     for child_name, child in parent.named_children():
         name = _join(prefix, child_name)
         if name in starts:
             yield starts[name]
-        elif type(child) not in classes:
+        elif type(_host(child)) not in classes:
             yield from _runs_of(classes, child, name, shapes)
 
 
 def _runs_of_convolutions(model: nn.Module, shapes: Shapes) -> list[list[Block]]:
     """VGG's modules: in a `Sequential`, convolutions with their norm and activation, from one pooling to the next."""
     runs: list[list[Block]] = []
+    inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
     for parent_name, parent in model.named_modules():
-        if isinstance(parent, nn.Sequential):
+        if isinstance(parent, nn.Sequential) and not parent_name.startswith(inside):
             named = [(_join(parent_name, name), layer) for name, layer in parent.named_children()]
             runs += _convolution_runs(named, shapes)
     return runs if any(len(run) > 1 for run in runs) else []
@@ -156,11 +167,12 @@ def _convolution_runs(named: list[tuple[str, nn.Module]], shapes: Shapes) -> Ite
     run: list[Block] = []
     for unit in _units(named):
         names = [name for name, _ in unit]
-        if not isinstance(unit[0][1], nn.Conv2d) or not all(name in shapes for name in names):
+        first = unit[0][1]
+        if not isinstance(first, _UNIT_STARTS) or not all(name in shapes for name in names):
             block = None
         else:
-            layer = nn.Sequential(*(layer for _, layer in unit))
-            layer.training = unit[0][1].training
+            layer = first if isinstance(first, MoDBlock) else nn.Sequential(*(layer for _, layer in unit))
+            layer.training = first.training
             block = Block(names[0], layer, shapes[names[0]][0], shapes[names[-1]][1], tuple(names[1:]))
         if run and (block is None or not block.continues(run[-1])):
             yield run
@@ -175,8 +187,7 @@ def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module
     """Each layer alone, but a convolution together with the norm and activation that follow it."""
     units: list[list[tuple[str, nn.Module]]] = []
     for name, layer in named:
-        follows = units and isinstance(units[-1][0][1], nn.Conv2d) and isinstance(layer, (_BatchNorm, *_ACTIVATIONS))
-        if follows:
+        if units and isinstance(units[-1][0][1], _UNIT_STARTS) and isinstance(layer, _UNIT_PARTS):
             units[-1].append((name, layer))
         else:
             units.append([(name, layer)])

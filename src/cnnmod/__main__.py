@@ -1,0 +1,17 @@
+"""`cnnmod`, and `python -m cnnmod`."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, if what it needs is installed."""
+    try:
+        from cnnmod.cli import run
+    except ModuleNotFoundError as error:
+        print(f"cnnmod: the command line needs {error.name}: pip install 'cnnmod[all]'", file=sys.stderr)
+        sys.exit(2)
+    run()
+
+
+if __name__ == "__main__":
+    main()

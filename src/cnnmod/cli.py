@@ -1,0 +1,198 @@
+"""`cnnmod`: each subcommand prints for people, or JSON with `--json`."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from tyro.extras import SubcommandApp
+
+from cnnmod.demo import run_demo
+from cnnmod.measure.compare import compare as compare_networks
+from cnnmod.measure.count import count_modules
+from cnnmod.measure.results import Comparison, read_result, write_result
+from cnnmod.method.convert import mod_blocks
+from cnnmod.networks.build import build
+from cnnmod.networks.paper import paper_rows
+from cnnmod.report.figure import four_panels
+from cnnmod.report.progress import progress_bars
+from cnnmod.report.table import comparison_cells, network_cells
+
+app = SubcommandApp()
+_console = Console()
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of tables.")]
+
+
+@app.command
+def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
+    """See the whole of cnnmod in under three minutes, on images that come with scikit-learn.
+
+    Trains a small dense network, its MoD form and its control on scanned digits; times ResNet50, ResNet75-MoD and its
+    control at 224 pixels; writes a folder with tables, figure, result files and a checkpoint.
+
+    Example: cnnmod demo --out my-demo
+
+    Args:
+        out: The folder to write.
+    """
+    with progress_bars() as progress:
+        made = run_demo(out, progress)
+    if as_json:
+        _print_json({name: dataclasses.asdict(getattr(made, name)) for name in ("digits", "imagenet")})
+        return
+    for comparison in (made.digits, made.imagenet):
+        _console.print(comparison_cells(comparison).rich())
+        _console.print()
+    _console.print(f"Written to {out.resolve()}: {', '.join(file.name for file in made.files)}")
+
+
+@app.command
+def info(name: Annotated[str, tyro.conf.Positional], as_json: Json = False) -> None:
+    """Show a network block by block: which are MoD blocks, C, k, parameters, MACs; the paper's figures beside ours.
+
+    Example: cnnmod info resnet75_mod
+
+    Args:
+        name: A network of cnnmod's or timm's.
+    """
+    model = build(name)
+    if not as_json:
+        _console.print(network_cells(name, model).rich())
+        return
+    mod = mod_blocks(model)
+    sizes = count_modules(model)
+    paper = paper_rows().get(name)
+    _print_json(
+        {
+            "network": name,
+            **dataclasses.asdict(sizes[""]),
+            "mod_blocks": {
+                block: {"channels": found.channels, "k": found.k, **dataclasses.asdict(sizes[block])}
+                for block, found in mod.items()
+            },
+            "paper": paper and dataclasses.asdict(paper),
+        }
+    )
+
+
+@app.command
+def compare(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional],
+    batch: tuple[int, ...] = (1,),
+    against: str | None = None,
+    train: bool = False,
+    size: int | None = None,
+    channels_last: bool = False,
+    threads: int | None = None,
+    rounds: int = 20,
+    device: str = "cpu",
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Time MoD networks beside their baseline and their controls, interleaved in one process.
+
+    Example: cnnmod compare resnet75_mod --batch 1 8
+
+    Example: cnnmod compare resnet50_mod resnet75_mod --batch 8 --channels-last --out result.json
+
+    Args:
+        names: MoD networks; `cnnmod info NAME` shows one.
+        batch: Batch sizes.
+        against: The baseline; the paper's dense counterpart of the first network if not given.
+        train: Time a training step (forward, backward, optimizer) instead of inference.
+        size: Height and width of the images in pixels; the network's own if not given.
+        channels_last: Use the channels-last memory format.
+        threads: torch's threads; all cores' if not given.
+        rounds: How many times each network is timed at each batch size.
+        device: `cpu`, or `cuda` for a GPU.
+        out: A result file to write; `cnnmod plot` reads it.
+    """
+    if not names:
+        raise ValueError("compare takes the name of a MoD network: cnnmod compare resnet75_mod")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {out.absolute().parent} of --out does not exist")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here")
+    baseline = against or _counterpart(names[0])
+    models = {name: build(name).to(device) for name in (baseline, *names)}
+    channels, *own_size = models[names[0]].default_cfg["input_size"]
+    example = torch.rand(1, channels, *([size, size] if size else own_size), device=device)
+    with progress_bars() as progress:
+        comparison = compare_networks(
+            models,
+            example,
+            batch_sizes=batch,
+            threads=threads,
+            training=train,
+            channels_last=channels_last,
+            rounds=rounds,
+            progress=progress,
+        )
+    if out is not None:
+        write_result(comparison, out)
+    if as_json:
+        _print_json(_with_ratios(comparison))
+    else:
+        _console.print(comparison_cells(comparison).rich())
+
+
+@app.command
+def plot(
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), out: Path = Path("figure.png"), as_json: Json = False
+) -> None:
+    """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks.
+
+    Example: cnnmod plot result.json --out figure.png
+
+    Args:
+        results: Result files of `cnnmod compare`; the paper's lines alone without any.
+        out: The image file; its ending (.png, .svg, .pdf) says the format.
+    """
+    four_panels([read_result(path) for path in results], out)
+    if as_json:
+        _print_json({"figure": str(out)})
+    else:
+        _console.print(f"Written to {out.resolve()}")
+
+
+def run(args: list[str] | None = None) -> None:
+    """Run the command line; what the user can mend is one line on standard error and exit code 2."""
+    try:
+        app.cli(prog="cnnmod", description="CNN Mixture-of-Depths: faster CNNs at the same accuracy.", args=args)
+    except (ValueError, OSError) as error:
+        print(f"cnnmod: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _counterpart(name: str) -> str:
+    build(name)  # a misspelt name is the likelier mistake, and its error names the nearest
+    row = paper_rows().get(name)
+    if row is None or row.baseline is None:
+        raise ValueError(f"the paper has no dense counterpart of {name!r}; name one with --against")
+    return row.baseline
+
+
+def _with_ratios(comparison: Comparison) -> dict[str, Any]:
+    ratios = [
+        {
+            "network": row.name,
+            "runtime": runtime,
+            "batch_size": batch_size,
+            "speedup": comparison.speedup(row, runtime, batch_size),
+            "mod_tax": comparison.mod_tax(row, runtime, batch_size) if row.role == "mod" else None,
+        }
+        for row in comparison.rows
+        for runtime, batch_size in comparison.conditions
+    ]
+    return {"ratios": ratios, **dataclasses.asdict(comparison)}
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1))

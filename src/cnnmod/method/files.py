@@ -1,0 +1,22 @@
+"""Files are there whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file beside `path` and rename it.
+
+    Raises:
+        OSError: The folder does not exist, or the file cannot be written; then nothing is left behind, and what was
+            there before is still there.
+    """
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

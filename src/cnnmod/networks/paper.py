@@ -1,0 +1,41 @@
+"""The paper's published figures, network by network."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaperRow:
+    """What the paper reports of one network (tables 1, 2 and 5).
+
+    Attributes:
+        dataset: `"ImageNet"` or `"CIFAR-10"`.
+        baseline: The dense network that the paper compares it with; `None` for a dense one.
+        accuracy_pct: Top-1.
+        gmacs_ptflops: By ptflops, which adds norms, activations and pooling to convolutions and linear layers.
+        parameters_m: Millions.
+        cpu_ms, gpu_ms: On the paper's laptop, batch size and threads not stated.
+    """
+
+    dataset: str
+    baseline: str | None
+    accuracy_pct: float
+    gmacs_ptflops: float
+    parameters_m: float
+    cpu_ms: float
+    gpu_ms: float
+
+
+@cache
+def paper_rows() -> dict[str, PaperRow]:
+    """The paper's networks by the names under which timm has them, here and in timm itself.
+
+    Example:
+        >>> paper_rows()["resnet75_mod"].baseline
+        'resnet50'
+    """
+    file = resources.files("cnnmod.networks") / "paper.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return {name: PaperRow(**values) for name, values in rows.items()}

@@ -1,0 +1,104 @@
+"""The paper's figure: top-1 over GMACs, parameters, CPU time and GPU time; dense and MoD as two lines."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cnnmod.measure.results import Comparison, Row
+from cnnmod.method.files import write_whole
+from cnnmod.networks.paper import PaperRow, paper_rows
+
+_DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
+_MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
+_LINES = (("dense", _DENSE, "#666666"), ("MoD", _MOD, "#0b62a4"))
+_REFERENCE = "resnet50"
+
+
+def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
+    """Draw the paper's ImageNet figures, and what was measured here as hollow marks, to an image file.
+
+    Times are divided by ResNet50's on the same machine: only so can the paper's laptop and another be compared. A
+    measured mark stands at the paper's top-1, since only the time was measured. Controls have no published accuracy
+    and no mark.
+
+    Args:
+        comparisons: Inference results; those whose baseline is not ResNet50, and rows not in the figure, give no mark.
+        path: The image file to write; its ending says the format.
+
+    Raises:
+        ValueError: An ending that is no image format.
+        OSError: The file cannot be written.
+    """
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    gmacs, parameters, cpu, gpu = figure.subplots(2, 2, sharey=True).flat
+    panels: tuple[tuple[Axes, str, Callable[[PaperRow], float]], ...] = (
+        (gmacs, "GMACs", lambda row: row.gmacs_ptflops),
+        (parameters, "Million parameters", lambda row: row.parameters_m),
+        (cpu, "CPU time / ResNet50's", lambda row: row.cpu_ms / paper_rows()[_REFERENCE].cpu_ms),
+        (gpu, "GPU time / ResNet50's", lambda row: row.gpu_ms / paper_rows()[_REFERENCE].gpu_ms),
+    )
+    for axes, label, value in panels:
+        _paper_lines(axes, value)
+        axes.set_xlabel(label)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    for axes in (gmacs, cpu):
+        axes.set_ylabel("ImageNet top-1 (%), the paper's")
+    usable = [one for one in comparisons if one.step == "inference" and one.rows[0].name == _REFERENCE]
+    _count_marks(gmacs, usable, lambda row: row.gmacs, "conv + linear only, counted here")
+    _count_marks(parameters, usable, lambda row: row.parameters / 1e6, "counted here")
+    _time_marks(cpu, [one for one in usable if one.provenance.device == "cpu"])
+    _time_marks(gpu, [one for one in usable if one.provenance.device != "cpu"])
+    for axes, _, _ in panels:
+        axes.legend(loc="lower right", fontsize=8)
+    figure.suptitle("CNN Mixture-of-Depths: ResNets on ImageNet")
+    content = io.BytesIO()
+    figure.savefig(content, format=os.fspath(path).rpartition(".")[2], dpi=120)
+    write_whole(path, content.getvalue())
+
+
+def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:
+    for label, names, color in _LINES:
+        rows = [paper_rows()[name] for name in names]
+        axes.plot([value(row) for row in rows], [row.accuracy_pct for row in rows], "o-", color=color, label=label)
+        for name, row in zip(names, rows, strict=True):
+            short = name.removeprefix("resnet").removesuffix("_mod")
+            above = label == "MoD"  # the upper line's labels above it, the lower's below
+            axes.annotate(
+                short,
+                (value(row), row.accuracy_pct),
+                xytext=(-5, 6) if above else (6, -11),
+                textcoords="offset points",
+                ha="right" if above else "left",
+                fontsize=8,
+                color=color,
+            )
+
+
+def _count_marks(axes: Axes, comparisons: Sequence[Comparison], value: Callable[[Row], float], label: str) -> None:
+    rows = {row.name: row for one in comparisons for row in one.rows}
+    _marks(axes, [(name, value(row)) for name, row in rows.items()], "s", label)
+
+
+def _time_marks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
+    markers = iter("s^Dv<>ph*")
+    for comparison in comparisons:
+        made = comparison.provenance
+        for runtime, batch_size in comparison.conditions:
+            times = [(row.name, 1 / comparison.speedup(row, runtime, batch_size)) for row in comparison.rows]
+            machine = f"{made.processor}, {made.threads} threads" if made.device == "cpu" else made.device
+            layout = ", channels last" if comparison.channels_last else ""
+            label = f"measured: {runtime}, batch {batch_size}{layout}, {machine}"
+            _marks(axes, times, next(markers, "x"), label)
+
+
+def _marks(axes: Axes, points: Sequence[tuple[str, float]], marker: str, label: str) -> None:
+    for _, names, color in _LINES:
+        found = [(x, paper_rows()[name].accuracy_pct) for name, x in points if name in names]
+        if found:
+            xs, ys = zip(*found, strict=True)
+            axes.plot(xs, ys, marker, mfc="none", mec=color, mew=1.5, ms=9, ls="none", label=label)
+            label = "_nolegend_"

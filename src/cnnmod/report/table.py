@@ -1,0 +1,108 @@
+"""Tables: a comparison, and a network block by block, as text cells and for the terminal."""
+
+import statistics
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from torch import nn
+
+from cnnmod.measure.count import count_modules
+from cnnmod.measure.results import Comparison, interquartile_range
+from cnnmod.method.convert import mod_blocks
+from cnnmod.method.discover import find_modules
+from cnnmod.networks.paper import paper_rows
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table as text; the first column is aligned to the left, the others to the right."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def rich(self) -> Table:
+        """For the terminal."""
+        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        table.caption, table.caption_justify = "\n".join(self.notes), "left"
+        for number, name in enumerate(self.header):
+            table.add_column(name, justify="right" if number else "left", no_wrap=not number)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For README and docs."""
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in [self.header, rule, *self.rows]]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes])
+
+
+def comparison_cells(comparison: Comparison) -> Cells:
+    """Baseline, MoD networks and controls; a row for each network and condition."""
+    with_accuracy = comparison.accuracy_source is not None
+    rows: list[list[str]] = []
+    for runtime, batch_size in comparison.conditions:
+        for row in comparison.rows:
+            found = comparison.measurement(row, runtime, batch_size)
+            cells = ["└ control" if row.role == "control" else row.name, f"{batch_size}"]
+            cells += [f"{row.parameters / 1e6:.2f}", f"{row.gmacs:.3f}"]
+            if with_accuracy:
+                cells.append("" if row.accuracy_pct is None else f"{row.accuracy_pct:.2f}")
+            cells.append(f"{found.median_ms:.1f}")
+            speedups = comparison.speedups(row, runtime, batch_size)
+            cells.append("1" if row.role == "baseline" else _spread(speedups, "{:.2f}"))
+            taxes = comparison.mod_taxes(row, runtime, batch_size) if row.role == "mod" else []
+            cells.append(_spread([100 * tax for tax in taxes], "{:+.1f}") if taxes else "")
+            cells.append(f"{found.peak_memory_mib:.0f}")
+            rows.append(cells)
+    accuracy = ["top-1 %"] if with_accuracy else []
+    header = ["network", "batch", "params M", "GMACs", *accuracy, "ms", "speed-up", "MoD tax %", "peak MiB"]
+    made = comparison.provenance
+    conditions = [
+        f"{made.device} ({made.processor}), {made.threads} threads",
+        f"torch {made.versions['torch']}",
+        f"{comparison.dtype}, {'channels last' if comparison.channels_last else 'channels first'}",
+        f"medians of {len(comparison.rows[0].measurements[0].times_ms)} interleaved rounds ± half of the IQR",
+    ]
+    size = "×".join(map(str, comparison.image_shape))
+    notes = [f"{'; '.join(conditions)}."]
+    if with_accuracy:
+        notes.append(f"top-1: {comparison.accuracy_source}.")
+    return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
+
+
+def _spread(values: list[float], form: str) -> str:
+    half = interquartile_range(values) / 2
+    return f"{form.format(statistics.median(values))} ±{form.format(half).lstrip('+')}"
+
+
+def network_cells(name: str, model: nn.Module) -> Cells:
+    """A network block by block: which are MoD blocks, their C and k, parameters and GMACs; the paper's beside ours."""
+    sizes = count_modules(model)
+    mod = mod_blocks(model)
+    rows: list[list[str]] = []
+    modules = find_modules(model)
+    for number, names in enumerate(modules):
+        for block in names:
+            found = mod.get(block)
+            size = sizes[block]
+            is_mod = ["MoD", str(found.channels), str(found.k)] if found else ["standard", "", ""]
+            rows.append([block, str(number), *is_mod, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
+    total = sizes[""]
+    blocks = [sizes[block] for names in modules for block in names]
+    rest_parameters = total.parameters - sum(size.parameters for size in blocks)
+    rest_gmacs = total.gmacs - sum(size.gmacs for size in blocks)
+    rows.append(["stem, head, …", "", "", "", "", f"{rest_parameters:,}", f"{rest_gmacs * 1e3:,.2f}"])
+    rows.append(["total", "", f"{len(mod)} MoD", "", "", f"{total.parameters:,}", f"{total.gmacs * 1e3:,.2f}"])
+    notes = ["MMACs: 10⁶ multiply-adds of convolutions and linear layers, one image."]
+    if paper := paper_rows().get(name):
+        millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
+        rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
+        notes.append(
+            f"The paper: {paper.accuracy_pct:.2f} % top-1 on {paper.dataset}; its MACs add norms, activations and pooling."
+        )
+    return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
+

@@ -1,0 +1,1 @@
+"""Weights: data and the training loop."""
