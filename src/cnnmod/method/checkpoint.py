@@ -16,6 +16,7 @@ from cnnmod.method.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
+_PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # how torch.save's files begin
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -80,18 +81,25 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
-        raise ValueError(f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+        if start in _PICKLES:
+            message = f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes"
+        else:
+            message = f"{path} is truncated or no safetensors file: {error}"
+        raise ValueError(message) from error
     if "cnnmod" not in metadata:
         raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
-    structure = json.loads(metadata["cnnmod"])
-    if structure["format"] > _FORMAT:
+    try:
+        structure = json.loads(metadata["cnnmod"])
+        is_later = structure["format"] > _FORMAT
+        assert is_later or structure.keys() == {"format", "config", "blocks"}
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
+    if is_later:
         raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
     return structure, tensors
 

@@ -92,7 +92,8 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
     if to == "original":
         if index_NK is None:
             raise ValueError("to='original' needs index_NK, the places of the selected channels")
-        return x_NCHW.scatter_add(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)
+        places_NKHW = index_NK[:, :, None, None].expand_as(y_NKHW)
+        return x_NCHW.clone().scatter_add_(1, places_NKHW, y_NKHW)  # a clone keeps the memory format, scatter_add not
     if to not in ("first", "last"):
         raise ValueError(f"to must be one of 'first', 'last', 'original', not {to!r}")
     start = 0 if to == "first" else x_NCHW.shape[1] - y_NKHW.shape[1]

@@ -1,0 +1,153 @@
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cnnmod import ChannelSelector, MoDBlock, MoDConfig, fuse, gather_channels, select_channels
+
+CHANNELS, K = 32, 4
+
+
+def make_block(**fields):
+    conv_block = nn.Sequential(nn.Conv2d(K, K, 3, padding=1, bias=False), nn.BatchNorm2d(K), nn.ReLU())
+    return MoDBlock(conv_block, CHANNELS, K, MoDConfig(**fields))
+
+
+OPTIONS = [
+    {"select": select, "order": order, "fuse_to": fuse_to, "candidates": candidates}
+    for select, order, fuse_to, candidates in itertools.product(
+        ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 4)
+    )
+]
+
+
+@pytest.mark.parametrize("fuse_to", ["first", "last", "original"])
+@pytest.mark.parametrize("order", ["score", "index"])
+def test_module_equals_functions(order, fuse_to):
+    block, x_NCHW = make_block(order=order, fuse_to=fuse_to).eval(), torch.rand(3, CHANNELS, 5, 6)
+    score_NK, index_NK = select_channels(block.selector(x_NCHW), K, order=order)
+    y_NKHW = block.conv_block(gather_channels(x_NCHW, index_NK)) * score_NK[:, :, None, None]
+    assert torch.equal(block(x_NCHW), fuse(x_NCHW, y_NKHW, to=fuse_to, index_NK=index_NK))
+
+
+def test_selector_by_hand():
+    selector = ChannelSelector(2, hidden=2)
+    selector.reduce.weight.data = torch.tensor([[1.0, 2.0], [-1.0, 0.0]])
+    selector.expand.weight.data = torch.tensor([[1.0, 1.0], [0.5, 3.0]])
+    x_NCHW = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]])  # means 2 and 1; hidden relu(4, -2)
+    assert selector(x_NCHW).tolist() == [[4.0, 2.0]]
+    assert [name for name, _ in selector.named_parameters()] == ["reduce.weight", "expand.weight"]
+
+
+class TestRandom:
+    def test_draws_anew_in_training_and_keeps_one_draw_in_evaluation(self):
+        block, x_NCHW = make_block(select="random"), torch.rand(2, CHANNELS, 4, 4)
+        assert len({tuple(block.select(x_NCHW)[1][0].tolist()) for _ in range(20)}) > 1
+        block.eval()
+        assert len({tuple(block.select(x_NCHW)[1][0].tolist()) for _ in range(20)}) == 1
+
+    def test_scales_nothing_and_has_no_selector(self):
+        block, x_NCHW = make_block(select="random").eval(), torch.rand(2, CHANNELS, 4, 4)
+        index_NK = block.fixed_index_K.expand(2, K)
+        assert torch.equal(block(x_NCHW), fuse(x_NCHW, block.conv_block(gather_channels(x_NCHW, index_NK))))
+        assert not hasattr(block, "selector")
+
+    def test_order_by_index(self):
+        block = make_block(select="random", order="index")
+        index_NK = block.select(torch.rand(2, CHANNELS, 4, 4))[1]
+        assert torch.equal(index_NK, index_NK.sort(1).values)
+
+
+def test_first_takes_the_first_channels_scaled_by_their_scores():
+    block, x_NCHW = make_block(select="first").eval(), torch.rand(2, CHANNELS, 4, 4)
+    score_NK, index_NK = block.select(x_NCHW)
+    assert index_NK.tolist() == [[0, 1, 2, 3]] * 2
+    assert torch.equal(score_NK, block.selector(x_NCHW)[:, :K].sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("candidates", "pool"),
+    [(None, 32), (1, 16), (4, 16), (5, 32), (100, 32)],
+)
+def test_candidates_round_up_to_16_and_never_pass_c(candidates, pool):
+    block = make_block(candidates=candidates)
+    assert block.pool == block.selector.reduce.in_features == block.selector.expand.out_features == pool
+    assert block.selector.reduce.out_features == CHANNELS // 16
+    assert block.select(torch.rand(8, CHANNELS, 4, 4))[1].max() < pool
+
+
+@pytest.mark.parametrize("fields", OPTIONS, ids=str)
+class TestEveryOption:
+    def test_two_training_steps_reach_every_parameter(self, fields):
+        block = make_block(**fields)
+        before = copy.deepcopy(block.state_dict())
+        optimizer = torch.optim.SGD(block.parameters(), lr=1.0)
+        for _ in range(2):
+            optimizer.zero_grad()
+            block(torch.randn(8, CHANNELS, 4, 4)).square().mean().backward()
+            optimizer.step()
+        for name, parameter in block.named_parameters():
+            assert parameter.grad is not None, name
+            assert not torch.equal(before[name], parameter), name
+
+    def test_is_per_image(self, fields):
+        block, x_NCHW = make_block(**fields).eval(), torch.randn(4, CHANNELS, 5, 5)
+        whole = block(x_NCHW)
+        for image in range(4):
+            torch.testing.assert_close(whole[image : image + 1], block(x_NCHW[image : image + 1]))
+
+    def test_compiled_equals_eager(self, fields):
+        block, x_NCHW = make_block(**fields).eval(), torch.randn(2, CHANNELS, 5, 5)
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x_NCHW), block(x_NCHW))
+
+
+def test_deepcopy_and_state_dict():
+    block, x_NCHW = make_block().eval(), torch.randn(2, CHANNELS, 4, 4)
+    other = make_block().eval()
+    other.load_state_dict(block.state_dict())
+    assert torch.equal(copy.deepcopy(block)(x_NCHW), block(x_NCHW))
+    assert torch.equal(other(x_NCHW), block(x_NCHW))
+
+
+def test_channels_last_stays_channels_last():
+    block, x_NCHW = make_block().eval(), torch.randn(2, CHANNELS, 4, 4)
+    last = block.to(memory_format=torch.channels_last)(x_NCHW.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, block(x_NCHW))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_networks_rank_in_float32(dtype):
+    block, x_NCHW = make_block().eval().to(dtype), torch.rand(2, CHANNELS, 4, 4).to(dtype)
+    assert block(x_NCHW).dtype == dtype
+    assert block.selector(x_NCHW).dtype == torch.float32
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_autocast_does_not_change_the_selection(seed):
+    torch.manual_seed(seed)
+    block, x_NCHW = make_block().eval(), torch.rand(4, CHANNELS, 6, 6)
+    score_NK, index_NK = block.select(x_NCHW)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast_score_NK, cast_index_NK = block.select(x_NCHW)
+        assert block(x_NCHW).dtype == x_NCHW.dtype
+    assert torch.equal(index_NK, cast_index_NK)
+    assert torch.equal(score_NK, cast_score_NK)
+
+
+@pytest.mark.parametrize("shape", [(2, 31, 4, 4), (2, 33, 4, 4), (2, 32, 4), (2, 32, 0, 4), (32, 4, 4)])
+def test_wrong_inputs(shape):
+    with pytest.raises(ValueError, match=r"a MoD block of 32 channels takes \(N, 32, H, W\)"):
+        make_block()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("k", [0, 33])
+def test_k_out_of_range(k):
+    with pytest.raises(ValueError, match=f"k must be from 1 to the 32 channels, not {k}"):
+        MoDBlock(nn.Identity(), CHANNELS, k)

@@ -1,0 +1,150 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, load_, mod_blocks, save
+from cnnmod.networks import build
+from cnnmod.networks.classification import digits_resnet
+
+SMALL = {"example": torch.rand(1, 1, 8, 8)}
+CONFIGS = [
+    MoDConfig(c=8),
+    MoDConfig(c=8, select="random"),
+    MoDConfig(c=8, select="random", order="index"),
+    MoDConfig(c=8, select="first"),
+    MoDConfig(c=8, order="index"),
+    MoDConfig(c=8, fuse_to="last"),
+    MoDConfig(c=8, fuse_to="original"),
+    MoDConfig(c=4, candidates=1),
+    MoDConfig(c=8, reduction=4),
+    MoDConfig(c=8, residual=False),
+    MoDConfig(c=8, placement="all"),
+    MoDConfig(c=8, placement=("layer2.1", "layer3.3")),
+    MoDConfig(c=8, placement=lambda module, position: position == 2),
+]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "mod.safetensors"
+    save(convert_(digits_resnet(), MoDConfig(c=8), **SMALL), path)
+    return path
+
+
+def check_untouched(model, action, error, message):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modules = [*map(type, model.modules())]
+    with pytest.raises(error, match=message):
+        action(model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert modules == [*map(type, model.modules())]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_round_trip(config, tmp_path):
+    model = convert_(digits_resnet(), config, **SMALL).eval()
+    save(model, tmp_path / "file")
+    fresh = load_(digits_resnet(), tmp_path / "file", **SMALL).eval()
+    x_NCHW = torch.rand(4, 1, 8, 8)
+    assert torch.equal(fresh(x_NCHW), model(x_NCHW))
+    for ours, theirs in zip(mod_blocks(fresh).values(), mod_blocks(model).values(), strict=True):
+        assert ours.config == theirs.config
+    assert load_(fresh, tmp_path / "file") is fresh  # a converted network takes it too
+
+
+def test_vgg_and_channels_last(tmp_path):
+    model = build("vgg16_bn_cifar_mod").to(memory_format=torch.channels_last).eval()
+    save(model, tmp_path / "file")
+    fresh = load_(build("vgg16_bn_cifar"), tmp_path / "file").eval()
+    x_NCHW = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(fresh(x_NCHW), model(x_NCHW))
+
+
+def test_a_filtered_conversion(tmp_path):
+    model = convert_(digits_resnet(), MoDConfig(c=8), filter_fn=lambda block, name: "layer2" in name, **SMALL)
+    save(model, tmp_path / "file")
+    assert list(mod_blocks(load_(digits_resnet(), tmp_path / "file", **SMALL))) == list(mod_blocks(model))
+
+
+def test_a_dense_network(tmp_path, small_resnet):
+    save(small_resnet, tmp_path / "file")
+    fresh = load_(digits_resnet(), tmp_path / "file").eval()
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    assert torch.equal(fresh(x_NCHW), small_resnet(x_NCHW))
+
+
+def test_truncated(saved):
+    whole = saved.read_bytes()
+    for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        saved.write_bytes(whole[:length])
+        message = "is truncated or no safetensors file"
+        check_untouched(digits_resnet(), lambda model: load_(model, saved, **SMALL), ValueError, message)
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_pickles_are_refused(tmp_path, zip_format):
+    path = tmp_path / "model.pt"
+    torch.save(digits_resnet().state_dict(), path, _use_new_zipfile_serialization=zip_format)
+    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "is a pickle")
+
+
+def test_foreign(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file(digits_resnet().state_dict(), path)
+    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, r"was not written by cnnmod\.save")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": "new", "blocks": [], "config": null}'])
+def test_spoilt_metadata(tmp_path, text):
+    path = tmp_path / "spoilt.safetensors"
+    save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": text})
+    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "the entry 'cnnmod' of its metadata")
+
+
+def test_a_later_format(tmp_path):
+    path = tmp_path / "later.safetensors"
+    save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": '{"format": 2}'})
+    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "has format 2; .* formats up to 1")
+
+
+def test_another_network(saved):
+    message = r"is of another network: placement names 'layer2\.3'"
+    check_untouched(build("resnet18", in_chans=1), lambda model: load_(model, saved), ValueError, message)
+    other = digits_resnet()
+    other.fc = nn.Linear(128, 11)
+    message = r"is of another network: fc\.weight is \(10, 128\) in the file, \(11, 128\) in the model"
+    check_untouched(other, lambda model: load_(model, saved, **SMALL), ValueError, message)
+    other.extra = nn.Linear(1, 1)
+    other.fc = nn.Linear(128, 10)
+    message = r"extra\.weight is missing in the file, \(1, 1\) in the model"
+    check_untouched(other, lambda model: load_(model, saved, **SMALL), ValueError, message)
+
+
+def test_another_conversion(saved, tmp_path):
+    other = convert_(digits_resnet(), MoDConfig(c=8, order="index"), **SMALL)
+    message = r"was saved with MoDConfig\(.*order='score'.*, the model has MoDConfig\(.*order='index'"
+    check_untouched(other, lambda model: load_(model, saved), ValueError, message)
+    fewer = convert_(digits_resnet(), MoDConfig(c=8, placement=("layer2.1",)), **SMALL)
+    check_untouched(fewer, lambda model: load_(model, saved), ValueError, r"has MoD blocks .*, the model \['layer2\.1'\]")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_(digits_resnet(), tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
+        save(digits_resnet(), tmp_path / "nowhere" / "file")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_every_field_is_tried_above():
+    defaults = dataclasses.asdict(MoDConfig())
+    fields = itertools.chain.from_iterable(
+        [name for name, value in defaults.items() if getattr(config, name) != value] for config in CONFIGS
+    )
+    assert set(fields) == set(defaults)

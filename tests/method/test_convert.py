@@ -1,0 +1,232 @@
+import copy
+import logging
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
+from cnnmod.networks import build
+from cnnmod.networks.classification import digits_resnet
+
+SMALL = {"example": torch.rand(1, 1, 8, 8)}
+
+
+def bits(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(before, model):
+    after = model.state_dict()
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_converts_in_place_and_returns_the_model():
+    model = build("resnet18")
+    assert convert_(model) is model
+    assert list(mod_blocks(model)) == ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+    assert {name: (block.channels, block.k) for name, block in mod_blocks(model).items()} == {
+        "layer1.1": (64, 1),
+        "layer2.1": (128, 2),
+        "layer3.1": (256, 4),
+        "layer4.1": (512, 8),
+    }
+
+
+def test_all_else_stays_bit_for_bit():
+    model = build("resnet50").to(memory_format=torch.channels_last).eval()
+    before = bits(model)
+    convert_(model)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(tuple(mod_blocks(model))):
+            assert torch.equal(before[name], tensor)
+    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_new_blocks_have_the_hosts_type(dtype):
+    model = convert_(build("resnet18").to(dtype))
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (MoDConfig(), ["layer1.1", "layer2.1", "layer3.1", "layer3.3", "layer4.1"]),
+        (MoDConfig(placement=("layer3.3", "layer1.1")), ["layer1.1", "layer3.3"]),
+        (MoDConfig(placement=lambda module, position: module == 2 and position == 2), ["layer3.2"]),
+    ],
+)
+def test_placement(config, expected):
+    model = convert_(torchvision.models.resnet._resnet(torchvision.models.resnet.BasicBlock, [3, 2, 4, 2], None, False), config)
+    assert list(mod_blocks(model)) == expected
+
+
+def test_placement_all_leaves_the_first_of_each_module():
+    model = convert_(build("resnet50"), MoDConfig(placement="all"))
+    assert len(mod_blocks(model)) == 2 + 3 + 5 + 2
+    assert not any(name.endswith(".0") for name in mod_blocks(model))
+
+
+def test_a_callable_placement_is_settled_into_names():
+    model = convert_(build("resnet18"), MoDConfig(placement=lambda module, position: module > 1))
+    assert {block.config.placement for block in mod_blocks(model).values()} == {("layer3.1", "layer4.1")}
+
+
+def test_filter():
+    seen = []
+
+    def only_late(block, name):
+        seen.append(type(block).__name__)
+        return name.startswith("layer4")
+
+    assert list(mod_blocks(convert_(build("resnet50"), filter_fn=only_late))) == ["layer4.1"]
+    assert set(seen) == {"Bottleneck"}
+
+
+@pytest.mark.parametrize(("network", "c"), [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 256), ("vgg16_bn", 64)])
+def test_the_papers_c(network, c):
+    for block in mod_blocks(convert_(build(network))).values():
+        assert block.k == max(1, block.channels // c)
+
+
+def test_c_divides_all():
+    ks = [block.k for block in mod_blocks(convert_(build("resnet18"), MoDConfig(c=100))).values()]
+    assert ks == [1, 1, 2, 5]  # 64 < c: its widths are divided by 64
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16_bn"])
+def test_converted_networks_train(name):
+    model = convert_(build(name, num_classes=10))
+    model(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def without_blocks(model, names):
+    """Delete the blocks themselves from their sequentials."""
+    for name in reversed(names):
+        parent, _, child = name.rpartition(".")
+        del model.get_submodule(parent)[int(child)]
+    return model
+
+
+def test_control_equals_the_network_with_its_blocks_deleted():
+    model = build("resnet34").eval()
+    names = list(mod_blocks(convert_(copy.deepcopy(model))))
+    control = control_(convert_(copy.deepcopy(model)))
+    shallow = without_blocks(copy.deepcopy(model), names)
+    x_NCHW = torch.rand(2, 3, 64, 64)
+    assert torch.equal(control(x_NCHW), shallow(x_NCHW))
+    assert sum(map(torch.numel, control.parameters())) == sum(map(torch.numel, shallow.parameters()))
+
+
+def test_control_of_vgg():
+    model = build("vgg16_bn_cifar").eval()
+    control = control_(convert_(copy.deepcopy(model)))
+    shallow = copy.deepcopy(model)
+    for start in (37, 27, 17, 10, 3):
+        del shallow.features[start : start + 3]
+    x_NCHW = torch.rand(2, 3, 32, 32)
+    assert torch.equal(control(x_NCHW), shallow(x_NCHW))
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["learned", "random", "first"]), st.integers(1, 20))
+@settings(max_examples=15, deadline=None)
+def test_selection_is_per_image(seed, select, c):
+    torch.manual_seed(seed)
+    model = convert_(digits_resnet(), MoDConfig(c=c, select=select), **SMALL).eval()
+    x_NCHW = torch.rand(3, 1, 8, 8)
+    whole = model(x_NCHW)
+    for image in range(3):
+        torch.testing.assert_close(whole[image : image + 1], model(x_NCHW[image : image + 1]), atol=1e-5, rtol=1e-4)
+
+
+def test_compiles_whole():
+    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL).eval()
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x_NCHW), model(x_NCHW))
+
+
+def test_logs_what_it_did(caplog):
+    with caplog.at_level(logging.INFO, logger="cnnmod"):
+        convert_(build("resnet18"))
+    assert "converted 4 blocks of ResNet to MoD blocks: layer1.1, layer2.1, layer3.1, layer4.1" in caplog.text
+
+
+class TestErrors:
+    """Each leaves the model as it was."""
+
+    def check(self, model, message, *args, **kwargs):
+        before, modules = bits(model), list(map(type, model.modules()))
+        with pytest.raises(ValueError, match=message):
+            convert_(model, *args, **kwargs)
+        assert same(before, model)
+        assert modules == list(map(type, model.modules()))
+
+    def test_twice(self):
+        model = convert_(build("resnet18"))
+        self.check(model, r"already converted: layer1\.1 is a MoD block \(4 in all\)")
+
+    def test_nothing_to_convert(self):
+        self.check(nn.Sequential(nn.Conv2d(3, 4, 3)), "nothing to convert")
+
+    def test_filter_accepts_nothing(self):
+        self.check(build("resnet18"), "filter_fn accepts none of the blocks .* of type .'BasicBlock'", filter_fn=lambda *_: False)
+
+    def test_placement_chooses_nothing(self):
+        self.check(build("resnet18"), "chooses none of the 4 blocks", MoDConfig(placement=lambda *_: False))
+
+    def test_placement_names_no_block(self):
+        config = MoDConfig(placement=("layer1.0",))
+        self.check(build("resnet18"), r"placement names 'layer1\.0', but the blocks that can be MoD blocks are", config)
+
+    def test_wrapped(self):
+        self.check(nn.DataParallel(build("resnet18")), "before it is wrapped in DataParallel")
+        self.check(torch.compile(build("resnet18")), "before it is wrapped in OptimizedModule")
+
+    def test_too_small_an_example(self):
+        self.check(build("vgg16_bn"), "does not run on an example", example=torch.zeros(1, 3, 4, 4))
+
+    def test_wrong_channels(self):
+        self.check(build("resnet18"), r"does not run on an example of shape \(1, 1, 64, 64\)", example=torch.zeros(1, 1, 64, 64))
+
+    def test_not_a_module(self):
+        with pytest.raises(ValueError, match=r"convert_ takes a torch\.nn\.Module, not str"):
+            convert_("resnet18")
+
+    def test_a_host_that_reads_its_blocks(self):
+        class Host(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.blocks = build("resnet18").layer1
+
+            def forward(self, x):
+                x = self.blocks(x.expand(-1, 64, -1, -1))
+                assert self.blocks[1].conv1.out_channels == 64, "no"
+                return x
+
+        model = Host()
+        self.check(model, r"Host does not run on an example", example=torch.zeros(1, 1, 9, 9))
+
+    def test_control_without_mod_blocks(self):
+        with pytest.raises(ValueError, match="ResNet has no MoD block"):
+            control_(build("resnet18"))
+
+
+def test_ddp_is_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(3, 4, 1)))
+        with pytest.raises(ValueError, match="before it is wrapped in DistributedDataParallel"):
+            convert_(wrapped)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_shared_classes():
+    assert all(isinstance(block, MoDBlock) for block in mod_blocks(convert_(build("resnet18"))).values())

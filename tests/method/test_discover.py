@@ -1,0 +1,76 @@
+import pytest
+import torchvision
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, find_modules
+from cnnmod.networks import build
+
+RESNET50 = {f"layer{stage}": blocks for stage, blocks in ((1, 3), (2, 4), (3, 6), (4, 3))}
+
+
+def lengths(model):
+    return [len(module) for module in find_modules(model)]
+
+
+def test_names():
+    expected = [[f"{layer}.{number}" for number in range(blocks)] for layer, blocks in RESNET50.items()]
+    assert find_modules(build("resnet50")) == expected
+    assert find_modules(torchvision.models.resnet50()) == expected
+
+
+def test_flat_and_nested_mobilenetv2_are_the_same():
+    assert lengths(torchvision.models.mobilenet_v2()) == [1, 2, 3, 4, 3, 3, 1]
+    assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first is of another class there
+
+
+def test_vggs_modules_lie_between_poolings():
+    for model in (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19()):
+        assert lengths(model) == [2, 2, 4, 4, 4]
+    assert find_modules(torchvision.models.vgg16())[0] == ["features.0", "features.2"]
+
+
+@pytest.mark.parametrize("name", ["resnet34_mod", "mobilenetv2_mod", "convnext_tiny_mod", "vgg16_bn_cifar_mod"])
+@pytest.mark.parametrize("placement", ["alternate", "all"])
+def test_a_converted_network_has_the_modules_of_its_dense_one(name, placement):
+    dense = {"mobilenetv2_mod": "mobilenetv2_100"}.get(name, name.removesuffix("_mod"))
+    converted = convert_(build(dense), MoDConfig(placement=placement))
+    assert find_modules(converted) == find_modules(build(dense))
+
+
+class Unheard(nn.Module):
+    def __init__(self, into, out, stride=1):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(into, out, 3, stride, 1), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        deep = nn.ModuleDict({"a": nn.Sequential(Unheard(3, 32, 2), Unheard(32, 32), Unheard(32, 32))})
+        self.body = nn.ModuleList([deep, nn.ModuleList([Unheard(32, 64, 2), Unheard(64, 64), Unheard(64, 64, 2)])])
+
+    def forward(self, x):
+        x = self.body[0]["a"](x)
+        for block in self.body[1]:
+            x = block(x)
+        return x.mean((2, 3))
+
+
+def test_a_network_nobody_has_heard_of():
+    assert find_modules(Nested()) == [
+        ["body.0.a.0", "body.0.a.1", "body.0.a.2"],
+        ["body.1.0", "body.1.1"],
+        ["body.1.2"],
+    ]
+
+
+def test_nothing_to_convert_lists_the_block_types():
+    model = nn.Sequential(Unheard(3, 8), nn.AvgPool2d(2), Unheard(8, 16))
+    with pytest.raises(ValueError, match=r"Sequential has nothing to convert: .* Block types seen: Unheard"):
+        find_modules(model)
+    with pytest.raises(ValueError, match=r"Block types seen: none"):
+        find_modules(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 224 * 224, 2)))

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, mod_blocks
+from cnnmod.method.residual import drop_residual_, has_residual
+from cnnmod.networks import build
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv2_100", "convnext_tiny", "vgg11_bn"])
+def test_a_conv_block_of_zero_weights_passes_nothing(name):
+    kept, dropped = (convert_(build(name), MoDConfig(residual=residual, c=8)) for residual in (True, False))
+    for ours, theirs in zip(mod_blocks(kept).values(), mod_blocks(dropped).values(), strict=True):
+        assert has_residual(ours.conv_block, ours.k) == (name != "vgg11_bn")
+        assert not has_residual(theirs.conv_block, theirs.k)
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+class Stubborn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv(x)
+
+
+def test_a_residual_without_a_switch_is_an_error():
+    with pytest.raises(ValueError, match="Stubborn has a residual connection that is not switched by has_skip"):
+        drop_residual_(Stubborn(), 4)
+
+
+def test_training_mode_stays():
+    block = Stubborn().train()
+    has_residual(block, 4)
+    assert block.training
+    assert block.conv.training
+
+
+def test_meta_blocks_are_judged_too():
+    with torch.device("meta"):
+        assert has_residual(Stubborn(), 4)

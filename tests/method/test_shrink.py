@@ -1,0 +1,142 @@
+"""shrink(block, c) equals what the family's own constructor builds at that width."""
+
+import math
+
+import pytest
+import torch
+from timm.models._efficientnet_blocks import InvertedResidual
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+from torchvision.models import convnext, mobilenetv2, resnet
+
+from cnnmod import find_modules, shrink
+from cnnmod.networks import build
+
+PAIRS = {
+    "timm BasicBlock": (BasicBlock(256, 256), 64, BasicBlock(4, 4), 4),
+    "timm Bottleneck": (Bottleneck(1024, 256), 64, Bottleneck(16, 4), 16),
+    "timm InvertedResidual": (InvertedResidual(64, 64, exp_ratio=6), 16, InvertedResidual(4, 4, exp_ratio=6), 4),
+    "timm ConvNeXtBlock": (ConvNeXtBlock(384), 96, ConvNeXtBlock(4), 4),
+    "torchvision BasicBlock": (resnet.BasicBlock(256, 256), 64, resnet.BasicBlock(4, 4), 4),
+    "torchvision Bottleneck": (resnet.Bottleneck(1024, 256), 64, resnet.Bottleneck(16, 4), 16),
+    "torchvision InvertedResidual": (
+        mobilenetv2.InvertedResidual(64, 64, 1, 6),
+        16,
+        mobilenetv2.InvertedResidual(4, 4, 1, 6),
+        4,
+    ),
+    "torchvision CNBlock": (convnext.CNBlock(384, 1e-6, 0.0), 96, convnext.CNBlock(4, 1e-6, 0.0), 4),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_the_constructor_at_that_width(name):
+    host, c, expected, width = PAIRS[name]
+    narrow = shrink(host, c)
+    shapes = {key: tensor.shape for key, tensor in expected.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in narrow.state_dict().items()} == shapes
+    narrow.load_state_dict(expected.state_dict())
+    x_NCHW = torch.randn(2, width, 9, 9)
+    assert torch.equal(narrow.eval()(x_NCHW), expected.eval()(x_NCHW))
+    assert repr(narrow) == repr(expected)
+
+
+def test_rounds_down_each_width():
+    narrow = shrink(InvertedResidual(24, 24, exp_ratio=6), 16)
+    assert narrow.conv_pw.out_channels == 9  # 144 // 16, not 6 · (24 // 16)
+
+
+def test_no_width_falls_below_one():
+    assert shrink(nn.Conv2d(3, 5, 1), 64).weight.shape == (1, 1, 1, 1)
+
+
+def test_the_host_stays_as_it_is():
+    host = Bottleneck(256, 64)
+    before = {name: tensor.clone() for name, tensor in host.state_dict().items()}
+    narrow = shrink(host, 16)
+    assert all(torch.equal(before[name], tensor) for name, tensor in host.state_dict().items())
+    theirs = {tensor.data_ptr() for tensor in host.state_dict().values()}
+    assert not theirs & {tensor.data_ptr() for tensor in narrow.state_dict().values()}
+
+
+LAWS = {
+    "ResNet: kaiming, fan out": ("resnet50", "layer3.1", 16, ["conv1", "conv2", "conv3"]),
+    "EfficientNet: fan out of a group": ("mobilenetv2_100", "blocks.3.1", 2, ["conv_pw", "conv_dw", "conv_pwl"]),
+    "ConvNeXt: 0.02": ("convnext_tiny", "stages.2.blocks.1", 4, ["conv_dw", "mlp.fc1", "mlp.fc2"]),
+    "VGG: kaiming, fan out": ("vgg11_bn", "features.11", 2, [""]),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_weights_follow_the_hosts_law(law):
+    """The standard deviation is that which the family's own initialisation gives a layer of this width."""
+    network, name, c, layers = LAWS[law]
+    host = build(network).get_submodule(name)
+    narrow = shrink(host, c)
+    for layer in layers:
+        weight, groups = narrow.get_submodule(layer).weight, getattr(narrow.get_submodule(layer), "groups", 1)
+        fan_out = weight.shape[0] * weight[0, 0].numel()
+        expected = {"E": math.sqrt(2 * groups / fan_out), "C": 0.02}.get(law[0], math.sqrt(2 / fan_out))
+        assert weight.std().item() == pytest.approx(expected, rel=0.01 + 4 / math.sqrt(2 * weight.numel())), layer
+
+
+def test_torchs_own_law():
+    weight = shrink(nn.Conv2d(512, 512, 3), 4).weight
+    bound = 1 / math.sqrt(128 * 9)
+    assert weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def test_norms_keep_the_hosts_start():
+    host = ResNet(Bottleneck, (1, 2, 1, 1)).layer2[1]  # timm starts the last norm of a block at zero
+    assert shrink(host, 64).bn3.weight.tolist() == [0.0] * 8
+    nn.init.normal_(host.bn3.weight)
+    host.bn3.running_mean.fill_(3.0)
+    narrow = shrink(host, 64)
+    assert narrow.bn3.weight.tolist() == [1.0] * 8
+    assert narrow.bn3.running_mean.tolist() == [0.0] * 8
+
+
+def test_parameters_of_unknown_modules_are_cut():
+    assert shrink(ConvNeXt(depths=(1, 1, 1, 1)).stages[0].blocks[0], 48).gamma.tolist() == pytest.approx([1e-6] * 2)
+
+
+def test_groups_divide_their_widths():
+    assert shrink(nn.Conv2d(128, 128, 3, groups=32), 8).groups == 4
+    assert shrink(nn.Conv2d(96, 96, 3, groups=96), 8).groups == 12
+    assert shrink(nn.Conv2d(100, 60, 3, groups=20), 5).groups == 4
+    assert shrink(nn.GroupNorm(32, 256), 16).num_groups == 2
+    assert shrink(nn.ConvTranspose2d(8, 16, 2), 4).weight.shape == (2, 4, 2, 2)
+
+
+def test_a_layer_can_register_itself():
+    class Doubled(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.width = width
+
+    @shrink.register(Doubled)
+    def _(layer, c):
+        return Doubled(layer.width // c)
+
+    assert shrink(nn.Sequential(nn.ReLU(), Doubled(64)), 16)[1].width == 4
+
+
+@pytest.mark.parametrize("c", [0, -1, 2.0, True, None])
+def test_bad_divisors(c):
+    for block in (nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)):
+        with pytest.raises(ValueError, match="c must be a positive integer"):
+            shrink(block, c)
+
+
+def test_not_a_module():
+    with pytest.raises(ValueError, match="shrink takes a module, not list"):
+        shrink([], 2)
+
+
+def test_meta_device():
+    with torch.device("meta"):
+        host = Bottleneck(1024, 256)
+    assert shrink(host, 64).conv1.weight.is_meta
+    assert find_modules(ResNet(BasicBlock, (2, 1, 1, 1)).to("meta"))[0] == ["layer1.0", "layer1.1"]
