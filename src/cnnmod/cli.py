@@ -16,6 +16,7 @@ from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build
 from cnnmod.networks.paper import paper_rows
 from cnnmod.report.figure import four_panels
@@ -116,12 +117,18 @@ def compare(
         raise ValueError("compare takes the name of a MoD network: cnnmod compare resnet75_mod")
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {out.absolute().parent} of --out does not exist")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here")
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be ≥ 1, not {size}")
     baseline = against or _counterpart(names[0])
+    if baseline in names:
+        raise ValueError(f"{baseline!r} is named twice, as a MoD network and as the baseline")
     models = {name: build(name).to(device) for name in (baseline, *names)}
-    channels, *own_size = models[names[0]].default_cfg["input_size"]
-    example = torch.rand(1, channels, *([size, size] if size else own_size), device=device)
+    _, channels, height, width = example_for(models[names[0]]).shape
+    example = torch.rand(1, channels, size or height, size or width, device=device)
     with progress_bars() as progress:
         comparison = compare_networks(
             models,
@@ -143,7 +150,9 @@ def compare(
 
 @app.command
 def plot(
-    results: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), out: Path = Path("figure.png"), as_json: Json = False
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    out: Path = Path("figure.png"),
+    as_json: Json = False,
 ) -> None:
     """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks.
 

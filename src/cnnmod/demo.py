@@ -23,6 +23,7 @@ from cnnmod.training.loop import accuracy_pct, train
 
 Progress = Callable[[str, int, int], None]
 _EPOCHS = 20
+_TIMED = ("resnet50", "resnet75_mod")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
         progress=progress,
     )
     large = compare(
-        {name: build(name) for name in ("resnet50", "resnet75_mod")},
+        {name: build(name) for name in _TIMED},
         torch.rand(1, 3, 224, 224),
         batch_sizes=(1, 8),
         rounds=10,

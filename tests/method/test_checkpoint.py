@@ -131,7 +131,9 @@ def test_another_conversion(saved, tmp_path):
     message = r"was saved with MoDConfig\(.*order='score'.*, the model has MoDConfig\(.*order='index'"
     check_untouched(other, lambda model: load_(model, saved), ValueError, message)
     fewer = convert_(digits_resnet(), MoDConfig(c=8, placement=("layer2.1",)), **SMALL)
-    check_untouched(fewer, lambda model: load_(model, saved), ValueError, r"has MoD blocks .*, the model \['layer2\.1'\]")
+    check_untouched(
+        fewer, lambda model: load_(model, saved), ValueError, r"has MoD blocks .*, the model \['layer2\.1'\]"
+    )
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -62,7 +62,9 @@ def test_new_blocks_have_the_hosts_type(dtype):
     ],
 )
 def test_placement(config, expected):
-    model = convert_(torchvision.models.resnet._resnet(torchvision.models.resnet.BasicBlock, [3, 2, 4, 2], None, False), config)
+    model = convert_(
+        torchvision.models.resnet._resnet(torchvision.models.resnet.BasicBlock, [3, 2, 4, 2], None, False), config
+    )
     assert list(mod_blocks(model)) == expected
 
 
@@ -88,7 +90,9 @@ def test_filter():
     assert set(seen) == {"Bottleneck"}
 
 
-@pytest.mark.parametrize(("network", "c"), [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 256), ("vgg16_bn", 64)])
+@pytest.mark.parametrize(
+    ("network", "c"), [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 256), ("vgg16_bn", 64)]
+)
 def test_the_papers_c(network, c):
     for block in mod_blocks(convert_(build(network))).values():
         assert block.k == max(1, block.channels // c)
@@ -176,7 +180,11 @@ class TestErrors:
         self.check(nn.Sequential(nn.Conv2d(3, 4, 3)), "nothing to convert")
 
     def test_filter_accepts_nothing(self):
-        self.check(build("resnet18"), "filter_fn accepts none of the blocks .* of type .'BasicBlock'", filter_fn=lambda *_: False)
+        self.check(
+            build("resnet18"),
+            "filter_fn accepts none of the blocks .* of type .'BasicBlock'",
+            filter_fn=lambda *_: False,
+        )
 
     def test_placement_chooses_nothing(self):
         self.check(build("resnet18"), "chooses none of the 4 blocks", MoDConfig(placement=lambda *_: False))
@@ -193,7 +201,11 @@ class TestErrors:
         self.check(build("vgg16_bn"), "does not run on an example", example=torch.zeros(1, 3, 4, 4))
 
     def test_wrong_channels(self):
-        self.check(build("resnet18"), r"does not run on an example of shape \(1, 1, 64, 64\)", example=torch.zeros(1, 1, 64, 64))
+        self.check(
+            build("resnet18"),
+            r"does not run on an example of shape \(1, 1, 64, 64\)",
+            example=torch.zeros(1, 1, 64, 64),
+        )
 
     def test_not_a_module(self):
         with pytest.raises(ValueError, match=r"convert_ takes a torch\.nn\.Module, not str"):

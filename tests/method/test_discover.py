@@ -51,20 +51,21 @@ class Nested(nn.Module):
     def __init__(self):
         super().__init__()
         deep = nn.ModuleDict({"a": nn.Sequential(Unheard(3, 32, 2), Unheard(32, 32), Unheard(32, 32))})
-        self.body = nn.ModuleList([deep, nn.ModuleList([Unheard(32, 64, 2), Unheard(64, 64), Unheard(64, 64, 2)])])
+        self.deep = nn.ModuleList([deep])
+        self.tail = nn.ModuleList([Unheard(32, 64, 2), Unheard(64, 64), Unheard(64, 64, 2)])
 
     def forward(self, x):
-        x = self.body[0]["a"](x)
-        for block in self.body[1]:
+        x = self.deep[0]["a"](x)
+        for block in self.tail:
             x = block(x)
         return x.mean((2, 3))
 
 
 def test_a_network_nobody_has_heard_of():
     assert find_modules(Nested()) == [
-        ["body.0.a.0", "body.0.a.1", "body.0.a.2"],
-        ["body.1.0", "body.1.1"],
-        ["body.1.2"],
+        ["deep.0.a.0", "deep.0.a.1", "deep.0.a.2"],
+        ["tail.0", "tail.1"],
+        ["tail.2"],
     ]
 
 

@@ -16,7 +16,15 @@ from cnnmod.networks import build, classification
 NAMES = list(classification.default_cfgs)
 MOD = [name for name in NAMES if name.endswith(("_mod", "_mod_l"))]
 LARGE = {"vgg16_bn_mod", "vgg19_bn_mod", "resnet101_mod", "resnet152_mod"}
-MOBILENETV2_L = [[1, 16, 1, 1], [6, 32, 2, 2], [6, 64, 3, 2], [6, 96, 4, 2], [6, 128, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+MOBILENETV2_L = [
+    [1, 16, 1, 1],
+    [6, 32, 2, 2],
+    [6, 64, 3, 2],
+    [6, 96, 4, 2],
+    [6, 128, 3, 1],
+    [6, 160, 3, 2],
+    [6, 320, 1, 1],
+]
 EXACT = {
     "resnet50_mod": 18_105_949,
     "resnet75_mod": 23_100_253,

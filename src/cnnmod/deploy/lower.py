@@ -1,6 +1,7 @@
 """lower(model, runtime): a copy for inference, its MoD blocks in the form that this runtime runs fastest."""
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def _with_pointwise_products(conv_block: nn.Module) -> nn.Module:
     return conv_block
 
 
-def _is_small_pointwise(layer: nn.Module) -> bool:
+def _is_small_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         type(layer) is nn.Conv2d
         and layer.kernel_size == layer.stride == (1, 1)
@@ -145,6 +146,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
 def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     after = dict(norm.named_children())
     if norm.running_mean is None or not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
         return  # batch statistics, or a norm whose forward is not known to be a batch norm and these two

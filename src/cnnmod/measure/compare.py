@@ -59,7 +59,7 @@ def compare(
         ['resnet18', 'mod', 'mod control']
     """
     networks = _rows(models)
-    _check(networks, example, batch_sizes, rounds, accuracy_pct or {})
+    _check(networks, example, batch_sizes, rounds, threads, accuracy_pct or {})
     if training and tuple(runtimes) != ("eager",):
         raise ValueError(f"a training step runs in 'eager' only, not in {', '.join(map(repr, runtimes))}")
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -120,9 +120,9 @@ def compare(
 
 def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
     """The given networks and their controls, each with its role."""
-    baseline, *others = models
-    if not others:
+    if len(models) < 2:
         raise ValueError("compare takes a baseline and at least one MoD network after it")
+    baseline, *others = models
     rows: dict[str, tuple[nn.Module, Role]] = {baseline: (models[baseline], "baseline")}
     for name in others:
         if not mod_blocks(models[name]):
@@ -137,12 +137,15 @@ def _check(
     example: Tensor,
     batch_sizes: Sequence[int],
     rounds: int,
+    threads: int | None,
     accuracy_pct: Mapping[str, float],
 ) -> None:
     if example.ndim != 4 or len(example) < 1:
         raise ValueError(f"example must be images (N, C, H, W), not of shape {tuple(example.shape)}")
     if not batch_sizes or min(batch_sizes) < 1 or rounds < 1:
         raise ValueError(f"batch sizes and rounds must be ≥ 1, not {list(batch_sizes)} and {rounds}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be ≥ 1, not {threads}")
     if unknown := [name for name in accuracy_pct if name not in networks]:
         raise ValueError(f"accuracy_pct names {unknown[0]!r}, but the rows are {', '.join(map(repr, networks))}")
 

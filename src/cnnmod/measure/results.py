@@ -204,7 +204,7 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
     """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown."""
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
         hints = typing.get_type_hints(kind)

@@ -68,6 +68,9 @@ class MoDBlock(nn.Module):
         torch.Size([2, 64, 8, 8])
     """
 
+    selector: ChannelSelector  # where the selection is not random
+    fixed_index_K: Tensor  # where it is: the draw for evaluation
+
     def __init__(
         self,
         conv_block: nn.Module,

@@ -141,7 +141,9 @@ def _choose(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn |
     }
     if isinstance(placement, tuple):
         if missing := [name for name in placement if name not in eligible]:
-            raise ValueError(f"placement names {missing[0]!r}, but the blocks that can be MoD blocks are {list(eligible)}")
+            raise ValueError(
+                f"placement names {missing[0]!r}, but the blocks that can be MoD blocks are {list(eligible)}"
+            )
         chosen = [eligible[name][0] for name in eligible if name in placement]
     elif placement == "alternate":
         chosen = [block for block, _, position in eligible.values() if position % 2 == 1]

@@ -71,7 +71,9 @@ def discover(model: nn.Module, example: Tensor | None = None) -> list[list[Block
     classes = _block_classes(model, "", shapes)
     modules = list(_runs_of(classes, model, "", shapes)) if classes else _runs_of_convolutions(model, shapes)
     if not modules:
-        seen = {type(layer).__name__ for name, layer in model.named_modules() if name and _is_block(layer, name, shapes)}
+        seen = {
+            type(layer).__name__ for name, layer in model.named_modules() if name and _is_block(layer, name, shapes)
+        }
         raise ValueError(
             f"{type(model).__name__} has nothing to convert: no two sibling blocks of one class in a row of which the "
             f"second keeps its input's shape. Block types seen: {', '.join(sorted(seen)) or 'none'}"

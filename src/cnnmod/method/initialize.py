@@ -60,9 +60,7 @@ def initialize_like(weight: Tensor, groups: int, host_weight: Tensor, host_group
     if not host_weight.is_meta and host_weight.numel() > 1:
         found = host_weight.float().std().item()
         host_fans = Fans.of(host_weight, host_groups)
-        distance, nearest = min(
-            (abs(found / std(host_fans) - 1), number) for number, (std, _) in enumerate(_LAWS)
-        )
+        distance, nearest = min((abs(found / std(host_fans) - 1), number) for number, (std, _) in enumerate(_LAWS))
         standard_error = 1 / math.sqrt(2 * host_weight.numel())
         if distance < 0.01 + 3 * standard_error:
             law, draw = _LAWS[nearest]

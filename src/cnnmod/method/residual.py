@@ -48,7 +48,9 @@ def has_residual(block: nn.Module, channels: int) -> bool:
     block.eval()
     try:
         first, second = (
-            torch.func.functional_call(block, state, (torch.full((1, channels, 8, 8), value, dtype=dtype, device="cpu"),))
+            torch.func.functional_call(
+                block, state, (torch.full((1, channels, 8, 8), value, dtype=dtype, device="cpu"),)
+            )
             for value in (1.0, 2.0)
         )
     finally:

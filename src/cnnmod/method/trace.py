@@ -31,9 +31,7 @@ def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardH
         ValueError: The model does not run on the example, with the reason.
     """
     example = example_for(model) if example is None else example.to("meta")
-    state = {
-        name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-    }
+    state = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     with _evaluating(model), _hooked(model, hook), torch.no_grad():
         try:
             return torch.func.functional_call(model, state, (example,))

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead
+from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.convnext import ConvNeXt
-from timm.models.efficientnet import EfficientNet, decode_arch_def
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vgg import VGG, ConvMlp
-from timm.models.vgg import cfgs as VGG_LAYERS
+from timm.models.vgg import cfgs as vgg_layers
 from torch import nn
 
 from cnnmod.method.config import MoDConfig
@@ -52,7 +53,7 @@ def _cifar(first_conv: str, classifier: str, pool_size: int) -> dict[str, Any]:
     )
 
 
-default_cfgs = generate_default_cfgs(
+_SETTINGS: dict[str, Any] = (
     {f"resnet{depth}_mod": _imagenet("conv1", "fc") for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152)}
     | {name: _imagenet("conv_stem", "classifier") for name in ("mobilenetv2_mod", "mobilenetv2_mod_l")}
     | {f"vgg{depth}_bn_mod": _imagenet("features.0", "head.fc") for depth in (16, 19)}
@@ -60,6 +61,7 @@ default_cfgs = generate_default_cfgs(
     | {f"resnet{depth}_cifar{form}": _cifar("conv1", "fc", 4) for depth in (18, 34, 50) for form in ("", "_mod")}
     | {f"vgg{depth}_bn_cifar{form}": _cifar("features.0", "head.fc", 1) for depth in (16, 19) for form in ("", "_mod")}
 )
+default_cfgs = generate_default_cfgs(_SETTINGS)
 
 
 def _build(
@@ -85,9 +87,11 @@ def _cifar_resnet(**settings: Any) -> ResNet:
     """timm's ResNet with CIFAR's stem: a 3×3 convolution of stride 1 and no max-pooling."""
     model = ResNet(**settings)
     stem = model.conv1
+    assert isinstance(stem, nn.Conv2d)
     model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
+    info: dict[str, Any]
     for info in model.feature_info:
         info["reduction"] //= 2 if info["module"] == "act1" else 4
     return model
@@ -95,9 +99,7 @@ def _cifar_resnet(**settings: Any) -> ResNet:
 
 def digits_resnet() -> ResNet:
     """A ResNet for scanned digits, (N, 1, 8, 8) → (N, 10), of a quarter of ResNet18's width: 0.60 M parameters."""
-    return _cifar_resnet(
-        block=BasicBlock, layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10
-    )
+    return _cifar_resnet(block=BasicBlock, layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
 def _cifar_vgg(**settings: Any) -> VGG:
@@ -187,7 +189,7 @@ def mobilenetv2_mod_l(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
 
 
 def _vgg(dense: Callable[..., VGG], variant: str, pretrained: bool, layers: str, **kwargs: Any) -> VGG:
-    settings = {"cfg": VGG_LAYERS[layers], "norm_layer": nn.BatchNorm2d, "out_indices": (0, 1, 2, 3, 4, 5)}
+    settings = {"cfg": vgg_layers[layers], "norm_layer": nn.BatchNorm2d, "out_indices": (0, 1, 2, 3, 4, 5)}
     return _build(dense, variant, pretrained, **(settings | kwargs))
 
 
@@ -206,14 +208,16 @@ def vgg19_bn_mod(pretrained: bool = False, **kwargs: Any) -> VGG:
 @register_model
 def convnext_tiny_mod(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
     """ConvNeXt-T-MoD; the paper names the host and gives no result."""
-    settings = {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)}
-    return _build(ConvNeXt, "convnext_tiny_mod", pretrained, **(settings | {"out_indices": (0, 1, 2, 3)} | kwargs))
+    settings: dict[str, Any] = {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768), "out_indices": (0, 1, 2, 3)}
+    return _build(ConvNeXt, "convnext_tiny_mod", pretrained, **(settings | kwargs))
 
 
 @register_model
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet18 for CIFAR: 3×3 stem, no max-pooling."""
-    return _build(_cifar_resnet, "resnet18_cifar", pretrained, config=None, block=BasicBlock, layers=(2, 2, 2, 2), **kwargs)
+    return _build(
+        _cifar_resnet, "resnet18_cifar", pretrained, config=None, block=BasicBlock, layers=(2, 2, 2, 2), **kwargs
+    )
 
 
 @register_model
@@ -225,7 +229,9 @@ def resnet18_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
 @register_model
 def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet34 for CIFAR: 3×3 stem, no max-pooling."""
-    return _build(_cifar_resnet, "resnet34_cifar", pretrained, config=None, block=BasicBlock, layers=(3, 4, 6, 3), **kwargs)
+    return _build(
+        _cifar_resnet, "resnet34_cifar", pretrained, config=None, block=BasicBlock, layers=(3, 4, 6, 3), **kwargs
+    )
 
 
 @register_model
@@ -237,7 +243,9 @@ def resnet34_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
 @register_model
 def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet50 for CIFAR: 3×3 stem, no max-pooling."""
-    return _build(_cifar_resnet, "resnet50_cifar", pretrained, config=None, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)
+    return _build(
+        _cifar_resnet, "resnet50_cifar", pretrained, config=None, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs
+    )
 
 
 @register_model

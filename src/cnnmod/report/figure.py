@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,6 +34,9 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
         OSError: The file cannot be written.
     """
     figure = Figure(figsize=(13, 9), layout="constrained")
+    ending, endings = Path(path).suffix.removeprefix("."), figure.canvas.get_supported_filetypes()
+    if ending not in endings:
+        raise ValueError(f"a figure's file name ends in one of .{', .'.join(endings)}; {os.fspath(path)!r} does not")
     gmacs, parameters, cpu, gpu = figure.subplots(2, 2, sharey=True).flat
     panels: tuple[tuple[Axes, str, Callable[[PaperRow], float]], ...] = (
         (gmacs, "GMACs", lambda row: row.gmacs_ptflops),
@@ -56,7 +60,7 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
         axes.legend(loc="lower right", fontsize=8)
     figure.suptitle("CNN Mixture-of-Depths: ResNets on ImageNet")
     content = io.BytesIO()
-    figure.savefig(content, format=os.fspath(path).rpartition(".")[2], dpi=120)
+    figure.savefig(content, format=ending, dpi=120)
     write_whole(path, content.getvalue())
 
 

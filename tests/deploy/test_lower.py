@@ -1,0 +1,112 @@
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
+from cnnmod.deploy.lower import EagerForm
+from cnnmod.networks import build
+from cnnmod.networks.classification import digits_resnet
+from conftest import trained_norms_
+
+SMALL = torch.rand(1, 1, 8, 8)
+CONFIGS = [
+    MoDConfig(c=4, select=select, order=order, fuse_to=fuse_to, candidates=candidates, residual=residual)
+    for select, order, fuse_to, candidates, residual in itertools.product(
+        ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 1), (True, False)
+    )
+]
+
+
+def forms(model):
+    return [module for module in model.modules() if isinstance(module, EagerForm)]
+
+
+@torch.no_grad()
+def tie_(model):
+    """Make every channel selector's logits tie in pairs, or altogether."""
+    for number, block in enumerate(mod_blocks(model).values()):
+        weight = block.selector.expand.weight
+        weight.copy_(weight[:1].clone() if number % 2 else weight[torch.arange(len(weight)) // 2].clone())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_equals_the_training_form(config):
+    model = trained_norms_(convert_(digits_resnet(), config, example=SMALL))
+    lowered = lower(model, example=SMALL)
+    assert len(forms(lowered)) == len(mod_blocks(model)) > 0
+    for images in (1, 2, 5):
+        x_NCHW = torch.rand(images, 1, 8, 8)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            with torch.inference_mode():
+                ours = lowered.to(memory_format=memory_format)(x_NCHW.contiguous(memory_format=memory_format))
+                torch.testing.assert_close(ours, model(x_NCHW), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["score", "index"])
+def test_equals_the_training_form_where_scores_tie(order):
+    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, order=order), example=SMALL))
+    tie_(model)
+    x_NCHW = torch.rand(3, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(lower(model, example=SMALL)(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod", "vgg16_bn_cifar_mod"])
+def test_families(name):
+    model = trained_norms_(build(name))
+    lowered = lower(model)
+    assert len(forms(lowered)) == len(mod_blocks(model))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in lowered.modules())
+    x_NCHW = torch.rand(2, 3, 32, 32) if "cifar" in name else torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(x_NCHW)
+        torch.testing.assert_close(lowered(x_NCHW), expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+def test_dense_networks_and_controls_too(small_resnet):
+    for model in (small_resnet, control_(convert_(copy.deepcopy(small_resnet), MoDConfig(c=4), example=SMALL))):
+        lowered = lower(model, example=SMALL)
+        x_NCHW = torch.rand(2, 1, 8, 8)
+        with torch.inference_mode():
+            torch.testing.assert_close(lowered(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
+
+
+def test_the_model_stays_as_it_was():
+    model = build("resnet18_mod").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lowered = lower(model)
+    x_NCHW = torch.rand(1, 3, 64, 64)
+    lowered(x_NCHW)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not lowered.training
+    assert not any(parameter.requires_grad for parameter in lowered.parameters())
+
+
+def test_features_are_not_overwritten():
+    model = trained_norms_(build("resnet18_mod", features_only=True))
+    x_NCHW = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        for ours, theirs in zip(lower(model)(x_NCHW), model(x_NCHW), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_and_autocast(dtype):
+    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=SMALL))
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert lower(model, example=SMALL)(x_NCHW).isfinite().all()
+    model.to(dtype)
+    with torch.inference_mode():
+        expected = model(x_NCHW.to(dtype))
+        lowered = lower(model, example=SMALL)(x_NCHW.to(dtype))
+    torch.testing.assert_close(lowered, expected, atol=0.3 if dtype == torch.bfloat16 else 1e-10, rtol=0.1)
+
+
+def test_unknown_runtime():
+    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager"):
+        lower(build("resnet18"), "tensorrt")

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from cnnmod import MoDConfig, compare, convert_
+from cnnmod.measure.results import read_result, write_result
+from cnnmod.networks.classification import digits_resnet
+
+X = torch.rand(2, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {
+        "dense": digits_resnet(),
+        "mod": convert_(digits_resnet(), MoDConfig(c=8), example=X),
+        "mod all": convert_(digits_resnet(), MoDConfig(c=8, placement="all"), example=X),
+    }
+
+
+def test_three_rows_and_every_condition(networks, tmp_path):
+    seen = []
+    comparison = compare(
+        networks,
+        X,
+        batch_sizes=(1, 5),
+        rounds=3,
+        threads=1,
+        accuracy_pct={"mod": 90.0, "mod control": 80.0},
+        accuracy_source="a guess",
+        progress=lambda *what: seen.append(what),
+    )
+    names = ["dense", "mod", "mod control", "mod all", "mod all control"]
+    assert [row.name for row in comparison.rows] == names
+    assert [row.role for row in comparison.rows] == ["baseline", "mod", "control", "mod", "control"]
+    assert [row.accuracy_pct for row in comparison.rows] == [None, 90.0, 80.0, None, None]
+    assert comparison.conditions == [("eager", 1), ("eager", 5)]
+    for row in comparison.rows:
+        assert [len(found.times_ms) for found in row.measurements] == [3, 3]
+        assert all(0 < one < 1000 for found in row.measurements for one in found.times_ms)
+        assert row.measurements[0].peak_memory_mib < row.measurements[1].peak_memory_mib
+    assert comparison.rows[0].parameters > comparison.rows[1].parameters > comparison.rows[2].parameters
+    assert comparison.rows[0].gmacs > comparison.rows[1].gmacs > comparison.rows[2].gmacs
+    assert comparison.provenance.threads == 1
+    assert seen[-1] == ("eager, batch 5", 5, 5)
+    write_result(comparison, tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == comparison
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
+    before = {name: tensor.clone() for name, tensor in networks["mod"].state_dict().items()}
+    two = {name: networks[name] for name in ("dense", "mod")}
+    comparison = compare(two, X, batch_sizes=(4,), training=True, rounds=2, channels_last=channels_last)
+    assert comparison.step == "training"
+    assert comparison.channels_last == channels_last
+    assert all(torch.equal(before[name], tensor) for name, tensor in networks["mod"].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtimes": ("tensorrt",)}, "unknown runtime 'tensorrt'; the runtimes are eager"),
+        ({"runtimes": ("a", "b"), "training": True}, "a training step runs in 'eager' only"),
+        ({"batch_sizes": ()}, "batch sizes and rounds must be ≥ 1"),
+        ({"batch_sizes": (0,)}, "batch sizes and rounds must be ≥ 1"),
+        ({"rounds": 0}, "batch sizes and rounds must be ≥ 1"),
+        ({"threads": 0}, "threads must be ≥ 1, not 0"),
+        ({"example": torch.rand(1, 8, 8)}, r"example must be images \(N, C, H, W\), not of shape \(1, 8, 8\)"),
+        ({"example": torch.rand(1, 3, 8, 8)}, "does not run on an example"),
+        ({"accuracy_pct": {"mood": 1.0}}, "accuracy_pct names 'mood', but the rows are 'dense', 'mod', 'mod control'"),
+    ],
+    ids=str,
+)
+def test_bad_input(networks, changes, message):
+    arguments = {"models": {name: networks[name] for name in ("dense", "mod")}, "example": X} | changes
+    with pytest.raises(ValueError, match=message):
+        compare(**arguments)
+
+
+def test_there_must_be_a_baseline_and_a_mod_network(networks):
+    with pytest.raises(ValueError, match="a baseline and at least one MoD network"):
+        compare({"dense": networks["dense"]}, X)
+    with pytest.raises(ValueError, match="a baseline and at least one MoD network"):
+        compare({}, X)
+    with pytest.raises(ValueError, match="'mod' has no MoD blocks; only the first network"):
+        compare({"dense": networks["dense"], "mod": digits_resnet()}, X)

@@ -1,0 +1,26 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod.measure.count import Count, count, count_modules
+from cnnmod.networks import build
+
+
+def test_by_hand():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5))
+    sizes = count_modules(model, torch.zeros(1, 2, 4, 4))
+    assert sizes["0"] == Count(54, 54 * 4 / 1e9)
+    assert sizes["1"] == Count(6, 0)
+    assert sizes["3"] == Count(65, 60 / 1e9)
+    assert sizes[""] == Count(125, (54 * 4 + 60) / 1e9)
+
+
+def test_is_the_same_on_every_device_and_in_training():
+    model = build("resnet18_mod")
+    assert count(model.train()) == count(model.to("meta"))
+    assert model.training
+
+
+def test_an_example_that_does_not_fit():
+    with pytest.raises(ValueError, match="does not run on an example"):
+        count(build("resnet18"), torch.zeros(1, 4, 64, 64))

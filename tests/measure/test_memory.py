@@ -1,0 +1,27 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod.measure.memory import peak_memory_mib
+
+CPU = torch.device("cpu")
+MIB = 2**18  # elements of float32
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_by_hand(context):
+    x = torch.zeros(MIB)
+
+    def run():
+        with context():
+            y = x + 1  # 1 MiB beside x
+            z = torch.cat([y, y])  # and 2
+            del y
+            z.add_(1).view(2, -1)[0].mul_(2)
+
+    assert peak_memory_mib(run, CPU) == pytest.approx(4, abs=0.01)
+
+
+def test_weights_and_gradients():
+    layer, x = nn.Linear(512, 512, bias=False), torch.zeros(1, 512)
+    assert peak_memory_mib(lambda: layer(x).sum().backward(), CPU) == pytest.approx(2, abs=0.02)

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnmod.measure.results import (
+    Comparison,
+    Measurement,
+    Provenance,
+    Row,
+    interquartile_range,
+    read_result,
+    write_result,
+)
+
+RESULTS = sorted(Path(__file__).parents[2].glob("benchmarks/results/*.json"))
+
+
+def make(**changes):
+    def row(name, role, times_ms):
+        found = Measurement(runtime="eager", batch_size=1, times_ms=times_ms, peak_memory_mib=1.0)
+        return Row(name=name, role=role, parameters=1, gmacs=1.0, accuracy_pct=None, measurements=[found])
+
+    fields = {
+        "step": "inference",
+        "image_shape": [3, 8, 8],
+        "dtype": "float32",
+        "channels_last": False,
+        "accuracy_source": None,
+        "rows": [
+            row("base", "baseline", [10.0, 20.0, 12.0]),
+            row("net", "mod", [8.0, 16.0, 11.0]),
+            row("net control", "control", [5.0, 16.0, 10.0]),
+        ],
+        "provenance": Provenance.now(torch.device("cpu"), 2),
+    }
+    return Comparison(**(fields | changes))
+
+
+def test_ratios_are_medians_over_rounds():
+    comparison = make()
+    base, mod, _ = comparison.rows
+    assert comparison.conditions == [("eager", 1)]
+    assert comparison.speedups(mod, "eager", 1) == [1.25, 1.25, pytest.approx(12 / 11)]
+    assert comparison.speedup(mod, "eager", 1) == 1.25
+    assert comparison.speedup(base, "eager", 1) == 1
+    assert comparison.mod_tax(mod, "eager", 1) == pytest.approx(0.1)
+    assert base.measurements[0].median_ms == 12
+    assert base.measurements[0].iqr_ms == 5
+
+
+def test_interquartile_range():
+    assert interquartile_range([1, 2, 3, 4, 5]) == 2
+    assert interquartile_range([7]) == 0
+
+
+def test_round_trip(tmp_path):
+    write_result(make(), tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == make(provenance=read_result(tmp_path / "result.json").provenance)
+
+
+def test_provenance_says_what_and_where():
+    made = Provenance.now(torch.device("cpu"), 2)
+    assert made.versions["torch"] == torch.__version__.partition("+")[0] or made.versions["torch"] == torch.__version__
+    assert made.device == "cpu"
+    assert made.processor
+    assert made.commit is None or len(made.commit.removesuffix("-dirty")) == 40
+
+
+def spoil(change):
+    values = {"schema": "cnnmod.comparison/1", **json.loads(json.dumps(make(), default=vars))}
+    change(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", "is no JSON"),
+        ("[]", "has the schema None"),
+        ('{"schema": "cnnmod.comparison/9"}', "has the schema 'cnnmod.comparison/9'; this cnnmod reads"),
+        (spoil(lambda v: v.pop("dtype")), "fields missing or unknown: dtype"),
+        (spoil(lambda v: v.update(extra=1)), "fields missing or unknown: extra"),
+        (spoil(lambda v: v.update(step="walk")), "step is 'walk'"),
+        (spoil(lambda v: v.update(rows={})), "rows is {}"),
+        (spoil(lambda v: v["rows"][1].update(parameters="many")), r"rows\[1\]: parameters is 'many'"),
+        (spoil(lambda v: v["rows"][0]["measurements"][0].update(times_ms=[None])), r"times_ms\[0\] is None"),
+        (spoil(lambda v: v["provenance"].update(commit=3)), "provenance: commit is 3"),
+    ],
+)
+def test_what_is_no_result_file(tmp_path, text, message):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_result(path)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_committed_results_are_read_and_have_three_rows(path):
+    comparison = read_result(path)
+    assert comparison.provenance.commit
+    assert [row.role for row in comparison.rows[:3]] == ["baseline", "mod", "control"]

@@ -1,0 +1,31 @@
+import time
+
+import pytest
+import torch
+
+from cnnmod.measure.timing import time_interleaved, use_threads
+
+
+def test_interleaves_and_turns():
+    order, rounds = [], []
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    times_ms = time_interleaved(runs, rounds=3, warmup=1, progress=lambda: rounds.append(len(order)))
+    assert "".join(order) == "abcbcacababc"
+    assert rounds == [3, 6, 9, 12]
+    assert {name: len(times) for name, times in times_ms.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_in_milliseconds():
+    times_ms = time_interleaved({"sleep": lambda: time.sleep(0.02)}, rounds=2)
+    assert all(19 < one < 200 for one in times_ms["sleep"])
+
+
+def test_threads_are_set_and_given_back():
+    before = torch.get_num_threads()
+    seen = []
+    time_interleaved({"a": lambda: seen.append(torch.get_num_threads())}, rounds=1, threads=1)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), use_threads(1):
+        raise KeyError
+    assert torch.get_num_threads() == before

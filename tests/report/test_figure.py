@@ -1,0 +1,64 @@
+import pytest
+import torch
+from matplotlib.image import imread
+
+from cnnmod.measure.results import Comparison, Measurement, Provenance, Row
+from cnnmod.report import figure
+from cnnmod.report.figure import four_panels
+
+
+def comparison(device="cpu", baseline="resnet50"):
+    def row(name, role, ms):
+        found = Measurement(runtime="eager", batch_size=1, times_ms=[ms, ms], peak_memory_mib=1.0)
+        return Row(name=name, role=role, parameters=10**7, gmacs=2.0, accuracy_pct=None, measurements=[found])
+
+    made = Provenance.now(torch.device("cpu"), 2)
+    made = Provenance(**{**made.__dict__, "device": device, "processor": "a processor"})
+    return Comparison(
+        step="inference",
+        image_shape=[3, 224, 224],
+        dtype="float32",
+        channels_last=True,
+        accuracy_source=None,
+        rows=[row(baseline, "baseline", 4.0), row("resnet75_mod", "mod", 3.0), row("x control", "control", 2.0)],
+        provenance=made,
+    )
+
+
+def drawn(comparisons, path, monkeypatch):
+    """The four panels' marks: (label, xs)."""
+    figures = []
+    monkeypatch.setattr(figure, "Figure", lambda **kw: figures.append(original(**kw)) or figures[-1])
+    four_panels(comparisons, path)
+    return [[(line.get_label(), list(line.get_xdata())) for line in axes.lines] for axes in figures[0].axes]
+
+
+original = figure.Figure
+
+
+def test_the_papers_lines_alone(tmp_path, monkeypatch):
+    panels = drawn([], tmp_path / "figure.png", monkeypatch)
+    assert [[label for label, _ in lines] for lines in panels] == [["dense", "MoD"]] * 4
+    assert dict(panels[2])["dense"][2] == 1  # ResNet50's own time
+    assert dict(panels[0])["MoD"][5] == 3.48
+    assert imread(tmp_path / "figure.png").shape[:2] == (1080, 1560)
+
+
+def test_measured_times_are_marks_beside_resnet50s(tmp_path, monkeypatch):
+    _, _, cpu, gpu = drawn([comparison(), comparison("NVIDIA H100")], tmp_path / "figure.svg", monkeypatch)
+    assert cpu[2:] == [
+        ("measured: eager, batch 1, channels last, a processor, 2 threads", [1.0]),
+        ("_nolegend_", [0.75]),
+    ]
+    assert gpu[2:] == [("measured: eager, batch 1, channels last, NVIDIA H100", [1.0]), ("_nolegend_", [0.75])]
+
+
+def test_other_baselines_give_no_mark(tmp_path, monkeypatch):
+    panels = drawn([comparison(baseline="resnet101")], tmp_path / "figure.pdf", monkeypatch)
+    assert all(len(lines) == 2 for lines in panels)
+
+
+def test_unknown_ending(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in one of \.eps, .*bmpx' does not"):
+        four_panels([], tmp_path / "figure.bmpx")
+    assert not [*tmp_path.iterdir()]

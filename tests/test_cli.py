@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cnnmod.cli import run
+from cnnmod.measure.results import read_result
+
+COMPARE = ["compare", "resnet18_cifar_mod", "--rounds", "1"]
+
+
+def test_info(capsys):
+    run(["info", "resnet75_mod"])
+    out = capsys.readouterr().out
+    assert "23,100,253" in out
+    assert "the paper's" in out
+    run(["info", "resnet75_mod", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["parameters"] == 23_100_253
+    assert values["mod_blocks"]["layer4.1"]["k"] == 32
+    assert values["paper"]["baseline"] == "resnet50"
+
+
+def test_compare_and_plot(capsys, tmp_path):
+    result, figure = tmp_path / "result.json", tmp_path / "figure.png"
+    run([*COMPARE, "--batch", "1", "2", "--out", str(result)])
+    out, err = capsys.readouterr()
+    assert "└ control" in out
+    assert "eager, batch 2" in err
+    assert [row.name for row in read_result(result).rows] == [
+        "resnet18_cifar",
+        "resnet18_cifar_mod",
+        "resnet18_cifar_mod control",
+    ]
+    run(["plot", str(result), "--out", str(figure)])
+    assert str(figure) in capsys.readouterr().out.replace("\n", "")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_json_train_against(capsys):
+    run(
+        [*COMPARE, "--train", "--against", "resnet34_cifar", "--batch", "2", "--json", "--size", "16", "--threads", "1"]
+    )
+    values = json.loads(capsys.readouterr().out)
+    assert values["step"] == "training"
+    assert values["rows"][0]["name"] == "resnet34_cifar"
+    assert values["image_shape"] == [3, 16, 16]
+    assert [ratio["network"] for ratio in values["ratios"] if ratio["mod_tax"] is not None] == ["resnet18_cifar_mod"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),
+        (["compare", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),
+        (["compare"], "compare takes the name of a MoD network: cnnmod compare resnet75_mod"),
+        (["compare", "resnet18"], "the paper has no dense counterpart of 'resnet18'; name one with --against"),
+        (["compare", "resnet18", "--against", "resnet18"], "'resnet18' is named twice"),
+        (["compare", "resnet34", "--against", "resnet18"], "'resnet34' has no MoD blocks; only the first network"),
+        ([*COMPARE, "--against", "resnet5"], "unknown network 'resnet5'"),
+        ([*COMPARE, "--batch", "0"], "batch sizes and rounds must be ≥ 1, not [0] and 1"),
+        ([*COMPARE, "--threads", "0"], "threads must be ≥ 1, not 0"),
+        ([*COMPARE, "--size", "-3"], "--size must be ≥ 1, not -3"),
+        ([*COMPARE, "--device", "tpu"], "--device must be one of 'cpu', 'cuda', not 'tpu'"),
+        (["compare", "vgg16_bn_cifar_mod", "--size", "8"], "does not run on an example of shape (1, 3, 8, 8)"),
+        ([*COMPARE, "--out", "nowhere/result.json"], "nowhere of --out does not exist"),
+        (["plot", "nothing.json"], "No such file or directory: 'nothing.json'"),
+        (["plot", "--out", "figure.bmpx"], "file name ends in one of .eps, "),
+        (["plot", "--out", "figure"], "'figure' does not"),
+        (["demo", "--out", "file/folder"], "Not a directory: 'file/folder'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_exit_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert err.startswith("cnnmod: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["compare", "--bacth", "1"], ["cmpare"], []], ids=" ".join)
+def test_misspelt_arguments_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: cnnmod {command}" in capsys.readouterr().out
+
+
+def test_without_the_extra_packages(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
+    command = [sys.executable, "-m", "cnnmod", "info", "resnet50_mod"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"

@@ -1,0 +1,31 @@
+import pytest
+
+from cnnmod import demo
+from cnnmod.demo import run_demo
+from cnnmod.measure.results import read_result
+
+
+def test_makes_all_it_says(tmp_path, monkeypatch):
+    """The demo as it is, but for fewer epochs and a smaller network to time."""
+    monkeypatch.setattr(demo, "_EPOCHS", 2)
+    monkeypatch.setattr(demo, "_TIMED", ("resnet18", "resnet26_mod"))
+    seen = []
+    made = run_demo(tmp_path / "new" / "folder", lambda *what: seen.append(what))
+    assert {file.name for file in made.files} == {
+        "digits.json",
+        "imagenet.json",
+        "figure.png",
+        "table.md",
+        "digits_mod.safetensors",
+    }
+    assert {*(tmp_path / "new" / "folder").iterdir()} == {*made.files}
+    assert read_result(tmp_path / "new" / "folder" / "digits.json") == made.digits
+    assert [row.name for row in made.digits.rows] == ["digits", "digits_mod", "digits_mod control"]
+    assert all(row.accuracy_pct > 30 for row in made.digits.rows)
+    assert ("training digits_mod control", 2, 2) in seen
+
+
+def test_an_unwritable_folder_shows_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        run_demo(tmp_path / "file" / "folder", lambda *what: pytest.fail("began to train"))
