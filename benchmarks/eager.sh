@@ -19,3 +19,5 @@ compare mobilenetv2_mod mobilenetv2_mod_l --batch 1 8 --rounds 40 --channels-las
 compare vgg16_bn_cifar_mod --batch 1 64 --rounds 40 --out vgg16_cifar-eager.json
 compare convnext_tiny_mod --against convnext_tiny --batch 1 8 --rounds 20 --channels-last \
   --out convnext_tiny-eager-channels_last.json
+
+cnnmod plot resnets-eager-batch1.json resnets-eager-batch8-channels_last.json --out ../../docs/figure.png

@@ -38,9 +38,9 @@ original = figure.Figure
 
 def test_the_papers_lines_alone(tmp_path, monkeypatch):
     panels = drawn([], tmp_path / "figure.png", monkeypatch)
-    assert [[label for label, _ in lines] for lines in panels] == [["dense", "MoD"]] * 4
-    assert dict(panels[2])["dense"][2] == 1  # ResNet50's own time
-    assert dict(panels[0])["MoD"][5] == 3.48
+    assert [[label for label, _ in lines] for lines in panels] == [["dense, the paper's", "MoD, the paper's"]] * 4
+    assert dict(panels[2])["dense, the paper's"][2] == 1  # ResNet50's own time
+    assert dict(panels[0])["MoD, the paper's"][5] == 3.48
     assert imread(tmp_path / "figure.png").shape[:2] == (1080, 1560)
 
 

@@ -47,6 +47,7 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
     for axes, label, value in panels:
         _paper_lines(axes, value)
         axes.set_xlabel(label)
+        axes.margins(0.07)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     for axes in (gmacs, cpu):
@@ -67,7 +68,13 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
 def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:
     for label, names, color in _LINES:
         rows = [paper_rows()[name] for name in names]
-        axes.plot([value(row) for row in rows], [row.accuracy_pct for row in rows], "o-", color=color, label=label)
+        axes.plot(
+            [value(row) for row in rows],
+            [row.accuracy_pct for row in rows],
+            "o-",
+            color=color,
+            label=f"{label}, the paper's",
+        )
         for name, row in zip(names, rows, strict=True):
             short = name.removeprefix("resnet").removesuffix("_mod")
             above = label == "MoD"  # the upper line's labels above it, the lower's below
