@@ -92,9 +92,9 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
 
 
 def _small_networks() -> dict[str, nn.Module]:
-    """Dense, MoD and control with equal weights outside their MoD blocks; k = C / 8, since they are narrow."""
+    """Dense, MoD and control with equal weights outside their MoD blocks; c and reduction suit so narrow networks."""
     torch.manual_seed(0)
     dense = digits_resnet()
-    mod = convert_(copy.deepcopy(dense), MoDConfig(c=8), example=torch.rand(1, 1, 8, 8))
+    mod = convert_(copy.deepcopy(dense), MoDConfig(c=8, reduction=4), example=torch.rand(1, 1, 8, 8))
     control = control_(copy.deepcopy(mod))
     return {"digits": dense, "digits_mod": mod, control_name("digits_mod"): control}

@@ -110,6 +110,28 @@ def test_converted_networks_train(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        MoDConfig(c=4, reduction=2),  # so narrow a network's default selector, one unit wide, may start dead
+        MoDConfig(c=4, reduction=2, residual=False),
+        MoDConfig(c=4, reduction=1),
+        MoDConfig(c=4, reduction=2, placement="all"),
+        MoDConfig(c=1, reduction=2),
+    ],
+    ids=str,
+)
+def test_two_training_steps_change_every_parameter(config):
+    model = convert_(digits_resnet(), config, **SMALL)
+    before = bits(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.rand(16, 1, 8, 8)), torch.arange(16) % 10).backward()
+        optimizer.step()
+    assert [name for name, tensor in model.named_parameters() if torch.equal(before[name], tensor)] == []
+
+
 def without_blocks(model, names):
     """Delete the blocks themselves from their sequentials."""
     for name in reversed(names):

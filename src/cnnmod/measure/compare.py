@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
-from cnnmod.measure.results import Comparison, Measurement, Provenance, Role, Row, control_name
+from cnnmod.measure.provenance import Provenance
+from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
 from cnnmod.measure.timing import Run, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
 

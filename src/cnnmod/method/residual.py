@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 _FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual: timm's and torchvision's
 _SHORTCUTS = ("downsample", "shortcut")  # ResNet blocks of both; timm's ConvNeXtBlock
+_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class NoShortcut(nn.Module):
@@ -19,7 +20,10 @@ class NoShortcut(nn.Module):
 
 
 def drop_residual_(block: nn.Module, channels: int) -> None:
-    """Take the block's residual away, in place; a block without one stays as it is.
+    """Take a fresh block's residual away, in place; a block without one stays as it is.
+
+    Norms that start at zero do so for the residual's sake. Without it their block would put out zeros, and through a
+    ReLU get no gradient, so they start at one.
 
     Raises:
         ValueError: The block has a residual, but no switch that is known here.
@@ -37,6 +41,9 @@ def drop_residual_(block: nn.Module, channels: int) -> None:
             f"residual=False: {type(block).__name__} has a residual connection that is not switched by "
             f"{', '.join((*_FLAGS, *_SHORTCUTS))}"
         )
+    for norm in block.modules():
+        if isinstance(norm, _NORMS) and norm.weight is not None and not norm.weight.is_meta and not norm.weight.any():
+            nn.init.ones_(norm.weight)
 
 
 @torch.no_grad()

@@ -1,0 +1,73 @@
+"""Where, when and with what a result came to be."""
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where, when and with what a result came to be.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        commit: Of cnnmod's repository, with `-dirty` after it where files differed; `None` for an installed package.
+        versions: Package → version, Python's among them.
+        processor: The CPU's name.
+        device: What the networks ran on: `"cpu"`, or the GPU's name.
+        threads: torch's threads.
+    """
+
+    created: str
+    commit: str | None
+    versions: dict[str, str]
+    processor: str
+    device: str
+    threads: int
+
+    @classmethod
+    def now(cls, device: torch.device, threads: int) -> "Provenance":
+        """Of this process."""
+        return cls(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            commit=_commit(),
+            versions={"python": platform.python_version()}
+            | {name: metadata.version(name) for name in ("cnnmod", "torch", "timm", "torchvision") if _installed(name)},
+            processor=_processor(),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            threads=threads,
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is in, if it is in one."""
+    source = Path(__file__).resolve()
+    root = next((folder for folder in source.parents if (folder / ".git").exists()), None)
+    if root is None or not source.is_relative_to(root / "src" / "cnnmod"):
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
