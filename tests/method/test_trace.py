@@ -36,3 +36,7 @@ def test_example_follows_the_network():
 def test_an_input_that_is_too_small():
     with pytest.raises(ValueError, match=r"VGG does not run on an example of shape \(1, 3, 8, 8\)"):
         meta_forward(build("vgg16_bn_cifar"), torch.zeros(1, 3, 8, 8))
+
+
+def test_a_first_convolution_that_does_not_take_the_image():
+    assert example_for(build("tresnet_m")).shape == (1, 3, 224, 224)  # it folds pixels into channels first

@@ -13,13 +13,18 @@ ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 
 
 def example_for(model: nn.Module) -> Tensor:
-    """One image on the meta device: of timm's input size where the model states one, else 224 pixels square."""
+    """One image on the meta device: of the size that a timm model states, else 224 pixels square.
+
+    Its channels are what the model states as `in_chans`, else what its first convolution takes.
+    """
     first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
     if first is None:
         raise ValueError(f"{type(model).__name__} has no convolution")
+    stated = getattr(model, "in_chans", None)
+    channels = stated if isinstance(stated, int) else first.in_channels
     settings = getattr(model, "default_cfg", None) or {}
     height, width = settings.get("input_size", (3, 224, 224))[1:]
-    return torch.empty(1, first.in_channels, height, width, device="meta", dtype=first.weight.dtype)
+    return torch.empty(1, channels, height, width, device="meta", dtype=first.weight.dtype)
 
 
 def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardHook | None = None) -> Any:
