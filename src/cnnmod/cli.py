@@ -16,6 +16,7 @@ from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.files import check_writable
 from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build
 from cnnmod.networks.paper import paper_rows
@@ -115,8 +116,8 @@ def compare(
     """
     if not names:
         raise ValueError("compare takes the name of a MoD network: cnnmod compare resnet75_mod")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {out.absolute().parent} of --out does not exist")
+    if out is not None:
+        check_writable(out)
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -124,8 +125,8 @@ def compare(
     if size is not None and size < 1:
         raise ValueError(f"--size must be ≥ 1, not {size}")
     baseline = against or _counterpart(names[0])
-    if baseline in names:
-        raise ValueError(f"{baseline!r} is named twice, as a MoD network and as the baseline")
+    if len({baseline, *names}) <= len(names):
+        raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
     models = {name: build(name).to(device) for name in (baseline, *names)}
     _, channels, height, width = example_for(models[names[0]]).shape
     example = torch.rand(1, channels, size or height, size or width, device=device)

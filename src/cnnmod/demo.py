@@ -13,7 +13,7 @@ from cnnmod.measure.results import Comparison, control_name, write_result
 from cnnmod.method.checkpoint import load_, save
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_
-from cnnmod.method.files import write_whole
+from cnnmod.method.files import check_writable, write_whole
 from cnnmod.networks.build import build
 from cnnmod.networks.classification import digits_resnet
 from cnnmod.report.figure import four_panels
@@ -53,7 +53,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "digits_mod.safetensors"
-    write_whole(out / "table.md", "")
+    check_writable(checkpoint)
     data = digits()
     networks = _small_networks()
     accuracies: dict[str, float] = {}

@@ -100,7 +100,11 @@ def test_foreign(tmp_path):
     check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, r"was not written by cnnmod\.save")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": "new", "blocks": [], "config": null}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"format": 1}', '{"format": "new", "blocks": {}}', '{"format": 1, "blocks": ["layer1.1"]}']
+    + [f'{{"format": 1, "blocks": {{"layer1.1": {config}}}}}' for config in ("5", '{"c": -1}', '{"cc": 1}')],
+)
 def test_spoilt_metadata(tmp_path, text):
     path = tmp_path / "spoilt.safetensors"
     save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": text})
@@ -114,7 +118,7 @@ def test_a_later_format(tmp_path):
 
 
 def test_another_network(saved):
-    message = r"is of another network: placement names 'layer2\.3'"
+    message = r"is of another network: layer2\.3 is a MoD block in the file, no block here"
     check_untouched(build("resnet18", in_chans=1), lambda model: load_(model, saved), ValueError, message)
     other = digits_resnet()
     other.fc = nn.Linear(128, 11)
@@ -128,7 +132,7 @@ def test_another_network(saved):
 
 def test_another_conversion(saved, tmp_path):
     other = convert_(digits_resnet(), MoDConfig(c=8, order="index"), **SMALL)
-    message = r"was saved with MoDConfig\(.*order='score'.*, the model has MoDConfig\(.*order='index'"
+    message = r"was saved with MoDConfig\(.*order='score'.* at layer1\.1, the model has MoDConfig\(.*order='index'"
     check_untouched(other, lambda model: load_(model, saved), ValueError, message)
     fewer = convert_(digits_resnet(), MoDConfig(c=8, placement=("layer2.1",)), **SMALL)
     check_untouched(
@@ -150,3 +154,36 @@ def test_every_field_is_tried_above():
         [name for name, value in defaults.items() if getattr(config, name) != value] for config in CONFIGS
     )
     assert set(fields) == set(defaults)
+
+
+def test_blocks_of_different_configurations(tmp_path):
+    def pair():
+        return nn.ModuleDict({"a": digits_resnet(), "b": digits_resnet()})
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nets = pair()
+
+        def forward(self, x):
+            return self.nets["a"](x) + self.nets["b"](x)
+
+    model = Pair().eval()
+    convert_(model.nets["a"], MoDConfig(c=8, fuse_to="first"), **SMALL)
+    convert_(model.nets["b"], MoDConfig(c=4, fuse_to="last"), **SMALL)
+    save(model, tmp_path / "file")
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_(Pair(), tmp_path / "file", **SMALL).eval()(x_NCHW), model(x_NCHW))
+
+
+def test_layers_that_load_by_their_version(tmp_path):
+    from torchvision.models import mnasnet0_5
+
+    save(convert_(mnasnet0_5()), tmp_path / "file")
+    assert mod_blocks(load_(mnasnet0_5(), tmp_path / "file"))
+
+
+def test_wrapped_models_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
+        save(nn.DataParallel(digits_resnet()), tmp_path / "file")
+    assert not [*tmp_path.iterdir()]

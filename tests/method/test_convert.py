@@ -6,6 +6,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.resnet import BasicBlock
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
@@ -91,7 +92,8 @@ def test_filter():
 
 
 @pytest.mark.parametrize(
-    ("network", "c"), [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 256), ("vgg16_bn", 64)]
+    ("network", "c"),
+    [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 64), ("vgg16_bn", 64), ("convnext_tiny", 96)],
 )
 def test_the_papers_c(network, c):
     for block in mod_blocks(convert_(build(network))).values():
@@ -230,7 +232,7 @@ class TestErrors:
         )
 
     def test_not_a_module(self):
-        with pytest.raises(ValueError, match=r"convert_ takes a torch\.nn\.Module, not str"):
+        with pytest.raises(ValueError, match=r"takes a torch\.nn\.Module, not str"):
             convert_("resnet18")
 
     def test_a_host_that_reads_its_blocks(self):
@@ -264,3 +266,41 @@ def test_ddp_is_refused(tmp_path):
 
 def test_shared_classes():
     assert all(isinstance(block, MoDBlock) for block in mod_blocks(convert_(build("resnet18"))).values())
+
+
+def test_c_is_one_number_however_few_blocks_are_chosen():
+    for arguments in (
+        {"filter_fn": lambda block, name: "layer4" in name},
+        {"config": MoDConfig(placement=("layer4.1",))},
+    ):
+        block = mod_blocks(convert_(build("resnet50"), **arguments))["layer4.1"]
+        assert (block.k, block.config.c) == (32, 64)
+
+
+class Twice(nn.Module):
+    """Its blocks are registered under two names each."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = BasicBlock(16, 16), BasicBlock(16, 16)
+        self.body = nn.Sequential(self.first, self.second)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_block_registered_twice_is_replaced_in_both_places():
+    model, example = Twice(), torch.rand(2, 16, 8, 8)
+    before = bits(model)
+    convert_(model, MoDConfig(c=4), example=example)
+    assert model.body[1] is model.second
+    assert isinstance(model.second, MoDBlock)
+    assert torch.equal(before["first.conv1.weight"], model.body[0].conv1.weight)
+    model(example).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert control_(model).body[1] is model.second
+
+
+def test_a_wrapper_inside_is_refused_too():
+    with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
+        convert_(nn.Sequential(nn.DataParallel(build("resnet18"))))

@@ -1,6 +1,6 @@
 import pytest
 
-from cnnmod.method.files import write_whole
+from cnnmod.method.files import check_writable, write_whole
 
 
 def test_a_missing_folder(tmp_path):
@@ -22,3 +22,13 @@ def test_what_was_there_survives_a_failure(tmp_path, monkeypatch):
         write_whole(path, "something new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_check_writable(tmp_path):
+    check_writable(tmp_path / "file")
+    assert not [*tmp_path.iterdir()]
+    (tmp_path / "file").write_text("old")
+    check_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
+        check_writable(tmp_path)

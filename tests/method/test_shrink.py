@@ -140,3 +140,13 @@ def test_meta_device():
         host = Bottleneck(1024, 256)
     assert shrink(host, 64).conv1.weight.is_meta
     assert find_modules(ResNet(BasicBlock, (2, 1, 1, 1)).to("meta"))[0] == ["layer1.0", "layer1.1"]
+
+
+def test_parameters_of_unknown_meaning_are_refused():
+    class Bias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1, 64, 7, 7))
+
+    with pytest.raises(ValueError, match=r"shrink does not know Bias: .* 'bias' \(1, 64, 7, 7\)"):
+        shrink(nn.Sequential(Bias()), 16)

@@ -87,7 +87,7 @@ def compare(
                     progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called at once
                 )
                 for name, run in runs.items():
-                    memory = peak_memory_mib(run, example.device)
+                    memory = peak_memory_mib(run)
                     measurements[name].append(
                         Measurement(
                             runtime=runtime, batch_size=batch_size, times_ms=times_ms[name], peak_memory_mib=memory
@@ -129,6 +129,8 @@ def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
         if not mod_blocks(models[name]):
             raise ValueError(f"{name!r} has no MoD blocks; only the first network, the baseline, may be without")
         rows[name] = (models[name], "mod")
+        if control_name(name) in models:
+            raise ValueError(f"{control_name(name)!r} is what the control of {name!r} is called; give it another name")
         rows[control_name(name)] = (control_(copy.deepcopy(models[name])), "control")
     return rows
 
@@ -145,6 +147,8 @@ def _check(
         raise ValueError(f"example must be images (N, C, H, W), not of shape {tuple(example.shape)}")
     if not batch_sizes or min(batch_sizes) < 1 or rounds < 1:
         raise ValueError(f"batch sizes and rounds must be ≥ 1, not {list(batch_sizes)} and {rounds}")
+    if len(set(batch_sizes)) < len(batch_sizes):
+        raise ValueError(f"each batch size is measured once, so none may be given twice: {list(batch_sizes)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be ≥ 1, not {threads}")
     if unknown := [name for name in accuracy_pct if name not in networks]:

@@ -29,7 +29,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
 
     Args:
         model: The network; it is not run on its device and stays as it is.
-        example: One image (1, C, H, W); `None` takes timm's input size or 224 pixels square.
+        example: Images (N, C, H, W), of which the first is taken; `None` takes timm's input size or 224 pixels square.
 
     Raises:
         ValueError: The network does not run on the example.
@@ -47,7 +47,7 @@ def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, 
     """The same for every module inside, by qualified name; `""` is the whole network."""
     counter = FlopCounterMode(display=False)
     with counter:
-        meta_forward(model, example)
+        meta_forward(model, example if example is None else example[:1])
     flops = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
     root = type(model).__name__
     return {

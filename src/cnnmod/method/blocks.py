@@ -54,7 +54,7 @@ class MoDBlock(nn.Module):
         conv_block: The host's own block, shrunken: (N, k, H, W) → (N, k, H, W).
         channels: C, the channels of the MoD block's input and output.
         k: How many channels are selected.
-        config: The method's choices; `placement` and `c` are settled by now and not read here.
+        config: The method's choices; as `convert_` leaves it, c is a number and `placement` is data.
 
     Attributes:
         pool: Only the first `pool` channels are candidates; C unless `config.candidates` says otherwise.

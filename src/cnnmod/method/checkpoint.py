@@ -1,17 +1,17 @@
 """save, load_: a network's weights and its MoD structure in one safetensors file; never a pickle."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import build_replacements, mod_blocks, swap_
+from cnnmod.method.convert import check_bare, install_, mod_blocks, swap_
+from cnnmod.method.discover import discover
 from cnnmod.method.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -23,8 +23,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the model's weights, and which of its blocks are MoD blocks, to a safetensors file.
 
     The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too.
+    Save the model itself, not what `lower` made of it.
 
     Raises:
+        ValueError: The model is wrapped (DDP, torch.compile).
         OSError: The folder does not exist, or the file cannot be written.
 
     Example:
@@ -33,11 +35,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)
         >>> model = load_(timm.create_model("resnet18"), path)
     """
-    blocks = mod_blocks(model)
-    config = next(iter(blocks.values())).config.to_dict() if blocks else None
-    structure = {"format": _FORMAT, "config": config, "blocks": list(blocks)}
+    check_bare(model)
+    blocks = {name: block.config.to_dict() for name, block in mod_blocks(model).items()}
+    structure = json.dumps({"format": _FORMAT, "blocks": blocks})
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, serialize(tensors, metadata={"cnnmod": json.dumps(structure)}))
+    write_whole(path, serialize(tensors, metadata={"cnnmod": structure}))
 
 
 def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None = None) -> ModelT:
@@ -56,29 +58,28 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         ValueError: It is no file of cnnmod's, of a later format, or of another network; then with the first tensor
             that differs. The model is then what it was.
     """
+    check_bare(model)
     path = Path(path)
-    structure, tensors = _read(path)
+    blocks, tensors = _read(path)
     replaced: dict[str, nn.Module] = {}
-    if structure["blocks"] and not mod_blocks(model):
-        config = MoDConfig.from_dict(structure["config"])
-        placed = dataclasses.replace(config, placement=tuple(structure["blocks"]))
-        try:
-            replacements = build_replacements(model, placed, None, example)
-        except ValueError as error:
-            raise ValueError(f"{path} is of another network: {error}") from error
-        replaced = swap_(model, replacements)
-        for block in mod_blocks(model).values():
-            block.config = config
+    if blocks and not mod_blocks(model):
+        here = {block.name: block for module in discover(model, example) for block in module[1:]}
+        if missing := [name for name in blocks if name not in here]:
+            raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
+        replaced = install_(model, [(here[name], config) for name, config in blocks.items()], example)
     try:
-        _check_fits(path, structure, tensors, model)
-    except ValueError:
+        _check_fits(path, blocks, tensors, model)
+        state = model.state_dict()  # holds the versions of its layers, by which torch loads some of them
+        for name in state:
+            state[name] = tensors[name]
+        model.load_state_dict(state)
+    except (ValueError, RuntimeError):
         swap_(model, replaced)
         raise
-    model.load_state_dict(tensors)
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, MoDConfig], dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(2)
     try:
@@ -96,20 +97,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         structure = json.loads(metadata["cnnmod"])
         is_later = structure["format"] > _FORMAT
-        assert is_later or structure.keys() == {"format", "config", "blocks"}
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        blocks = {} if is_later else {k: MoDConfig.from_dict(values) for k, values in structure["blocks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
     if is_later:
         raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
-    return structure, tensors
+    return blocks, tensors
 
 
-def _check_fits(path: Path, structure: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module) -> None:
-    blocks = mod_blocks(model)
-    if list(blocks) != structure["blocks"]:
-        raise ValueError(f"{path} has MoD blocks {structure['blocks']}, the model {list(blocks)}")
-    if blocks and (found := next(iter(blocks.values())).config) != MoDConfig.from_dict(structure["config"]):
-        raise ValueError(f"{path} was saved with {MoDConfig.from_dict(structure['config'])}, the model has {found}")
+def _check_fits(path: Path, blocks: dict[str, MoDConfig], tensors: dict[str, Tensor], model: nn.Module) -> None:
+    here = {name: block.config for name, block in mod_blocks(model).items()}
+    if list(here) != list(blocks):
+        raise ValueError(f"{path} has MoD blocks {list(blocks)}, the model {list(here)}")
+    for name, config in blocks.items():
+        if here[name] != config:
+            raise ValueError(f"{path} was saved with {config} at {name}, the model has {here[name]}")
     state = model.state_dict()
     for name in [*state, *tensors]:
         ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))

@@ -17,7 +17,7 @@ class MoDConfig:
 
     Attributes:
         c: A MoD block of C channels selects k = max(1, C // c) of them. `None` takes the number of channels that
-            enter the network's first Conv-Block (64 for a ResNet, 16 for MobileNetV2).
+            enter the network's first Conv-Block (64 for ResNet and VGG, 16 for MobileNetV2); converted blocks hold it.
         reduction: The channel selector's hidden width is max(1, C // reduction).
         select: `"learned"` takes the k channels with the highest importance scores. `"random"` draws them anew in
             each forward pass in training and keeps one draw in evaluation; it has no channel selector and scales

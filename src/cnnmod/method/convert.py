@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -52,15 +52,19 @@ def convert_(
         >>> sum(parameter.numel() for parameter in model.parameters())
         18105949
     """
-    replacements = build_replacements(model, config, filter_fn, example)
-    replaced = swap_(model, replacements)
-    try:
-        meta_forward(model, example)
-    except ValueError:
-        swap_(model, replaced)
-        raise
-    blocks = mod_blocks(model)
-    _log.info("converted %d blocks of %s to MoD blocks: %s", len(blocks), type(model).__name__, ", ".join(blocks))
+    check_bare(model)
+    if present := list(mod_blocks(model)):
+        raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")
+    modules = discover(model, example)
+    chosen = _choose(modules, config, filter_fn)
+    settled = dataclasses.replace(
+        config,
+        c=_channels_of_first_conv_block(modules) if config.c is None else config.c,
+        placement=tuple(block.name for block in chosen) if callable(config.placement) else config.placement,
+    )
+    install_(model, [(block, settled) for block in chosen], example)
+    names = ", ".join(block.name for block in chosen)
+    _log.info("converted %d blocks of %s to MoD blocks: %s", len(chosen), type(model).__name__, names)
     return model
 
 
@@ -97,38 +101,44 @@ def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
     return {name: module for name, module in model.named_modules() if isinstance(module, MoDBlock)}
 
 
-def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Put modules at these qualified names and return those that stood there."""
-    replaced = {name: model.get_submodule(name) for name in modules}
-    for name, module in modules.items():
-        model.set_submodule(name, module)
+def install_(
+    model: nn.Module, blocks: Sequence[tuple[Block, MoDConfig]], example: Tensor | None
+) -> dict[str, nn.Module]:
+    """Put MoD blocks in these blocks' places, try the network, and return what stood there, for `swap_`.
+
+    Each config's c is settled. After a `ValueError` the model is what it was.
+    """
+    replacements: dict[str, nn.Module] = {}
+    for block, config in blocks:
+        replacements[block.name] = _mod_block(block, config)
+        replacements |= {name: nn.Identity().train(block.layer.training) for name in block.rest}
+    replaced = swap_(model, replacements)
+    try:
+        meta_forward(model, example)
+    except ValueError:
+        swap_(model, replaced)
+        raise
     return replaced
 
 
-def build_replacements(
-    model: nn.Module, config: MoDConfig, filter_fn: FilterFn | None, example: Tensor | None
-) -> dict[str, nn.Module]:
-    """What `convert_` puts into the model, by qualified name; the model stays as it is."""
-    _check_convertible(model)
-    modules = discover(model, example)
-    chosen = _choose(modules, config, filter_fn)
-    if callable(config.placement):
-        config = dataclasses.replace(config, placement=tuple(block.name for block in chosen))
-    c = config.c if config.c is not None else _channels_of_first_conv_block(modules, chosen)
-    replacements: dict[str, nn.Module] = {}
-    for block in chosen:
-        replacements[block.name] = _mod_block(block, c, config)
-        replacements |= {name: nn.Identity().train(block.layer.training) for name in block.rest}
-    return replacements
+def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Put modules at these qualified names, and wherever else those that stood there are registered; return them."""
+    replaced = {name: model.get_submodule(name) for name in modules}
+    by_id = {id(replaced[name]): module for name, module in modules.items()}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if id(child) in by_id:
+                setattr(parent, name, by_id[id(child)])
+    return replaced
 
 
-def _check_convertible(model: nn.Module) -> None:
+def check_bare(model: nn.Module) -> None:
+    """Raise `ValueError` for what is no module, or is or holds a wrapper of DDP, FSDP or torch.compile."""
     if not isinstance(model, nn.Module):
-        raise ValueError(f"convert_ takes a torch.nn.Module, not {type(model).__name__}")
-    if type(model).__name__ in _WRAPPERS:
-        raise ValueError(f"convert the model before it is wrapped in {type(model).__name__}")
-    if present := list(mod_blocks(model)):
-        raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")
+        raise ValueError(f"this takes a torch.nn.Module, not {type(model).__name__}")
+    for module in model.modules():
+        if type(module).__name__ in _WRAPPERS:
+            raise ValueError(f"this takes the model itself, before it is wrapped in {type(module).__name__}")
 
 
 def _choose(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> list[Block]:
@@ -163,27 +173,29 @@ def _choose(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn |
     return kept
 
 
-def _channels_of_first_conv_block(modules: list[list[Block]], chosen: list[Block]) -> int:
-    """The paper's c: what enters the first module with a MoD block, or, where that is the image, what its first
-    block makes of it."""
-    names = {block.name for block in chosen}
-    first = next(module[0] for module in modules if any(block.name in names for block in module))
-    takes_image = isinstance(first.layer, nn.Sequential)  # only VGG's modules can begin with the image
-    return (first.out_shape if takes_image else first.in_shape)[1]
+def _channels_of_first_conv_block(modules: list[list[Block]]) -> int:
+    """The paper's c: what enters the first module that has a block to replace; for VGG, whose first block takes the
+    image itself, what that makes of it."""
+    if isinstance(modules[0][0].layer, nn.Sequential):
+        return modules[0][0].out_shape[1]
+    return next(module[0].in_shape[1] for module in modules if len(module) > 1)
 
 
-def _mod_block(block: Block, c: int, config: MoDConfig) -> MoDBlock:
+def _mod_block(block: Block, config: MoDConfig) -> MoDBlock:
+    assert config.c is not None
     channels = block.in_shape[1]
-    k = max(1, channels // c)
-    conv_block = shrink(block.layer, min(c, channels))
-    example = torch.empty(1, k, *block.in_shape[2:], device="meta", dtype=next(block.layer.parameters()).dtype)
+    k = max(1, channels // config.c)
+    parameter = next(block.layer.parameters())
+    example = torch.empty(1, k, *block.in_shape[2:], device="meta", dtype=parameter.dtype)
     try:
+        conv_block = shrink(block.layer, min(config.c, channels))
         out_shape = tuple(meta_forward(conv_block, example).shape)
         if out_shape != tuple(example.shape):
             raise ValueError(f"it maps {tuple(example.shape)} to {out_shape}")
         if not config.residual:
             drop_residual_(conv_block, k)
     except ValueError as error:
-        raise ValueError(f"{block.name}: its Conv-Block of {k} channels does not work: {error}") from error
-    parameter = next(block.layer.parameters())
+        raise ValueError(
+            f"{block.name}: its Conv-Block of {k} channels does not work (filter_fn can leave it out): {error}"
+        ) from error
     return MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype).train(block.layer.training)

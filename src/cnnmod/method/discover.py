@@ -110,7 +110,8 @@ def _host(layer: nn.Module) -> nn.Module:
 def _is_block(layer: nn.Module, name: str, shapes: Shapes) -> bool:
     return (
         name in shapes
-        and not isinstance(_host(layer), (*_CONTAINERS, _ConvNd))
+        and type(_host(layer)) not in _CONTAINERS  # a subclass of Sequential may be a block
+        and not isinstance(_host(layer), _ConvNd)
         and any(isinstance(inner, _ConvNd) for inner in layer.modules())
     )
 

@@ -17,10 +17,11 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @singledispatch
 def shrink(block: nn.Module, c: int) -> nn.Module:
-    """A copy of the block with every width n divided: max(1, n // c); its weights are fresh (paper, section 3.1).
+    """A copy of the block with every width n divided: max(1, n // c); its weights are drawn anew (paper, section 3.1).
 
     The copy computes what the architecture's own constructor builds at that width. Convolutions, linear layers and
-    normalisations are known; any other module is copied with its children shrunken and its own parameters cut.
+    normalisations are known; any other module is copied with its children shrunken and its own vectors (layer
+    scale, say) cut, values and all.
     A layer that needs more registers itself: `@cnnmod.shrink.register(MyLayer)` above a function
     `(layer, c) -> layer`; that serves it at any depth.
 
@@ -29,7 +30,7 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
         c: The divisor, ≥ 1.
 
     Raises:
-        ValueError: `block` is no module or c is no positive integer.
+        ValueError: `block` is no module, c is no positive integer, or a module has parameters of unknown meaning.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(128, 256, 3), nn.BatchNorm2d(256), nn.ReLU())
@@ -39,6 +40,11 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     _check(block, c)
     narrow = _copy(block, {id(child): shrink(child, c) for child in block.children()})
     for name, parameter in block.named_parameters(recurse=False):
+        if sum(size > 1 for size in parameter.shape) > 1:
+            raise ValueError(
+                f"shrink does not know {type(block).__name__}: which dimensions of its parameter {name!r} "
+                f"{tuple(parameter.shape)} are widths? Register it with @cnnmod.shrink.register"
+            )
         cut = parameter.detach()[tuple(slice(_divide(size, c)) for size in parameter.shape)]
         narrow.register_parameter(name, nn.Parameter(cut.clone()))
     return narrow

@@ -36,10 +36,14 @@ def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardH
         ValueError: The model does not run on the example, with the reason.
     """
     example = example_for(model) if example is None else example.to("meta")
-    state = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    state = {
+        f"{prefix}.{name}" if prefix else name: tensor.to("meta")
+        for prefix, module in model.named_modules()  # each module once, or swapping it twice would lose its tensors
+        for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
+    }
     with _evaluating(model), _hooked(model, hook), torch.no_grad():
         try:
-            return torch.func.functional_call(model, state, (example,))
+            return torch.func.functional_call(model, state, (example,), tie_weights=False)
         except Exception as error:  # whatever a foreign forward raises
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(

@@ -84,7 +84,10 @@ def network_cells(name: str, model: nn.Module) -> Cells:
     sizes = count_modules(model)
     mod = mod_blocks(model)
     rows: list[list[str]] = []
-    modules = find_modules(model)
+    try:
+        modules = find_modules(model)
+    except ValueError:  # it runs, or counting would have failed: it has no modules
+        modules = []
     for number, names in enumerate(modules):
         for block in names:
             found = mod.get(block)
