@@ -1,10 +1,15 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 from timm.models.resnet import BasicBlock
 from torch import nn
+from torch.nn.utils import prune
 
-from cnnmod import MoDConfig, convert_
+from cnnmod import MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy.flow import trace_flow
 from cnnmod.networks import build
+from conftest import trained_norms_
 
 
 def test_resnet():
@@ -15,28 +20,109 @@ def test_resnet():
     assert flow.overwritable == {"layer1.1", "layer2.1", "layer3.1", "layer4.1"}
 
 
-class Reads(nn.Module):
-    """A network that reads things twice: a convolution's output, and what stands before its MoD block."""
+class Net(nn.Module):
+    """A standard block and one that becomes a MoD block, between which something is done with the tensor."""
 
-    def __init__(self, late: bool, returned: bool = False):
+    def __init__(self):
         super().__init__()
-        self.late, self.returned = late, returned
-        self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
         self.blocks = nn.Sequential(BasicBlock(16, 16), BasicBlock(16, 16))
 
     def forward(self, x):
+        return self.between(self.blocks[0](x + 0))
+
+    def between(self, y):
+        return self.blocks[1](y)
+
+
+class ReadEarly(Net):
+    def between(self, y):
+        return y * 2 + self.blocks[1](y)
+
+
+class ReadLate(Net):
+    def between(self, y):
+        return self.blocks[1](y) + y * 2
+
+
+class ReadThroughView(Net):
+    def between(self, y):
+        view = y.flatten(2)
+        z = self.blocks[1](y)
+        return z + view.view_as(z)
+
+
+class ReadAsPart(Net):
+    def forward(self, x):
+        both = torch.cat([self.blocks[0](x), x], 1)
+        first, _ = both.chunk(2, 1)
+        return self.blocks[1](first) + both[:, :16]
+
+
+class Returned(Net):
+    def between(self, y):
+        return self.blocks[1](y), y
+
+
+class ReturnedInAnObject(Net):
+    def between(self, y):
+        return SimpleNamespace(result=self.blocks[1](y), feature=y)
+
+
+class KeptAside(Net):
+    def between(self, y):
+        self.feature = y
+        return self.blocks[1](y)
+
+
+class OnTheImage(Net):
+    def forward(self, x):
+        return self.blocks[0](x) + self.blocks[1](x)
+
+
+def results(output, model):
+    if isinstance(output, SimpleNamespace):
+        output = (output.result, output.feature)
+    output = output if isinstance(output, tuple) else (output,)
+    return [*output, model.feature] if isinstance(model, KeptAside) else [*output]
+
+
+NETS = [Net, ReadEarly, ReadLate, ReadThroughView, ReadAsPart, Returned, ReturnedInAnObject, KeptAside, OnTheImage]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_only_what_nobody_reads_again_is_overwritten(net):
+    x_NCHW = torch.rand(2, 16, 8, 8)
+    model = trained_norms_(convert_(net(), MoDConfig(c=4), example=x_NCHW))
+    flow = trace_flow(model, x_NCHW)
+    assert flow.overwritable == ({"blocks.1"} if net in (Net, ReadEarly) else set())
+    if isinstance(model, KeptAside):
+        del model.feature
+    lowered, before = lower(model, example=x_NCHW), x_NCHW.clone()
+    with torch.inference_mode():
+        for ours, theirs in zip(results(lowered(x_NCHW), lowered), results(model(x_NCHW), model), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert torch.equal(x_NCHW, before)
+    assert list(mod_blocks(lowered)) == ["blocks.1"]
+
+
+class ReadsConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.blocks = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), Net().blocks
+
+    def forward(self, x):
         y = self.conv(x)
-        y = self.norm(y) + y
-        before = self.blocks[0](y)
-        early = before * 2 if not self.late else 0
-        after = self.blocks[1](before)
-        result = after + (before * 2 if self.late else early)
-        return (result, before) if self.returned else result
+        return self.blocks(self.norm(y) + y)
 
 
-def test_what_is_read_twice_is_left_alone():
+def test_a_convolution_whose_output_is_read_twice_is_not_folded():
+    assert "conv" not in trace_flow(ReadsConvolution(), torch.rand(1, 3, 8, 8)).conv_norms
+
+
+def test_pruned_convolutions_are_not_folded():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    prune.l1_unstructured(model[0], "weight", 0.5)
     x_NCHW = torch.rand(1, 3, 8, 8)
-    for late, returned, overwritable in ((False, False, {"blocks.1"}), (True, False, set()), (False, True, set())):
-        flow = trace_flow(convert_(Reads(late, returned), MoDConfig(c=4), example=x_NCHW), x_NCHW)
-        assert "conv" not in flow.conv_norms
-        assert flow.overwritable == overwritable
+    with torch.inference_mode():
+        model(x_NCHW)
+        torch.testing.assert_close(lower(model, example=x_NCHW)(x_NCHW), model(x_NCHW))

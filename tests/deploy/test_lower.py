@@ -110,3 +110,21 @@ def test_other_types_and_autocast(dtype):
 def test_unknown_runtime():
     with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager"):
         lower(build("resnet18"), "tensorrt")
+
+
+def test_what_it_refuses():
+    model = build("resnet18_mod")
+    with pytest.raises(ValueError, match="a network, not a MoD block alone"):
+        lower(mod_blocks(model)["layer1.1"])
+    with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
+        lower(nn.DataParallel(model))
+    lowered = lower(model)
+    with pytest.raises(ValueError, match=r"a MoD block of 64 channels takes \(N, 64, H, W\)"):
+        lowered.layer1[1](torch.rand(1, 63, 8, 8))
+    with pytest.raises(ValueError, match=r"for inference: call it under torch\.inference_mode"):
+        lowered(torch.rand(1, 3, 64, 64, requires_grad=True))
+
+
+def test_a_lowered_network_has_a_control_too():
+    lowered = control_(lower(build("resnet18_mod")))
+    assert lowered(torch.rand(1, 3, 64, 64)).shape == (1, 1000)

@@ -1,10 +1,11 @@
 """What happens to a network's tensors between its layers: what may be folded, what may be overwritten."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -12,64 +13,74 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.trace import meta_forward
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flow:
-    """Attributes:
-    conv_norms: Convolution → batch norm, by name, where nothing else reads the convolution's output.
-    overwritable: MoD blocks whose input nothing reads after them.
+    """What a network's layers may do.
+
+    Attributes:
+        conv_norms: Convolution → batch norm, by name, where nothing else reads the convolution's output.
+        overwritable: MoD blocks whose input nobody can read after them.
     """
 
-    conv_norms: dict[str, str] = field(default_factory=dict)
-    overwritable: set[str] = field(default_factory=set)
+    conv_norms: dict[str, str]
+    overwritable: set[str]
 
 
 def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
-    """Run the model once on the meta device and see who reads what."""
+    """Run the model once on the meta device and see who reads what.
+
+    Memory is followed, not tensors, so that views count. What is still there when the network has returned was
+    returned or kept, and may be read by anybody.
+    """
     reads = _Reads()
     calls: Counter[str] = Counter()
-    producers: dict[int, str] = {}
-    pairs: list[tuple[str, str, Tensor]] = []
-    entered: dict[str, tuple[Tensor, int]] = {}
+    producers: dict[StorageWeakRef, str] = {}
+    between: list[tuple[str, str, StorageWeakRef]] = []
+    entered: dict[str, tuple[StorageWeakRef, int]] = {}
+    images: list[StorageWeakRef] = []
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[name] += 1
-        if type(layer) is nn.Conv2d:
-            producers[id(output)] = name
-            reads.keep.append(output)
-        elif isinstance(layer, nn.BatchNorm2d) and id(inputs[0]) in producers:
-            pairs.append((producers[id(inputs[0])], name, inputs[0]))
+        if not name:
+            images.append(_memory(inputs[0]))
+        elif type(layer) is nn.Conv2d:
+            producers[_memory(output)] = name
+        elif isinstance(layer, nn.BatchNorm2d) and (read := _memory(inputs[0])) in producers:
+            between.append((producers[read], name, read))
         elif isinstance(layer, MoDBlock):
-            entered[name] = (inputs[0], reads.count[id(inputs[0])])
+            entered[name] = (_memory(inputs[0]), reads.count[_memory(inputs[0])])
 
     with reads:
-        outputs = meta_forward(model, example, note)
-    returned = {id(leaf) for leaf in tree_leaves(outputs)}
-    return Flow(
+        outputs = meta_forward(model, example, note)  # held, so that what it holds is not freed
+    flow = Flow(
         {
             conv: norm
-            for conv, norm, between in pairs
-            if reads.count[id(between)] == 1 and calls[conv] == calls[norm] == 1 and id(between) not in returned
+            for conv, norm, memory in between
+            if reads.count[memory] == 1 and calls[conv] == calls[norm] == 1 and memory.expired()
         },
         {
             name
-            for name, (x, count) in entered.items()
-            if reads.count[id(x)] == count and id(x) not in returned and calls[name] == 1
+            for name, (memory, before) in entered.items()
+            if reads.count[memory] == before and calls[name] == 1 and memory.expired() and memory not in images
         },
     )
+    del outputs
+    return flow
 
 
 class _Reads(TorchFunctionMode):
-    """Counts, for every tensor, the operators that read it."""
+    """Counts the operators that read each tensor's memory."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count: Counter[int] = Counter()
-        self.keep: list[object] = []  # while a tensor lives, its id is its own
+        self.count: Counter[StorageWeakRef] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not .shape or .dim()
-            read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.count.update(map(id, read))
-            self.keep += read
+            self.count.update(_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         return result
+
+
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())

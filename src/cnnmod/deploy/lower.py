@@ -9,11 +9,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnmod.deploy.flow import trace_flow
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.convert import mod_blocks, swap_
+from cnnmod.method.convert import check_bare, mod_blocks, swap_
 from cnnmod.method.functional import gather_channels, select_channels
 
 
-class EagerForm(nn.Module):
+class EagerForm(MoDBlock):
     """The MoD block for eager PyTorch, where most of its time goes into dispatching small operators.
 
     It adds the result to its input in the input's memory, which is why it is for inference only. On a CPU in float32
@@ -21,17 +21,21 @@ class EagerForm(nn.Module):
     """
 
     def __init__(self, block: MoDBlock) -> None:
-        super().__init__()
-        self.block = block
-        self.conv_block = _with_pointwise_products(block.conv_block)
-        self.k, self.start = block.k, 0 if block.config.fuse_to == "first" else block.channels - block.k
+        super().__init__(_with_pointwise_products(block.conv_block), block.channels, block.k, block.config)
+        if block.config.select == "random":
+            self.fixed_index_K = block.fixed_index_K
+        else:
+            self.selector = block.selector
+        self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
         self.by_score = block.config.select == "learned" and block.config.order == "score"
-        self.pool = None if block.pool == block.channels else block.pool
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
-        score_NK11, index_NK = self._select(x_NCHW)
+        self.check_input(x_NCHW)
+        if x_NCHW.requires_grad:
+            raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
+        score_NK11, index_NK = self._select_fast(x_NCHW)
         if x_NCHW.shape[0] == 1 and x_NCHW.is_contiguous():
             x_NKHW = x_NCHW.index_select(1, index_NK[0])
         else:
@@ -47,22 +51,21 @@ class EagerForm(nn.Module):
             target_NKHW.addcmul_(y_NKHW, score_NK11)
         return x_NCHW
 
-    def _select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
-        """`MoDBlock.select`, in as few operators as the CPU allows; the scores are (N, K, 1, 1)."""
-        block = self.block
+    def _select_fast(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`select`, in as few operators as the CPU allows; the scores are (N, K, 1, 1)."""
         is_plain = x_NCHW.dtype == torch.float32 and x_NCHW.is_cpu and not torch.is_autocast_enabled("cpu")
         if not (self.by_score and is_plain):
-            score_NK, index_NK = block.select(x_NCHW)
+            score_NK, index_NK = self.select(x_NCHW)
             return score_NK if score_NK is None else score_NK[:, :, None, None], index_NK
-        pool_NCHW = x_NCHW if self.pool is None else x_NCHW[:, : self.pool]
+        pool_NCHW = x_NCHW if self.pool == self.channels else x_NCHW[:, : self.pool]
         if x_NCHW.is_contiguous():
             pooled_NC = pool_NCHW.mean((2, 3))
         else:  # channels last, where average pooling is the faster mean
             pooled_NC = nn.functional.avg_pool2d(pool_NCHW, pool_NCHW.shape[2:]).flatten(1)
-        selector = block.selector
+        selector = self.selector
         hidden = nn.functional.linear(pooled_NC, selector.reduce.weight).relu_()
         logit_NC = nn.functional.linear(hidden, selector.expand.weight)
-        logit_NK, index_NK = logit_NC.topk(min(self.k + 1, block.pool), dim=1)
+        logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.pool), dim=1)
         if any(len(set(logits)) < len(logits) for logits in logit_NK.tolist()):  # topk leaves the order of ties open
             score_NK, index_NK = select_channels(logit_NC, self.k)
             return score_NK[:, :, None, None], index_NK
@@ -75,8 +78,10 @@ class PointwiseConv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight = conv.weight
-        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-        self.bias = nn.Parameter(bias, requires_grad=False)
+        if conv.bias is None:
+            self.register_buffer("bias", conv.weight.new_zeros(conv.out_channels))
+        else:
+            self.bias = conv.bias
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the convolution."""
@@ -112,7 +117,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     """A copy of the model for inference in one runtime: batch norms folded, MoD blocks in the runtime's own form.
 
     It works for dense networks and controls too, so that all rows of a comparison are treated alike. A MoD block
-    whose input is read again after it (a feature that the network returns, say) keeps the copying form.
+    whose input is read again after it (a feature that the network returns, say) keeps the copying form. Call the
+    copy under `torch.inference_mode()`; for `torch.compile` take the model itself.
 
     Args:
         model: Any network. It stays as it is.
@@ -123,7 +129,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
         The copy, in evaluation mode, without gradients.
 
     Raises:
-        ValueError: An unknown runtime, or a network that does not run on the example.
+        ValueError: An unknown runtime, a wrapped model, or a network that does not run on the example.
 
     Example:
         >>> import cnnmod, timm, torch
@@ -135,13 +141,16 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     """
     if runtime not in _FORMS:
         raise ValueError(f"unknown runtime {runtime!r}; the runtimes are {', '.join(_FORMS)}")
+    if isinstance(model, MoDBlock):
+        raise ValueError("lower takes a network, not a MoD block alone")
+    check_bare(model)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     flow = trace_flow(model, example)
     for conv, norm in flow.conv_norms.items():
         _fold_(model, conv, norm)
     blocks = mod_blocks(model)
     swap_(model, {name: _FORMS[runtime](block) for name, block in blocks.items() if name in flow.overwritable})
-    return model
+    return model.eval()
 
 
 def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
@@ -149,7 +158,9 @@ def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     after = dict(norm.named_children())
-    if norm.running_mean is None or not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
-        return  # batch statistics, or a norm whose forward is not known to be a batch norm and these two
+    if norm.running_mean is None or conv._forward_pre_hooks:
+        return  # batch statistics; a weight that is computed before each call (pruning, weight norm)
+    if not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
+        return  # a norm whose forward is not known to be a batch norm and these two
     rest = nn.Sequential(*after.values()) if after else nn.Identity()
     swap_(model, {conv_name: fuse_conv_bn_eval(conv, norm), norm_name: rest})

@@ -93,16 +93,20 @@ class MoDBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        if x_NCHW.ndim != 4 or x_NCHW.shape[1] != self.channels or min(x_NCHW.shape[2:]) < 1:
-            raise ValueError(
-                f"a MoD block of {self.channels} channels takes (N, {self.channels}, H, W) with H, W ≥ 1, "
-                f"not {tuple(x_NCHW.shape)}"
-            )
+        self.check_input(x_NCHW)
         score_NK, index_NK = self.select(x_NCHW)
         y_NKHW = self.conv_block(gather_channels(x_NCHW, index_NK))
         if score_NK is not None:
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
+
+    def check_input(self, x_NCHW: Tensor) -> None:
+        """Raise `ValueError` for what is not (N, C, H, W) with H, W ≥ 1."""
+        if x_NCHW.ndim != 4 or x_NCHW.shape[1] != self.channels or min(x_NCHW.shape[2:]) < 1:
+            raise ValueError(
+                f"a MoD block of {self.channels} channels takes (N, {self.channels}, H, W) with H, W ≥ 1, "
+                f"not {tuple(x_NCHW.shape)}"
+            )
 
     def select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """The selected channels' scores (N, K), `None` for a random selection, and their indices (N, K)."""
