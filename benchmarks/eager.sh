@@ -20,4 +20,7 @@ compare vgg16_bn_cifar_mod --batch 1 64 --rounds 40 --out vgg16_cifar-eager.json
 compare convnext_tiny_mod --against convnext_tiny --batch 1 8 --rounds 20 --channels-last \
   --out convnext_tiny-eager-channels_last.json
 
+demo=$(mktemp -d)
+cnnmod demo --out "$demo" >/dev/null
+cp "$demo/digits.json" digits-demo.json
 cnnmod plot resnets-eager-batch1.json resnets-eager-batch8-channels_last.json --out ../../docs/figure.png

@@ -114,3 +114,10 @@ def test_without_the_extra_packages(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2
     assert done.stderr == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
+
+
+def test_info_of_a_network_without_modules(capsys):
+    run(["info", "densenet121"])
+    out = capsys.readouterr().out
+    assert "7,978,856" in out
+    assert "0 MoD" in out

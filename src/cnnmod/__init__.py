@@ -1,4 +1,4 @@
-"""CNN Mixture-of-Depths: convolutional networks faster at the same accuracy (Cakaj, Mehnert, Yang, ACCV 2024)."""
+"""CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train and measure convolutional networks."""
 
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.compare import compare

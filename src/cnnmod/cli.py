@@ -173,7 +173,11 @@ def plot(
 def run(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend is one line on standard error and exit code 2."""
     try:
-        app.cli(prog="cnnmod", description="CNN Mixture-of-Depths: faster CNNs at the same accuracy.", args=args)
+        app.cli(
+            prog="cnnmod",
+            description="CNN Mixture-of-Depths: what it is worth, for which network, on this machine.",
+            args=args,
+        )
     except (ValueError, OSError) as error:
         print(f"cnnmod: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -99,7 +99,8 @@ def test_other_types_and_autocast(dtype):
     model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=SMALL))
     x_NCHW = torch.rand(2, 1, 8, 8)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert lower(model, example=SMALL)(x_NCHW).isfinite().all()
+        lowered = lower(model, example=SMALL)(x_NCHW)
+        torch.testing.assert_close(lowered.float(), model(x_NCHW).float(), atol=0.3, rtol=0.1)
     model.to(dtype)
     with torch.inference_mode():
         expected = model(x_NCHW.to(dtype))

@@ -63,6 +63,7 @@ def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
         ({"runtimes": ("a", "b"), "training": True}, "a training step runs in 'eager' only"),
         ({"batch_sizes": ()}, "batch sizes and rounds must be ≥ 1"),
         ({"batch_sizes": (0,)}, "batch sizes and rounds must be ≥ 1"),
+        ({"batch_sizes": (2, 2)}, r"none may be given twice: \[2, 2\]"),
         ({"rounds": 0}, "batch sizes and rounds must be ≥ 1"),
         ({"threads": 0}, "threads must be ≥ 1, not 0"),
         ({"example": torch.rand(1, 8, 8)}, r"example must be images \(N, C, H, W\), not of shape \(1, 8, 8\)"),
@@ -75,6 +76,12 @@ def test_bad_input(networks, changes, message):
     arguments = {"models": {name: networks[name] for name in ("dense", "mod")}, "example": X} | changes
     with pytest.raises(ValueError, match=message):
         compare(**arguments)
+
+
+def test_a_name_that_a_control_takes(networks):
+    models = {"dense": networks["dense"], "mod": networks["mod"], "mod control": networks["mod all"]}
+    with pytest.raises(ValueError, match="'mod control' is what the control of 'mod' is called"):
+        compare(models, X)
 
 
 def test_there_must_be_a_baseline_and_a_mod_network(networks):

@@ -15,10 +15,15 @@ def test_by_hand():
     assert sizes[""] == Count(125, (54 * 4 + 60) / 1e9)
 
 
-def test_is_the_same_on_every_device_and_in_training():
+def test_is_the_same_on_the_meta_device_and_in_training():
     model = build("resnet18_mod")
     assert count(model.train()) == count(model.to("meta"))
     assert model.training
+
+
+def test_counts_one_image_of_a_batch():
+    model = build("resnet18_cifar")
+    assert count(model, torch.zeros(4, 3, 32, 32)) == count(model)
 
 
 def test_an_example_that_does_not_fit():

@@ -264,10 +264,6 @@ def test_ddp_is_refused(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_shared_classes():
-    assert all(isinstance(block, MoDBlock) for block in mod_blocks(convert_(build("resnet18"))).values())
-
-
 def test_c_is_one_number_however_few_blocks_are_chosen():
     for arguments in (
         {"filter_fn": lambda block, name: "layer4" in name},

@@ -75,3 +75,15 @@ def test_nothing_to_convert_lists_the_block_types():
         find_modules(model)
     with pytest.raises(ValueError, match=r"Block types seen: none"):
         find_modules(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 224 * 224, 2)))
+
+
+def test_a_block_may_be_a_sequential_of_its_own():
+    class Residual(nn.Sequential):
+        def forward(self, input):  # noqa: A002  the name that Sequential gives it
+            return input + super().forward(input)
+
+    def block():
+        return Residual(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(block(), block(), block()))
+    assert find_modules(model) == [["1.0", "1.1", "1.2"]]
