@@ -6,13 +6,14 @@ import torch
 from cnnmod.measure.timing import time_interleaved, use_threads
 
 
-def test_interleaves_and_turns():
+def test_interleaves_in_changing_orders():
     order, rounds = [], []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    times_ms = time_interleaved(runs, rounds=3, warmup=1, progress=lambda: rounds.append(len(order)))
-    assert "".join(order) == "abcbcacababc"
-    assert rounds == [3, 6, 9, 12]
-    assert {name: len(times) for name, times in times_ms.items()} == {"a": 3, "b": 3, "c": 3}
+    times_ms = time_interleaved(runs, rounds=29, warmup=1, progress=lambda: rounds.append(len(order)))
+    orders = {"".join(order[start : start + 3]) for start in range(0, 90, 3)}
+    assert orders == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert rounds == [*range(3, 91, 3)]
+    assert {name: len(times) for name, times in times_ms.items()} == {"a": 29, "b": 29, "c": 29}
 
 
 def test_in_milliseconds():

@@ -16,7 +16,8 @@ class Provenance:
 
     Attributes:
         created: UTC, ISO 8601.
-        commit: Of cnnmod's repository, with `-dirty` after it where files differed; `None` for an installed package.
+        commit: Of cnnmod's repository, with `-dirty` after it where the package's source differed from it; `None` for
+            an installed package.
         versions: Package → version, Python's among them.
         processor: The CPU's name.
         device: What the networks ran on: `"cpu"`, or the GPU's name.
@@ -57,11 +58,15 @@ def _commit() -> str | None:
     root = next((folder for folder in source.parents if (folder / ".git").exists()), None)
     if root is None or not source.is_relative_to(root / "src" / "cnnmod"):
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    git = ["git", "-C", str(root)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changed else commit
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 """Times of several networks, interleaved in one process: a ratio means something where a time alone does not."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time every run once a round, so that what disturbs the machine disturbs them all.
 
-    Each round begins with another run. On a GPU, a run is timed until the device is done.
+    Each round has an order of its own, so that none always follows the same other. On a GPU, a run is timed until the device is done.
 
     Args:
         runs: What to time, by name.
@@ -38,12 +39,12 @@ def time_interleaved(
     """
     from torch.utils.benchmark import timer  # here: its import looks for a CUDA toolkit, and logs if there is none
 
-    names = list(runs)
+    names, shuffle = list(runs), random.Random(0).shuffle
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     with use_threads(threads):
         for number in range(warmup + rounds):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
+            shuffle(names)
+            for name in names:
                 start = timer()
                 runs[name]()
                 if number >= warmup:
