@@ -5,8 +5,8 @@ set -eu
 cd "$(dirname "$0")/results"
 compare() { cnnmod compare --threads 2 "$@" >/dev/null; }
 
-compare resnet75_mod --batch 1 --rounds 80 --out resnet75_mod-eager-batch1.json
-compare resnet75_mod --batch 8 --rounds 30 --channels-last --out resnet75_mod-eager-batch8-channels_last.json
+compare resnet75_mod --batch 1 --rounds 200 --out resnet75_mod-eager-batch1.json
+compare resnet75_mod --batch 8 --rounds 40 --channels-last --out resnet75_mod-eager-batch8-channels_last.json
 compare resnet75_mod --batch 8 --rounds 15 --train --out resnet75_mod-train-batch8.json
 compare resnet50_mod resnet75_mod resnet86_mod --batch 1 --rounds 40 --out resnets-eager-batch1.json
 compare resnet50_mod resnet75_mod resnet86_mod --batch 8 --rounds 15 --channels-last \

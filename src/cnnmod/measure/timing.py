@@ -20,7 +20,8 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time every run once a round, so that what disturbs the machine disturbs them all.
 
-    Each round has an order of its own, so that none always follows the same other. On a GPU, a run is timed until the device is done.
+    Each round has an order of its own, so that none always follows the same other. On a GPU, a run is timed until
+    the device is done.
 
     Args:
         runs: What to time, by name.
