@@ -1,5 +1,6 @@
 """Times of several networks, interleaved in one process: a ratio means something where a time alone does not."""
 
+import gc
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Time every run once a round, so that what disturbs the machine disturbs them all.
 
-    Each round has an order of its own, so that none always follows the same other. On a GPU, a run is timed until
+    Each round has an order of its own, so that none always follows the same other. Python's garbage collector rests,
+    as in timeit. On a GPU, a run is timed until
     the device is done.
 
     Args:
@@ -42,7 +44,7 @@ def time_interleaved(
 
     names, shuffle = list(runs), random.Random(0).shuffle
     times_ms: dict[str, list[float]] = {name: [] for name in names}
-    with use_threads(threads):
+    with use_threads(threads), _no_garbage_collection():
         for number in range(warmup + rounds):
             shuffle(names)
             for name in names:
@@ -52,6 +54,18 @@ def time_interleaved(
                     times_ms[name].append((timer() - start) * 1e3)
             progress()
     return times_ms
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """As the standard library's timeit does: a collection falls on whichever run happens to trigger it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
