@@ -1,0 +1,28 @@
+"""Copy, of several result files of the same comparison, the one with the median MoD tax; print all taxes.
+
+python benchmarks/middle.py OUT FILE FILE FILE …
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from cnnmod.measure.results import read_result
+
+
+def tax(path: Path) -> float:
+    """The MoD tax of the first MoD network under the first condition."""
+    comparison = read_result(path)
+    return comparison.mod_tax(comparison.rows[1], *comparison.conditions[0])
+
+
+def main() -> None:
+    """Choose and copy."""
+    out, *files = map(Path, sys.argv[1:])
+    files.sort(key=tax)
+    print(out.name, *(f"{tax(file):.1%}" for file in files))
+    shutil.copy(files[len(files) // 2], out)
+
+
+if __name__ == "__main__":
+    main()
