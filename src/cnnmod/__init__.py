@@ -10,4 +10,5 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.functional import fuse, gather_channels, select_channels
+from cnnmod.method.plan import Plan, plan
 from cnnmod.method.shrink import shrink

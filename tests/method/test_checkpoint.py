@@ -22,6 +22,7 @@ CONFIGS = [
     MoDConfig(c=4, candidates=1),
     MoDConfig(c=8, reduction=4),
     MoDConfig(c=8, residual=False),
+    MoDConfig(c=8, identity_start=True),
     MoDConfig(c=8, placement="all"),
     MoDConfig(c=8, placement=("layer2.1", "layer3.3")),
     MoDConfig(c=8, placement=lambda module, position: position == 2),

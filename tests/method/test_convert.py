@@ -183,7 +183,7 @@ def test_compiles_whole():
 def test_logs_what_it_did(caplog):
     with caplog.at_level(logging.INFO, logger="cnnmod"):
         convert_(build("resnet18"))
-    assert "converted 4 blocks of ResNet to MoD blocks: layer1.1, layer2.1, layer3.1, layer4.1" in caplog.text
+    assert "converted 4 blocks of ResNet to MoD blocks, c = 64: layer1.1, layer2.1, layer3.1, layer4.1" in caplog.text
 
 
 class TestErrors:

@@ -39,7 +39,7 @@ def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
     entered: dict[str, tuple[StorageWeakRef, int]] = {}
     images: list[StorageWeakRef] = []
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
         calls[name] += 1
         if not name:
             images.append(_memory(inputs[0]))

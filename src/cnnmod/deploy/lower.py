@@ -1,7 +1,7 @@
 """lower(model, runtime): a copy for inference, its MoD blocks in the form that this runtime runs fastest."""
 
 import copy
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,10 @@ from torch.nn.functional import avg_pool2d, linear
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnmod.deploy.flow import trace_flow
-from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.convert import check_bare, mod_blocks, swap_
+from cnnmod.method.blocks import MoDBlock, check_input
+from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.functional import gather_channels
+from cnnmod.method.plan import check_bare
 
 
 class EagerForm(MoDBlock):
@@ -27,6 +28,7 @@ class EagerForm(MoDBlock):
             self.fixed_index_K = block.fixed_index_K
         else:
             self.selector = block.selector
+        self.gain_K = block.gain_K
         self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
         if block.config.select == "learned" and block.config.order == "score":
@@ -34,10 +36,10 @@ class EagerForm(MoDBlock):
         else:
             self.weights = None
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
         if x_NCHW.size(1) != self.channels:
-            self.check_input(x_NCHW)
+            check_input(x_NCHW, self.channels)
         if x_NCHW.requires_grad:
             raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
         if self.weights is None or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32:
@@ -48,7 +50,7 @@ class EagerForm(MoDBlock):
             x_NKHW = x_NCHW.index_select(1, index_NK[0])  # a quarter of the time of an index for each image
         else:
             x_NKHW = gather_channels(x_NCHW, index_NK)
-        y_NKHW = self.conv_block(x_NKHW)
+        y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
         if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)
@@ -77,7 +79,10 @@ class EagerForm(MoDBlock):
         for logits in logit_NK.tolist():
             if len(set(logits)) < len(logits):  # a tie, whose order topk leaves open
                 return self._select_any(x_NCHW)
-        return logit_NK[:, : self.k, None, None].sigmoid_(), index_NK[:, : self.k]
+        score_NK11 = logit_NK[:, : self.k, None, None].sigmoid_()
+        if self.gain_K is not None:
+            score_NK11.mul_(self.gain_K[:, None, None])
+        return score_NK11, index_NK[:, : self.k]
 
 
 class PointwiseConv(nn.Module):

@@ -1,12 +1,17 @@
 """ChannelSelector and MoDBlock: the modules around `functional.py`."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from cnnmod.method.config import MoDConfig
+from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels
+
+for name in ("select_channels", "gather_channels", "fuse"):
+    torch.fx.wrap(name)  # in a traced graph each is one node
 
 
 class ChannelSelector(nn.Module):
@@ -32,11 +37,16 @@ class ChannelSelector(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) → logits (N, C)."""
-        dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
-        with _no_autocast(x_NCHW.device.type):
-            pooled_NC = x_NCHW.mean((2, 3), dtype=dtype)
-            hidden = nn.functional.linear(pooled_NC, self.reduce.weight.to(dtype)).relu()
-            return nn.functional.linear(hidden, self.expand.weight.to(dtype))
+        return _logits(x_NCHW, self.reduce.weight, self.expand.weight)
+
+
+@torch.fx.wrap
+def _logits(x_NCHW: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
+    dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
+    with _no_autocast(x_NCHW.device.type):
+        pooled_NC = x_NCHW.mean((2, 3), dtype=dtype)
+        hidden = nn.functional.linear(pooled_NC, reduce.to(dtype)).relu()
+        return nn.functional.linear(hidden, expand.to(dtype))
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
@@ -58,6 +68,7 @@ class MoDBlock(nn.Module):
 
     Attributes:
         pool: Only the first `pool` channels are candidates; C unless `config.candidates` says otherwise.
+        gain_K: With `config.identity_start`, what the scores are multiplied by.
 
     Raises:
         ValueError: k is not from 1 to C; in `forward`, an input that is not (N, C, H, W) with H, W ≥ 1.
@@ -70,6 +81,7 @@ class MoDBlock(nn.Module):
 
     selector: ChannelSelector  # where the selection is not random
     fixed_index_K: Tensor  # where it is: the draw for evaluation
+    gain_K: nn.Parameter | None
 
     def __init__(
         self,
@@ -87,42 +99,60 @@ class MoDBlock(nn.Module):
         self.channels, self.k, self.config = channels, k, config
         self.pool = channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
         if config.select == "random":
-            self.register_buffer("fixed_index_K", self._draw(device))
+            self.register_buffer("fixed_index_K", _draw(self.pool, k, config.order, device))
         else:
             self.selector = ChannelSelector(self.pool, max(1, channels // config.reduction), device, dtype)
+        self.gain_K = nn.Parameter(torch.zeros(k, device=device, dtype=dtype)) if config.identity_start else None
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)."""
-        self.check_input(x_NCHW)
+    def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W). The Conv-Block gets further arguments as they are."""
+        check_input(x_NCHW, self.channels)
         score_NK, index_NK = self.select(x_NCHW)
-        y_NKHW = self.conv_block(gather_channels(x_NCHW, index_NK))
+        y_NKHW = self.conv_block(gather_channels(x_NCHW, index_NK), *args, **kwargs)
         if score_NK is not None:
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
 
-    def check_input(self, x_NCHW: Tensor) -> None:
-        """Raise `ValueError` for what is not (N, C, H, W) with H, W ≥ 1."""
-        if x_NCHW.ndim != 4 or x_NCHW.shape[1] != self.channels or min(x_NCHW.shape[2:]) < 1:
-            raise ValueError(
-                f"a MoD block of {self.channels} channels takes (N, {self.channels}, H, W) with H, W ≥ 1, "
-                f"not {tuple(x_NCHW.shape)}"
-            )
-
     def select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The selected channels' scores (N, K), `None` for a random selection, and their indices (N, K)."""
+        """The selected channels' scores (N, K), `None` where nothing scales, and their indices (N, K)."""
+        score_NK, index_NK = self._select(x_NCHW)
+        if self.gain_K is not None:
+            gain_NK = self.gain_K.expand(index_NK.shape)
+            score_NK = gain_NK if score_NK is None else score_NK * gain_NK
+        return score_NK, index_NK
+
+    def _select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         images = x_NCHW.shape[0]
         if self.config.select == "random":
-            index_K = self._draw(x_NCHW.device) if self.training else self.fixed_index_K
+            index_K = self.fixed_index_K
+            if self.training:
+                index_K = _draw(self.pool, self.k, self.config.order, x_NCHW.device)
             return None, index_K.expand(images, -1)
         logit_NC = self.selector(x_NCHW[:, : self.pool])
         if self.config.select == "first":
-            index_K = torch.arange(self.k, device=x_NCHW.device)
+            index_K = _first(self.k, x_NCHW.device)
             return logit_NC[:, : self.k].sigmoid(), index_K.expand(images, -1)
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, k={self.k}, config={self.config}"
 
-    def _draw(self, device: torch.device | None) -> Tensor:
-        index_K = torch.randperm(self.pool, device=device)[: self.k]
-        return index_K.sort().values if self.config.order == "index" else index_K
+
+@torch.fx.wrap
+def _draw(pool: int, k: int, order: Order, device: torch.device | None) -> Tensor:
+    index_K = torch.randperm(pool, device=device)[:k]
+    return index_K.sort().values if order == "index" else index_K
+
+
+@torch.fx.wrap
+def _first(k: int, device: torch.device) -> Tensor:
+    return torch.arange(k, device=device)
+
+
+@torch.fx.wrap
+def check_input(x_NCHW: Tensor, channels: int) -> None:
+    """Raise `ValueError` for what is not (N, C, H, W) with H, W ≥ 1."""
+    if x_NCHW.ndim != 4 or x_NCHW.shape[1] != channels or min(x_NCHW.shape[2:]) < 1:
+        raise ValueError(
+            f"a MoD block of {channels} channels takes (N, {channels}, H, W) with H, W ≥ 1, not {tuple(x_NCHW.shape)}"
+        )

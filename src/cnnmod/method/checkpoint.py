@@ -9,10 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from cnnmod.method.calls import trace_calls
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import check_bare, install_, mod_blocks, swap_
+from cnnmod.method.convert import install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.files import write_whole
+from cnnmod.method.plan import check_bare, mod_block
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
@@ -63,10 +65,11 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     blocks, tensors = _read(path)
     replaced: dict[str, nn.Module] = {}
     if blocks and not mod_blocks(model):
-        here = {block.name: block for module in discover(model, example) for block in module[1:]}
+        here = {block.name: block for module in discover(model, trace_calls(model, example)) for block in module[1:]}
         if missing := [name for name in blocks if name not in here]:
             raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
-        replaced = install_(model, [(here[name], config) for name, config in blocks.items()], example)
+        built = [(here[name], mod_block(here[name], config)) for name, config in blocks.items()]
+        replaced = install_(model, built, example)
     try:
         _check_fits(path, blocks, tensors, model)
         state = model.state_dict()  # holds the versions of its layers, by which torch loads some of them

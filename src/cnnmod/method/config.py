@@ -28,6 +28,8 @@ class MoDConfig:
         candidates: The channel selector sees, and selects among, only the first `candidates * k` channels (rounded
             up to a multiple of 16, never more than C). `None` is the paper's: all C.
         residual: Whether the Conv-Block keeps its own residual connection.
+        identity_start: Whether a MoD block starts as the identity: its scores are multiplied by a learned gain of each
+            selected place, and the gains start at zero. For networks that keep pretrained weights; not the paper's.
         placement: Which blocks of a module become MoD blocks. `"alternate"`: the odd positions, counted from 0.
             `"all"`: every position but 0. A tuple of names: exactly these blocks. A callable
             `(module, position) -> bool`: both counted from 0. A module's first block always stays a standard block.
@@ -51,6 +53,7 @@ class MoDConfig:
     fuse_to: FuseTo = "first"
     candidates: int | None = None
     residual: bool = True
+    identity_start: bool = False
     placement: Placement = "alternate"
 
     def __post_init__(self) -> None:
@@ -63,8 +66,9 @@ class MoDConfig:
             if value not in get_args(accepted):
                 listed = ", ".join(map(repr, get_args(accepted)))
                 raise ValueError(f"{name} must be one of {listed}, not {value!r}")
-        if not isinstance(self.residual, bool):
-            raise ValueError(f"residual must be True or False, not {self.residual!r}")
+        for name in ("residual", "identity_start"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         is_names = isinstance(self.placement, tuple) and all(isinstance(name, str) for name in self.placement)
         if not (self.placement in ("alternate", "all") or is_names or callable(self.placement)):
             raise ValueError(

@@ -1,25 +1,27 @@
 """Where the modules and blocks of a network are: found by shape, not by a table of class names.
 
 A module is a run of sibling blocks of one class whose first block may change the shape (stride, width) and whose
-other blocks keep it. VGG has no blocks; there the convolution with its norm and ReLU stands for one.
+other blocks keep it. Only a network that is not built of such larger blocks is searched for smaller ones: layers with
+one convolution, plain `Sequential`s and, for VGG, convolutions with the norm and activation behind them.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.calls import Call, trace_calls
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
 _UNIT_STARTS = (nn.Conv2d, MoDBlock)
 _UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # identities follow a MoD block that was three layers
+
+Calls = Mapping[str, Call | str]
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,29 @@ class Block:
     Attributes:
         name: Its qualified name; of a conv-norm-ReLU, its convolution's.
         layer: The block itself.
-        in_shape, out_shape: (N, C, H, W) of its input and output.
+        call: How the network calls it.
         rest: The names of the layers that belong to it but stand beside it: the norm and ReLU after a convolution.
     """
 
     name: str
     layer: nn.Module
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
+    call: Call
     rest: tuple[str, ...] = ()
 
     def continues(self, last: "Block") -> bool:
         """Whether it stands in one module with the block before it: it keeps the shape that it was given."""
-        return self.in_shape == self.out_shape == last.out_shape
+        return self.call.in_shape == self.call.out_shape == last.call.out_shape
+
+
+class ConvNormAct(nn.Sequential):
+    """VGG's block: layers that stand side by side in the network."""
 
 
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
     """The network's modules, each as the qualified names of its blocks, in the network's order (paper, section 3.2).
 
-    Runs the network once on the meta device; the network stays as it is. It may be converted already.
+    Runs the network once on the meta device; the network stays as it is. It may be converted already. `cnnmod.plan`
+    says more.
 
     Args:
         model: Any convolutional network.
@@ -55,51 +61,28 @@ def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[s
 
     Raises:
         ValueError: The network does not run on the example, or has no two blocks in a row; then with the block
-            types that it has.
+            types that it has, and why each is none.
 
     Example:
         >>> import timm
         >>> find_modules(timm.create_model("resnet18"))[0]
         ['layer1.0', 'layer1.1']
     """
-    return [[block.name for block in module] for module in discover(model, example)]
+    return [[block.name for block in module] for module in discover(model, trace_calls(model, example))]
 
 
-def discover(model: nn.Module, example: Tensor | None = None) -> list[list[Block]]:
-    """What `find_modules` names, with layers and shapes."""
-    shapes = _call_shapes(model, example)
-    classes = _block_classes(model, "", shapes)
-    modules = list(_runs_of(classes, model, "", shapes)) if classes else _runs_of_convolutions(model, shapes)
+def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
+    """What `find_modules` names, with layers and calls."""
+    modules = _Search(calls, _is_large).modules(model)
+    if not modules and not _repeats_large_blocks(model):
+        modules = _Search(calls, _is_small).modules(model) or _runs_of_convolutions(model, calls)
     if not modules:
-        seen = {
-            type(layer).__name__ for name, layer in model.named_modules() if name and _is_block(layer, name, shapes)
-        }
+        types = "; ".join(f"{kind}: {why}" for kind, why in _block_types(model, calls).items()) or "none"
         raise ValueError(
             f"{type(model).__name__} has nothing to convert: no two sibling blocks of one class in a row of which the "
-            f"second keeps its input's shape. Block types seen: {', '.join(sorted(seen)) or 'none'}"
+            f"second keeps its input's shape. Block types seen: {types}"
         )
     return modules
-
-
-Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-
-def _call_shapes(model: nn.Module, example: Tensor | None) -> Shapes:
-    """(N, C, H, W) of the input and output of every layer that is called once and maps one feature map to one."""
-    shapes: Shapes = {}
-    calls: Counter[str] = Counter()
-
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls[name] += 1
-        if inputs and all(isinstance(tensor, Tensor) and tensor.ndim == 4 for tensor in (inputs[0], output)):
-            shapes[name] = (tuple(inputs[0].shape), tuple(output.shape))
-
-    meta_forward(model, example, note)
-    return {name: shape for name, shape in shapes.items() if calls[name] == 1}
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def _host(layer: nn.Module) -> nn.Module:
@@ -107,76 +90,102 @@ def _host(layer: nn.Module) -> nn.Module:
     return layer.conv_block if isinstance(layer, MoDBlock) else layer
 
 
-def _is_block(layer: nn.Module, name: str, shapes: Shapes) -> bool:
-    return (
-        name in shapes
-        and type(_host(layer)) not in _CONTAINERS  # a subclass of Sequential may be a block
-        and not isinstance(_host(layer), _ConvNd)
-        and any(isinstance(inner, _ConvNd) for inner in layer.modules())
-    )
+def _kind(layer: nn.Module) -> type[nn.Module]:
+    return type(_host(layer))
 
 
-def _sibling_runs(parent: nn.Module, prefix: str, shapes: Shapes) -> list[list[Block]]:
-    """The runs among the parent's children, in the order of their first blocks."""
-    runs: list[list[Block]] = []
-    latest: dict[type[nn.Module], list[Block]] = {}
-    for child_name, child in parent.named_children():
-        name = _join(prefix, child_name)
-        if not _is_block(child, name, shapes):
-            continue
-        block = Block(name, child, *shapes[name])
-        kind = type(_host(child))
-        run = latest.get(kind)
-        if run is None or not block.continues(run[-1]):
-            run = latest[kind] = []
-            runs.append(run)
-        run.append(block)
-    return runs
+def _is_large(layer: nn.Module) -> bool:
+    """A convolution and at least one more layer with weights, in a class of their own."""
+    layers = [isinstance(inner, _ConvNd) for inner in _host(layer).modules() if isinstance(inner, (_ConvNd, nn.Linear))]
+    return len(layers) > 1 and any(layers) and _kind(layer) not in _CONTAINERS  # a subclass of Sequential may be one
 
 
-def _block_classes(parent: nn.Module, prefix: str, shapes: Shapes) -> set[type[nn.Module]]:
-    """The classes with a run of two somewhere; what lies inside such a class's blocks does not count."""
-    classes = {type(_host(run[0].layer)) for run in _sibling_runs(parent, prefix, shapes) if len(run) > 1}
+def _is_small(layer: nn.Module) -> bool:
+    """Anything else around a convolution: one with its norm and activation, or a plain `Sequential` of layers."""
+    host = _host(layer)
+    has_conv = any(isinstance(inner, _ConvNd) for inner in host.modules())
+    return has_conv and not isinstance(host, (_ConvNd, nn.ModuleList, nn.ModuleDict, ConvNormAct))
+
+
+def _repeats_large_blocks(model: nn.Module) -> bool:
+    return max(Counter(_kind(layer) for layer in model.modules() if _is_large(layer)).values(), default=0) > 1
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The modules of blocks that `is_block` accepts."""
+
+    calls: Calls
+    is_block: Callable[[nn.Module], bool]
+
+    def modules(self, model: nn.Module) -> list[list[Block]]:
+        return list(self._runs(self._classes(model, ""), model, ""))
+
+    def _siblings(self, parent: nn.Module, prefix: str) -> list[list[Block]]:
+        """The runs among the parent's children, in the order of their first blocks."""
+        runs: list[list[Block]] = []
+        latest: dict[type[nn.Module], list[Block]] = {}
+        for name, child in _children(parent, prefix):
+            call = self.calls.get(name)
+            if not (isinstance(call, Call) and self.is_block(child)) or self._only_holds_blocks(child, name):
+                continue
+            block = Block(name, child, call)
+            run = latest.get(_kind(child))
+            if run is None or not block.continues(run[-1]):
+                run = latest[_kind(child)] = []
+                runs.append(run)
+            run.append(block)
+        return runs
+
+    def _only_holds_blocks(self, layer: nn.Module, name: str) -> bool:
+        """A plain `Sequential` is a block only if it does not hold a module."""
+        return type(layer) is nn.Sequential and bool(self._classes(layer, name))
+
+    def _classes(self, parent: nn.Module, prefix: str) -> set[type[nn.Module]]:
+        """The classes with a run of two somewhere; what lies inside such a class's blocks does not count."""
+        classes = {_kind(run[0].layer) for run in self._siblings(parent, prefix) if len(run) > 1}
+        for name, child in _children(parent, prefix):
+            if _kind(child) not in classes:
+                classes |= self._classes(child, name)
+        return classes
+
+    def _runs(self, classes: set[type[nn.Module]], parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
+        """All runs of these classes, a block alone in its module among them unless it holds modules itself."""
+        runs = [run for run in self._siblings(parent, prefix) if _kind(run[0].layer) in classes]
+        starts = {run[0].name: run for run in runs}
+        blocks = {block.name for run in runs for block in run}
+        for name, child in _children(parent, prefix):
+            if len(starts.get(name, ())) > 1:
+                yield starts[name]
+            elif name in starts:
+                yield from list(self._runs(classes, child, name)) or [starts[name]]
+            elif name not in blocks:
+                yield from self._runs(classes, child, name)
+
+
+def _children(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     for name, child in parent.named_children():
-        if type(_host(child)) not in classes:
-            classes |= _block_classes(child, _join(prefix, name), shapes)
-    return classes
+        yield _join(prefix, name), child
 
 
-def _runs_of(classes: set[type[nn.Module]], parent: nn.Module, prefix: str, shapes: Shapes) -> Iterator[list[Block]]:
-    """All runs of these classes, a block alone in its module among them."""
-    runs = _sibling_runs(parent, prefix, shapes)
-    starts = {run[0].name: run for run in runs if type(_host(run[0].layer)) in classes}
-    for child_name, child in parent.named_children():
-        name = _join(prefix, child_name)
-        if name in starts:
-            yield starts[name]
-        elif type(_host(child)) not in classes:
-            yield from _runs_of(classes, child, name, shapes)
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
 
-def _runs_of_convolutions(model: nn.Module, shapes: Shapes) -> list[list[Block]]:
+def _runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
     """VGG's modules: in a `Sequential`, convolutions with their norm and activation, from one pooling to the next."""
     runs: list[list[Block]] = []
     inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
     for parent_name, parent in model.named_modules():
         if isinstance(parent, nn.Sequential) and not parent_name.startswith(inside):
-            named = [(_join(parent_name, name), layer) for name, layer in parent.named_children()]
-            runs += _convolution_runs(named, shapes)
+            runs += _convolution_runs(list(_children(parent, parent_name)), calls)
     return runs if any(len(run) > 1 for run in runs) else []
 
 
-def _convolution_runs(named: list[tuple[str, nn.Module]], shapes: Shapes) -> Iterator[list[Block]]:
+def _convolution_runs(named: list[tuple[str, nn.Module]], calls: Calls) -> Iterator[list[Block]]:
     run: list[Block] = []
     for unit in _units(named):
-        names = [name for name, _ in unit]
-        first = unit[0][1]
-        if not isinstance(first, _UNIT_STARTS) or not all(name in shapes for name in names):
-            block = None
-        else:
-            layer = first if isinstance(first, MoDBlock) else nn.Sequential(*(layer for _, layer in unit))
-            layer.training = first.training
-            block = Block(names[0], layer, shapes[names[0]][0], shapes[names[-1]][1], tuple(names[1:]))
+        block = _unit_block(unit, calls)
         if run and (block is None or not block.continues(run[-1])):
             yield run
             run = []
@@ -184,6 +193,16 @@ def _convolution_runs(named: list[tuple[str, nn.Module]], shapes: Shapes) -> Ite
             run.append(block)
     if run:
         yield run
+
+
+def _unit_block(unit: list[tuple[str, nn.Module]], calls: Calls) -> Block | None:
+    names, layers = [name for name, _ in unit], [layer for _, layer in unit]
+    first, last = calls.get(names[0]), calls.get(names[-1])
+    if not (isinstance(layers[0], _UNIT_STARTS) and isinstance(first, Call) and isinstance(last, Call)):
+        return None
+    layer = layers[0] if isinstance(layers[0], MoDBlock) else ConvNormAct(*layers)
+    layer.training = layers[0].training
+    return Block(names[0], layer, Call(first.in_shape, last.out_shape), tuple(names[1:]))
 
 
 def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module]]]:
@@ -195,3 +214,20 @@ def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module
         else:
             units.append([(name, layer)])
     return units
+
+
+def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:
+    """The classes around convolutions, each with why its instances make no module."""
+    reasons: dict[str, dict[str, None]] = {}
+    for name, layer in model.named_modules():
+        if name and _is_small(layer) and _kind(layer) not in _CONTAINERS:
+            reasons.setdefault(_kind(layer).__name__, {})[_why_none(calls.get(name, "its other name counts"))] = None
+    return {kind: " or ".join(whys) for kind, whys in sorted(reasons.items())}
+
+
+def _why_none(call: Call | str) -> str:
+    if isinstance(call, str):
+        return call
+    if call.in_shape != call.out_shape:
+        return "it changes its input's shape"
+    return "it stands in no row of its class, or in a larger block"

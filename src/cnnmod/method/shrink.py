@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import TypeVar
 
@@ -13,6 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 from cnnmod.method.initialize import constant_like, initialize_like
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ConvT = TypeVar("ConvT", bound=_ConvNd)
+NormT = TypeVar("NormT", bound=_NormBase)
+_WIDTH_NAME = re.compile(r"(^|_)(p?dims?|chs|chans?|channels|features|planes|width|shape|splits?)(_|\d|$)")
 
 
 @singledispatch
@@ -20,8 +25,8 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     """A copy of the block with every width n divided: max(1, n // c); its weights are drawn anew (paper, section 3.1).
 
     The copy computes what the architecture's own constructor builds at that width. Convolutions, linear layers and
-    normalisations are known; any other module is copied with its children shrunken and its own vectors (layer
-    scale, say) cut, values and all.
+    normalisations are known; any other module is copied with its children shrunken, its own vectors (layer scale,
+    say) cut, values and all, and the integers that it keeps under a width's name (`dim`, `out_chs`) divided.
     A layer that needs more registers itself: `@cnnmod.shrink.register(MyLayer)` above a function
     `(layer, c) -> layer`; that serves it at any depth.
 
@@ -39,51 +44,36 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     """
     _check(block, c)
     narrow = _copy(block, {id(child): shrink(child, c) for child in block.children()})
-    for name, parameter in block.named_parameters(recurse=False):
-        if sum(size > 1 for size in parameter.shape) > 1:
-            raise ValueError(
-                f"shrink does not know {type(block).__name__}: which dimensions of its parameter {name!r} "
-                f"{tuple(parameter.shape)} are widths? Register it with @cnnmod.shrink.register"
-            )
-        cut = parameter.detach()[tuple(slice(_divide(size, c)) for size in parameter.shape)]
-        narrow.register_parameter(name, nn.Parameter(cut.clone()))
+    for name, value in vars(block).items():
+        if _is_width(name, value):
+            setattr(narrow, name, _divide_all(name, value, c))
+    if {"running_mean", "running_var"} <= block._buffers.keys():
+        _reset_frozen_norm(narrow, block, c)
+    _cut_vectors(narrow, block, c)
     return narrow
 
 
 @shrink.register
 def _(layer: _ConvNd, c: int) -> _ConvNd:
     _check(layer, c)
-    narrow = _copy(layer)
-    narrow.in_channels, narrow.out_channels = _divide(layer.in_channels, c), _divide(layer.out_channels, c)
-    narrow.groups = _groups(layer.groups, c, narrow.in_channels, narrow.out_channels)
-    first, second = narrow.out_channels, narrow.in_channels
-    if layer.transposed:
-        first, second = second, first
-    shape = (first, second // narrow.groups, *layer.kernel_size)
-    _renew(narrow, layer, shape, narrow.groups, layer.groups)
+    in_channels, out_channels = divide(layer.in_channels, c), divide(layer.out_channels, c)
+    narrow = with_channels(layer, in_channels, out_channels, fit_groups(layer.groups // c, in_channels, out_channels))
+    _cut_vectors(narrow, layer, c, besides=("weight", "bias"))
     return narrow
 
 
 @shrink.register
 def _(layer: nn.Linear, c: int) -> nn.Linear:
     _check(layer, c)
-    narrow = _copy(layer)
-    narrow.in_features, narrow.out_features = _divide(layer.in_features, c), _divide(layer.out_features, c)
-    _renew(narrow, layer, (narrow.out_features, narrow.in_features))
-    return narrow
+    return with_features(layer, divide(layer.in_features, c), divide(layer.out_features, c))
 
 
 @shrink.register
 def _(layer: _NormBase, c: int) -> _NormBase:
     _check(layer, c)
-    narrow = _copy(layer, {id(child): shrink(child, c) for child in layer.children()})  # timm's hold an activation
-    narrow.num_features = _divide(layer.num_features, c)
-    _renew_affine(narrow, layer, (narrow.num_features,))
-    for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
-        if (host := getattr(layer, name)) is not None:
-            setattr(narrow, name, host.new_full((narrow.num_features,), value))
-    if narrow.num_batches_tracked is not None:
-        narrow.num_batches_tracked.zero_()
+    narrow = with_norm_features(layer, divide(layer.num_features, c))
+    for name, child in layer.named_children():  # timm's hold an activation
+        setattr(narrow, name, shrink(child, c))
     return narrow
 
 
@@ -91,8 +81,8 @@ def _(layer: _NormBase, c: int) -> _NormBase:
 def _(layer: nn.GroupNorm, c: int) -> nn.GroupNorm:
     _check(layer, c)
     narrow = _copy(layer, {id(child): shrink(child, c) for child in layer.children()})
-    narrow.num_channels = _divide(layer.num_channels, c)
-    narrow.num_groups = _groups(layer.num_groups, c, narrow.num_channels)
+    narrow.num_channels = divide(layer.num_channels, c)
+    narrow.num_groups = fit_groups(layer.num_groups // c, narrow.num_channels)
     _renew_affine(narrow, layer, (narrow.num_channels,))
     return narrow
 
@@ -101,9 +91,93 @@ def _(layer: nn.GroupNorm, c: int) -> nn.GroupNorm:
 def _(layer: nn.LayerNorm, c: int) -> nn.LayerNorm:
     _check(layer, c)
     narrow = _copy(layer)
-    narrow.normalized_shape = tuple(_divide(size, c) for size in layer.normalized_shape)
+    narrow.normalized_shape = tuple(divide(size, c) for size in layer.normalized_shape)
     _renew_affine(narrow, layer, narrow.normalized_shape)
     return narrow
+
+
+def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int) -> ConvT:
+    """A copy of the convolution with these widths and fresh weights, drawn by the layer's law."""
+    narrow = _copy(layer)
+    narrow.in_channels, narrow.out_channels, narrow.groups = in_channels, out_channels, groups
+    first, second = (in_channels, out_channels) if layer.transposed else (out_channels, in_channels)
+    _renew(narrow, layer, (first, second // groups, *layer.kernel_size), groups, layer.groups)
+    if isinstance(scale := getattr(layer, "scale", None), float):  # timm's weight-standardised: gamma / sqrt(fan in)
+        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore
+    return narrow
+
+
+def with_features(layer: nn.Linear, in_features: int, out_features: int) -> nn.Linear:
+    """The same for a linear layer."""
+    narrow = _copy(layer)
+    narrow.in_features, narrow.out_features = in_features, out_features
+    _renew(narrow, layer, (out_features, in_features))
+    return narrow
+
+
+def with_norm_features(layer: NormT, num_features: int) -> NormT:
+    """The same for a batch or instance norm; its statistics are those of a new one."""
+    narrow = _copy(layer)
+    narrow.num_features = num_features
+    _renew_affine(narrow, layer, (num_features,))
+    _reset_statistics(narrow, layer, num_features)
+    if narrow.num_batches_tracked is not None:
+        narrow.num_batches_tracked.zero_()
+    return narrow
+
+
+def divide(width: int, c: int) -> int:
+    """width // c, at least 1."""
+    return max(1, width // c)
+
+
+def fit_groups(groups: int, *widths: int) -> int:
+    """The largest number up to `groups`, at least 1, that divides all widths."""
+    common = math.gcd(*widths)
+    return next(n for n in range(max(1, min(groups, common)), 0, -1) if common % n == 0)
+
+
+def _is_width(name: str, value: object) -> bool:
+    """An integer, or several, under a width's name. Numbers below 4 there are axes (`spatial_dim = (2, 3)`)."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return bool(_WIDTH_NAME.search(name) and values) and all(type(number) is int for number in values)
+
+
+def _divide_all(name: str, value: int | Sequence[int], c: int) -> int | Sequence[int]:
+    if isinstance(value, int):
+        return divide(value, c) if value >= 4 else value
+    widths = [divide(number, c) if number >= 4 else number for number in value]
+    if "split" in name:  # parts of one width: what rounding down takes from it, its first part gets back
+        widths[0] += divide(sum(value), c) - sum(widths)
+    return type(value)(widths)  # pyright: ignore
+
+
+def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, besides: tuple[str, ...] = ()) -> None:
+    for name, parameter in host.named_parameters(recurse=False):
+        if name in besides:
+            continue
+        if sum(size > 1 for size in parameter.shape) > 1:
+            raise ValueError(
+                f"shrink does not know {type(host).__name__}: which dimensions of its parameter {name!r} "
+                f"{tuple(parameter.shape)} are widths? Register it with @cnnmod.shrink.register"
+            )
+        cut = parameter.detach()[tuple(slice(divide(size, c)) for size in parameter.shape)]
+        narrow.register_parameter(name, nn.Parameter(cut.clone()))
+
+
+def _reset_frozen_norm(narrow: nn.Module, host: nn.Module, c: int) -> None:
+    """A norm whose weights are buffers, as torchvision's FrozenBatchNorm2d: before new weights it is the identity."""
+    width = divide(host.get_buffer("running_mean").numel(), c)
+    _reset_statistics(narrow, host, width)
+    for name, value in (("weight", 1.0), ("bias", 0.0)):
+        if isinstance(buffer := host._buffers.get(name), Tensor):
+            setattr(narrow, name, buffer.new_full((width,), value))
+
+
+def _reset_statistics(narrow: nn.Module, host: nn.Module, width: int) -> None:
+    for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
+        if isinstance(buffer := host._buffers.get(name), Tensor):
+            setattr(narrow, name, buffer.new_full((width,), value))
 
 
 def _check(block: object, c: object) -> None:
@@ -111,16 +185,6 @@ def _check(block: object, c: object) -> None:
         raise ValueError(f"shrink takes a module, not {type(block).__name__}")
     if not isinstance(c, int) or isinstance(c, bool) or c < 1:
         raise ValueError(f"c must be a positive integer, not {c!r}")
-
-
-def _divide(width: int, c: int) -> int:
-    return max(1, width // c)
-
-
-def _groups(groups: int, c: int, *widths: int) -> int:
-    """groups // c, or the next smaller number that divides all widths."""
-    common = math.gcd(*widths)
-    return next(n for n in range(min(_divide(groups, c), common), 0, -1) if common % n == 0)
 
 
 def _copy(module: ModuleT, children: dict[int, nn.Module] | None = None) -> ModuleT:

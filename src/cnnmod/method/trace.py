@@ -1,7 +1,8 @@
 """A network's shapes without its arithmetic: one forward pass on the meta device, on none of the network's memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
-ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
+ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
+_tracing: set[int] = set()
 
 
 def example_for(model: nn.Module) -> Tensor:
@@ -27,14 +29,28 @@ def example_for(model: nn.Module) -> Tensor:
     return torch.empty(1, channels, height, width, device="meta", dtype=first.weight.dtype)
 
 
-def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardHook | None = None) -> Any:
-    """Run the model on the meta device in evaluation mode; `hook(name, module, inputs, output)` follows each call.
+def meta_forward(
+    model: nn.Module,
+    example: Tensor | None = None,
+    hook: ForwardHook | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Run the model on the meta device in evaluation mode.
+
+    Args:
+        model: Any network or layer.
+        example: Its input; `None` takes `example_for`.
+        hook: `hook(name, module, args, kwargs, output)` follows each call of a module.
+        args, kwargs: What the model takes besides its input.
 
     The model's parameters, buffers, training mode and hooks are afterwards what they were.
 
     Raises:
-        ValueError: The model does not run on the example, with the reason.
+        ValueError: The model does not run on the example, with the reason; or one of its own hooks asks for this.
     """
+    if id(model) in _tracing:
+        raise ValueError(f"{type(model).__name__} is being run: do not call cnnmod from a hook of the model itself")
     example = example_for(model) if example is None else example.to("meta")
     state = {
         f"{prefix}.{name}" if prefix else name: tensor.to("meta")
@@ -42,13 +58,16 @@ def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardH
         for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
     }
     with _evaluating(model), _hooked(model, hook), torch.no_grad():
+        _tracing.add(id(model))
         try:
-            return torch.func.functional_call(model, state, (example,), tie_weights=False)
+            return torch.func.functional_call(model, state, (example, *args), dict(kwargs), tie_weights=False)
         except Exception as error:  # whatever a foreign forward raises
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"{type(model).__name__} does not run on an example of shape {tuple(example.shape)}: {reason}"
             ) from error
+        finally:
+            _tracing.discard(id(model))
 
 
 @contextmanager
@@ -68,12 +87,12 @@ def _hooked(model: nn.Module, hook: ForwardHook | None) -> Iterator[None]:
     try:
         if hook is not None:
             for name, module in model.named_modules():
-                handles.append(module.register_forward_hook(_bind(hook, name)))
+                handles.append(module.register_forward_hook(_bind(hook, name), with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _bind(hook: ForwardHook, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    return lambda module, inputs, output: hook(name, module, inputs, output)
+def _bind(hook: ForwardHook, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    return lambda module, args, kwargs, output: hook(name, module, args, kwargs, output)

@@ -1,0 +1,62 @@
+"""How a network calls each of its layers: which of them map one feature map to one, and why the others do not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnmod.method.trace import meta_forward
+
+
+@dataclass(frozen=True)
+class Call:
+    """The one call of a layer that maps a feature map (N, C, H, W) to a feature map.
+
+    Attributes:
+        in_shape, out_shape: (N, C, H, W).
+        args, kwargs: What else it was given; tensors are on the meta device.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | str]:
+    """For each layer by qualified name its call, or why it can be no block.
+
+    Raises:
+        ValueError: The network does not run on the example.
+    """
+    calls: dict[str, Call | str] = {}
+    times: dict[str, int] = {}
+
+    def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        times[name] = times.get(name, 0) + 1
+        if times[name] > 1:
+            calls[name] = f"the network calls it {times[name]} times"
+        else:
+            calls[name] = _call(args, kwargs, output)
+
+    meta_forward(model, example, note)
+    return {name: calls.get(name, "the network does not call it") for name, _ in model.named_modules()}
+
+
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call | str:
+    if not (args and _is_map(args[0])):
+        return f"its input is {_describe(args[0] if args else None)}, not a feature map (N, C, H, W)"
+    if not _is_map(output):
+        return f"its output is {_describe(output)}, not a feature map (N, C, H, W)"
+    if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
+        return "besides its input it takes a collection"
+    return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs)
+
+
+def _is_map(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _describe(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,88 @@
+"""fit_: where rounding each width down leaves layers that do not match, they follow what arrives.
+
+A width that others are summed or split from does not come out as the sum of their shrunken widths: of branches of 20,
+20 and 24 channels, joined to 64, c = 16 leaves 1, 1 and 1, and what they join to is 3 channels and not 4.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from cnnmod.method.shrink import fit_groups, with_channels, with_features, with_norm_features
+from cnnmod.method.trace import meta_forward
+
+
+def fit_(
+    narrow: nn.Module,
+    host: nn.Module,
+    example: Tensor,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Rebuild, in place, each layer inside `narrow` that gets another number of channels than it was built for.
+
+    Args:
+        narrow: What `shrink` made of the host.
+        host: Whose layers say by which law weights are drawn.
+        example: (N, k, H, W) on the meta device.
+        args, kwargs: What the block takes besides.
+
+    Returns:
+        What the fitted block makes of the example.
+
+    Raises:
+        ValueError: The block does not run on the example, for another reason.
+    """
+    hosts = dict(host.named_modules())
+    seen: set[tuple[str, int]] = set()
+    while True:
+        misfits: list[tuple[str, int]] = []
+        handles = [
+            layer.register_forward_pre_hook(_note(misfits, name, layer))
+            for name, layer in narrow.named_modules()
+            if name
+        ]
+        try:
+            return meta_forward(narrow, example, None, args, kwargs)
+        except ValueError:
+            if not misfits or misfits[0] in seen:
+                raise
+        finally:
+            for handle in handles:
+                handle.remove()
+        seen.add(misfits[0])
+        name, width = misfits[0]
+        layer = narrow.get_submodule(name)
+        narrow.set_submodule(name, _with_input(layer, hosts.get(name, layer), width))
+
+
+def _note(misfits: list[tuple[str, int]], name: str, layer: nn.Module) -> Any:
+    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(layer, _ConvNd):
+            expected, arriving = layer.in_channels, args[0].shape[1]
+        elif isinstance(layer, nn.Linear):
+            expected, arriving = layer.in_features, args[0].shape[-1]
+        elif isinstance(layer, _NormBase):
+            expected, arriving = layer.num_features, args[0].shape[1]
+        else:
+            return
+        if arriving != expected:
+            misfits.append((name, arriving))
+
+    return note
+
+
+def _with_input(narrow: nn.Module, host: nn.Module, width: int) -> nn.Module:
+    if isinstance(host, _ConvNd) and isinstance(narrow, _ConvNd):
+        if host.groups == host.in_channels > 1:
+            return with_channels(host, width, width * (host.out_channels // host.in_channels), width)
+        groups = fit_groups(narrow.groups, width, narrow.out_channels)
+        return with_channels(host, width, narrow.out_channels, groups)
+    if isinstance(host, nn.Linear) and isinstance(narrow, nn.Linear):
+        return with_features(host, width, narrow.out_features)
+    assert isinstance(narrow, _NormBase)
+    return with_norm_features(narrow, width)
