@@ -11,8 +11,8 @@ from cnnmod.networks import build
 def test_a_conv_block_of_zero_weights_passes_nothing(name):
     kept, dropped = (convert_(build(name), MoDConfig(residual=residual, c=8)) for residual in (True, False))
     for ours, theirs in zip(mod_blocks(kept).values(), mod_blocks(dropped).values(), strict=True):
-        assert has_residual(ours.conv_block, ours.k) == (name != "vgg11_bn")
-        assert not has_residual(theirs.conv_block, theirs.k)
+        assert has_residual(ours.conv_block, (1, ours.k, 8, 8)) == (name != "vgg11_bn")
+        assert not has_residual(theirs.conv_block, (1, theirs.k, 8, 8))
         assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
@@ -27,16 +27,16 @@ class Stubborn(nn.Module):
 
 def test_a_residual_without_a_switch_is_an_error():
     with pytest.raises(ValueError, match="Stubborn has a residual connection that is not switched by has_skip"):
-        drop_residual_(Stubborn(), 4)
+        drop_residual_(Stubborn(), (1, 4, 8, 8))
 
 
 def test_training_mode_stays():
     block = Stubborn().train()
-    has_residual(block, 4)
+    has_residual(block, (1, 4, 8, 8))
     assert block.training
     assert block.conv.training
 
 
 def test_meta_blocks_are_judged_too():
     with torch.device("meta"):
-        assert has_residual(Stubborn(), 4)
+        assert has_residual(Stubborn(), (1, 4, 8, 8))

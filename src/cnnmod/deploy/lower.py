@@ -130,7 +130,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     """A copy of the model for inference in one runtime: batch norms folded, MoD blocks in the runtime's own form.
 
     It works for dense networks and controls too, so that all rows of a comparison are treated alike. A MoD block
-    whose input is read again after it (a feature that the network returns, say) keeps the copying form. Call the
+    whose input is read again after it (a feature that the network returns, say), or which gets (N, H, W, C), keeps
+    the copying form. Call the
     copy under `torch.inference_mode()`; for `torch.compile` take the model itself.
 
     Args:
@@ -162,7 +163,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     for conv, norm in flow.conv_norms.items():
         _fold_(model, conv, norm)
     blocks = mod_blocks(model)
-    swap_(model, {name: _FORMS[runtime](block) for name, block in blocks.items() if name in flow.overwritable})
+    lowered = [name for name, block in blocks.items() if name in flow.overwritable and block.layout == "NCHW"]
+    swap_(model, {name: _FORMS[runtime](blocks[name]) for name in lowered})
     return model.eval()
 
 

@@ -1,7 +1,7 @@
 """ChannelSelector and MoDBlock: the modules around `functional.py`."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.fx
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels
 
+Layout: TypeAlias = Literal["NCHW", "NHWC"]
 for name in ("select_channels", "gather_channels", "fuse"):
     torch.fx.wrap(name)  # in a traced graph each is one node
 
@@ -65,6 +66,7 @@ class MoDBlock(nn.Module):
         channels: C, the channels of the MoD block's input and output.
         k: How many channels are selected.
         config: The method's choices; as `convert_` leaves it, c is a number and `placement` is data.
+        layout: `"NHWC"` where the host's blocks pass (N, H, W, C) on; the Conv-Block then takes (N, H, W, k).
 
     Attributes:
         pool: Only the first `pool` channels are candidates; C unless `config.candidates` says otherwise.
@@ -91,12 +93,13 @@ class MoDBlock(nn.Module):
         config: MoDConfig = MoDConfig(),
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        layout: Layout = "NCHW",
     ) -> None:
         super().__init__()
         if not 1 <= k <= channels:
             raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
         self.conv_block = conv_block
-        self.channels, self.k, self.config = channels, k, config
+        self.channels, self.k, self.config, self.layout = channels, k, config, layout
         self.pool = channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
         if config.select == "random":
             self.register_buffer("fixed_index_K", _draw(self.pool, k, config.order, device))
@@ -105,10 +108,19 @@ class MoDBlock(nn.Module):
         self.gain_K = nn.Parameter(torch.zeros(k, device=device, dtype=dtype)) if config.identity_start else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W). The Conv-Block gets further arguments as they are."""
+        """(N, C, H, W) → (N, C, H, W), or by `layout`. The Conv-Block gets further arguments as they are."""
+        if self.layout == "NHWC":
+            return self._forward(x_NCHW.movedim(3, 1), *args, **kwargs).movedim(1, 3)
+        return self._forward(x_NCHW, *args, **kwargs)
+
+    def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_input(x_NCHW, self.channels)
         score_NK, index_NK = self.select(x_NCHW)
-        y_NKHW = self.conv_block(gather_channels(x_NCHW, index_NK), *args, **kwargs)
+        selected_NKHW = gather_channels(x_NCHW, index_NK)
+        if self.layout == "NHWC":
+            y_NKHW = self.conv_block(selected_NKHW.movedim(1, 3), *args, **kwargs).movedim(3, 1)
+        else:
+            y_NKHW = self.conv_block(selected_NKHW, *args, **kwargs)
         if score_NK is not None:
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)

@@ -5,23 +5,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
+from cnnmod.method.blocks import Layout
 from cnnmod.method.trace import meta_forward
 
 
 @dataclass(frozen=True)
 class Call:
-    """The one call of a layer that maps a feature map (N, C, H, W) to a feature map.
+    """The one call of a layer that maps a feature map to a feature map.
 
     Attributes:
-        in_shape, out_shape: (N, C, H, W).
+        in_shape, out_shape: (N, C, H, W), or (N, H, W, C).
         args, kwargs: What else it was given; tensors are on the meta device.
+        layout: Which of the two, by the width of the first layer with weights inside.
     """
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = "NCHW"
+
+    @property
+    def in_channels(self) -> int:
+        """C of the input."""
+        return self.in_shape[self.layout.index("C")]
+
+    @property
+    def out_channels(self) -> int:
+        """C of the output."""
+        return self.out_shape[self.layout.index("C")]
 
 
 def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | str]:
@@ -32,26 +47,43 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     """
     calls: dict[str, Call | str] = {}
     times: dict[str, int] = {}
+    layouts: dict[str, Layout] = {}
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         times[name] = times.get(name, 0) + 1
         if times[name] > 1:
             calls[name] = f"the network calls it {times[name]} times"
         else:
-            calls[name] = _call(args, kwargs, output)
+            calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
+        if args and _is_map(args[0]) and (width := _width(layer)) is not None:
+            layout: Layout = "NHWC" if args[0].shape[3] == width != args[0].shape[1] else "NCHW"
+            for end in range(len(name)):
+                if name[end] == ".":
+                    layouts.setdefault(name[:end], layout)
 
     meta_forward(model, example, note)
     return {name: calls.get(name, "the network does not call it") for name, _ in model.named_modules()}
 
 
-def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call | str:
+def _width(layer: nn.Module) -> int | None:
+    """How many channels a layer takes; `None` for one without weights."""
+    if isinstance(layer, _ConvNd):
+        return layer.in_channels
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[0]
+    return layer.num_features if isinstance(layer, _NormBase) else None
+
+
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: Layout) -> Call | str:
     if not (args and _is_map(args[0])):
         return f"its input is {_describe(args[0] if args else None)}, not a feature map (N, C, H, W)"
     if not _is_map(output):
         return f"its output is {_describe(output)}, not a feature map (N, C, H, W)"
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
         return "besides its input it takes a collection"
-    return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs)
+    return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout)
 
 
 def _is_map(value: object) -> bool:

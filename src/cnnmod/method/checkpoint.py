@@ -2,33 +2,50 @@
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from cnnmod.method.calls import trace_calls
+from cnnmod.method.calls import Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import install_, mod_blocks, swap_
-from cnnmod.method.discover import discover
+from cnnmod.method.discover import Block, discover
 from cnnmod.method.files import write_whole
 from cnnmod.method.plan import check_bare, mod_block
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
+_FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
 _PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # how torch.save's files begin
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    factory: str | None = None,
+    factory_args: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write the model's weights, and which of its blocks are MoD blocks, to a safetensors file.
 
     The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too.
     Save the model itself, not what `lower` made of it.
 
+    Args:
+        model: The network.
+        path: The file.
+        factory: How the network was built before it was converted: `"timm/NAME"`, `"torchvision/NAME"`,
+            `"cnnmod/NAME"` or `"package.module:factory"`. Then `cnnmod.networks.load(path)` brings it back alone.
+        factory_args: What the factory was given: JSON values.
+
     Raises:
-        ValueError: The model is wrapped (DDP, torch.compile).
+        ValueError: The model is wrapped (DDP, torch.compile), or `factory` or its arguments have another form.
         OSError: The folder does not exist, or the file cannot be written.
 
     Example:
@@ -38,10 +55,22 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> model = load_(timm.create_model("resnet18"), path)
     """
     check_bare(model)
-    blocks = {name: block.config.to_dict() for name, block in mod_blocks(model).items()}
-    structure = json.dumps({"format": _FORMAT, "blocks": blocks})
+    structure: dict[str, Any] = {
+        "format": _FORMAT,
+        "blocks": {name: block.config.to_dict() for name, block in mod_blocks(model).items()},
+    }
+    if factory is not None:
+        if not _FACTORY.fullmatch(factory):
+            raise ValueError(
+                f"factory must be timm/NAME, torchvision/NAME, cnnmod/NAME or module:name, not {factory!r}"
+            )
+        structure["factory"] = {"name": factory, "args": dict(factory_args)}
+    try:
+        metadata = {"cnnmod": json.dumps(structure)}
+    except TypeError as error:
+        raise ValueError(f"factory_args must be JSON values, not {dict(factory_args)!r}") from error
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, serialize(tensors, metadata={"cnnmod": structure}))
+    write_whole(path, serialize(tensors, metadata=metadata))
 
 
 def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None = None) -> ModelT:
@@ -62,10 +91,11 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     """
     check_bare(model)
     path = Path(path)
-    blocks, tensors = _read(path)
+    contents = _read(path)
+    blocks, tensors = contents.blocks, contents.tensors
     replaced: dict[str, nn.Module] = {}
     if blocks and not mod_blocks(model):
-        here = {block.name: block for module in discover(model, trace_calls(model, example)) for block in module[1:]}
+        here = _blocks(model, example)
         if missing := [name for name in blocks if name not in here]:
             raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
         built = [(here[name], mod_block(here[name], config)) for name, config in blocks.items()]
@@ -82,13 +112,35 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, MoDConfig], dict[str, Tensor]]:
+def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
+    """All that may be a block of the file: the blocks of the network's modules, and parts of them."""
+    calls = trace_calls(model, example)
+    blocks = {
+        name: Block(name, model.get_submodule(name), call) for name, call in calls.items() if isinstance(call, Call)
+    }
+    return blocks | {block.name: block for module in discover(model, calls) for block in module}
+
+
+def read_factory(path: str | os.PathLike[str]) -> tuple[str | None, dict[str, Any]]:
+    """The factory's name that `save` was given, and its arguments."""
+    contents = _read(Path(path), tensors=False)
+    return contents.factory, contents.factory_args
+
+
+class _Contents(NamedTuple):
+    blocks: dict[str, MoDConfig]
+    factory: str | None
+    factory_args: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def _read(path: Path, tensors: bool = True) -> _Contents:
     with path.open("rb") as file:
         start = file.read(2)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118  no mapping
     except SafetensorError as error:
         if start in _PICKLES:
             message = f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes"
@@ -99,13 +151,13 @@ def _read(path: Path) -> tuple[dict[str, MoDConfig], dict[str, Tensor]]:
         raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
     try:
         structure = json.loads(metadata["cnnmod"])
-        is_later = structure["format"] > _FORMAT
-        blocks = {} if is_later else {k: MoDConfig.from_dict(values) for k, values in structure["blocks"].items()}
+        if structure["format"] <= _FORMAT:
+            blocks = {name: MoDConfig.from_dict(values) for name, values in structure["blocks"].items()}
+            factory = structure.get("factory", {"name": None, "args": {}})
+            return _Contents(blocks, factory["name"], dict(factory["args"]), state)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
-    if is_later:
-        raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
-    return blocks, tensors
+    raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
 
 
 def _check_fits(path: Path, blocks: dict[str, MoDConfig], tensors: dict[str, Tensor], model: nn.Module) -> None:

@@ -85,6 +85,24 @@ def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
     return modules
 
 
+def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
+    """The runs that parts of the module's blocks make: the same child of each, from block to block."""
+    runs: list[list[Block]] = []
+    for child_name, first in module[0].layer.named_children():
+        run: list[Block] = []
+        for block in module:
+            name = f"{block.name}.{child_name}"
+            child, call = getattr(block.layer, child_name, None), calls.get(name)
+            if not (isinstance(child, type(first)) and isinstance(call, Call) and _is_large(child)):
+                break
+            part = Block(name, child, call)
+            if run and not part.continues(run[-1]):
+                break
+            run.append(part)
+        runs.append(run)
+    return runs
+
+
 def _host(layer: nn.Module) -> nn.Module:
     """What the layer is a block of: a MoD block counts as its Conv-Block."""
     return layer.conv_block if isinstance(layer, MoDBlock) else layer

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import trace_calls
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.discover import Block, discover
+from cnnmod.method.discover import Block, Calls, discover, parts_of
 from cnnmod.method.fit import fit_
-from cnnmod.method.residual import drop_residual_
+from cnnmod.method.residual import drop_residual_, has_residual
 from cnnmod.method.shrink import shrink
 from cnnmod.method.trace import example_for
 
@@ -111,28 +111,34 @@ def build_mod_blocks(
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")
-    modules = discover(model, trace_calls(model, example))
-    reasons = _reasons(modules, config, filter_fn)
+    calls = trace_calls(model, example)
+    modules = discover(model, calls)
     c = _channels_of_first_conv_block(modules, example) if config.c is None else config.c
-    widest = max(block.call.in_shape[1] for module in modules for block in module[1:])
-    if c > widest:
+    widest = max(block.call.in_channels for module in modules for block in module[1:])
+    if config.c is not None and c > widest:
         raise ValueError(f"c = {c} is more than the channels of every block; the widest has C = {widest}")
+    settled = dataclasses.replace(config, c=c)
+    tried: dict[str, MoDBlock | str] = {}
+    modules = [part for module in modules for part in _served(module, modules, calls, settled, tried)]
+    reasons = _reasons(modules, config, filter_fn)
     chosen = tuple(name for name, reason in reasons.items() if not reason)
-    placement = chosen if callable(config.placement) else config.placement
-    settled = dataclasses.replace(config, c=c, placement=placement)
+    if callable(config.placement):
+        settled = dataclasses.replace(settled, placement=chosen)
     built: dict[str, tuple[Block, MoDBlock]] = {}
     for block in (block for module in modules for block in module if block.name in chosen):
-        try:
-            built[block.name] = block, mod_block(block, settled)
-        except ValueError as error:
-            reasons[block.name] = str(error)
+        made = _try(block, settled, tried)
+        if isinstance(made, str):
+            reasons[block.name] = made
+        else:
+            made.config = settled
+            built[block.name] = block, made
     planned = [
         PlannedBlock(
             name=block.name,
             kind=type(block.layer).__name__,
             module=number,
             position=position,
-            channels=block.call.out_shape[1],
+            channels=block.call.out_channels,
             chosen=block.name in chosen,
             k=built[block.name][1].k if block.name in built else None,
             reason=reasons[block.name],
@@ -143,6 +149,43 @@ def build_mod_blocks(
     return Plan(type(model).__name__, c, tuple(planned)), list(built.values())
 
 
+def _try(block: Block, config: MoDConfig, tried: dict[str, MoDBlock | str]) -> MoDBlock | str:
+    """The block's MoD block, or why it has none."""
+    if block.name not in tried:
+        try:
+            tried[block.name] = mod_block(block, config)
+        except ValueError as error:
+            tried[block.name] = str(error)
+    return tried[block.name]
+
+
+def _served(
+    module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: dict[str, MoDBlock | str]
+) -> list[list[Block]]:
+    """The module itself; or, where no block of its class can be a MoD block (it has attention, say), the modules of its
+    blocks' convolutional parts, if any of those can."""
+    kind = type(module[0].layer)
+    alike = [block for other in modules if type(other[0].layer) is kind for block in other[1:]]
+    if any(not isinstance(_try(block, config, tried), str) for block in alike):
+        return [module]
+    parts = [part for part in parts_of(module, calls) if len(part) > 1]
+    served = [part for part in parts if any(_adds(_try(block, config, tried), block) for block in part[1:])]
+    return served or [module]
+
+
+def _adds(made: MoDBlock | str, block: Block) -> bool:
+    """Whether the block has a residual: inside a larger block only such a one can be replaced by a MoD block, which
+    passes its input on."""
+    if isinstance(made, str):
+        return False
+    shape = list(block.call.in_shape)
+    shape[block.call.layout.index("C")] = made.k
+    try:
+        return has_residual(made.conv_block, shape)
+    except ValueError:
+        return False
+
+
 def mod_block(block: Block, config: MoDConfig) -> MoDBlock:
     """The MoD block for a block of a network; `config.c` is a number.
 
@@ -150,20 +193,23 @@ def mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         ValueError: It cannot be built, with the reason.
     """
     assert config.c is not None
-    channels = block.call.in_shape[1]
+    channels, layout = block.call.in_channels, block.call.layout
     k = max(1, channels // config.c)
     parameter = _check_weights(block.layer)
-    example = torch.empty(1, k, *block.call.in_shape[2:], device="meta", dtype=parameter.dtype)
+    shape = list(block.call.in_shape)
+    shape[layout.index("C")] = k
+    example = torch.empty(shape, device="meta", dtype=parameter.dtype)
     try:
         conv_block = shrink(block.layer, min(config.c, channels))
         output = fit_(conv_block, block.layer, example, block.call.args, block.call.kwargs)
         if tuple(output.shape) != tuple(example.shape):
             raise ValueError(f"it maps {tuple(example.shape)} to {tuple(output.shape)}")
         if not config.residual:
-            drop_residual_(conv_block, k)
+            drop_residual_(conv_block, shape)
     except ValueError as error:
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
-    return MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype).train(block.layer.training)
+    built = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, layout)
+    return built.train(block.layer.training)
 
 
 def check_bare(model: nn.Module) -> None:
@@ -223,5 +269,5 @@ def _channels_of_first_conv_block(modules: list[list[Block]], example: Tensor) -
     image itself, what that makes of it."""
     first = modules[0][0].call
     if first.in_shape[1:] == tuple(example.shape[1:]):
-        return first.out_shape[1]
-    return next(module[0].call.in_shape[1] for module in modules if len(module) > 1)
+        return first.out_channels
+    return next(module[0].call.in_channels for module in modules if len(module) > 1)

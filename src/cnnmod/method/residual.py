@@ -4,6 +4,8 @@ A residual has no module of its own to delete. What blocks have is a switch: a f
 switch is accepted only if it works: with all weights zero, the block's output may no longer depend on its input.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class NoShortcut(nn.Module):
         return x.new_zeros(1)
 
 
-def drop_residual_(block: nn.Module, channels: int) -> None:
+def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
     """Take a fresh block's residual away, in place; a block without one stays as it is.
 
     Norms that start at zero do so for the residual's sake. Without it their block would put out zeros, and through a
@@ -36,7 +38,7 @@ def drop_residual_(block: nn.Module, channels: int) -> None:
     for name in _SHORTCUTS:
         if hasattr(block, name):
             setattr(block, name, NoShortcut())
-    if has_residual(block, channels):
+    if has_residual(block, shape):
         raise ValueError(
             f"residual=False: {type(block).__name__} has a residual connection that is not switched by "
             f"{', '.join((*_FLAGS, *_SHORTCUTS))}"
@@ -47,7 +49,7 @@ def drop_residual_(block: nn.Module, channels: int) -> None:
 
 
 @torch.no_grad()
-def has_residual(block: nn.Module, channels: int) -> bool:
+def has_residual(block: nn.Module, shape: Sequence[int]) -> bool:
     """Whether the output depends on the input when all weights are zero."""
     state = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in block.state_dict().items()}
     dtype = next((tensor.dtype for tensor in block.parameters()), torch.float32)
@@ -55,11 +57,11 @@ def has_residual(block: nn.Module, channels: int) -> bool:
     block.eval()
     try:
         first, second = (
-            torch.func.functional_call(
-                block, state, (torch.full((1, channels, 8, 8), value, dtype=dtype, device="cpu"),)
-            )
+            torch.func.functional_call(block, state, (torch.full(tuple(shape), value, dtype=dtype, device="cpu"),))
             for value in (1.0, 2.0)
         )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(block).__name__} does not run on {tuple(shape)} alone: {error}") from error
     finally:
         block.train(training)
     return not torch.equal(first, second)

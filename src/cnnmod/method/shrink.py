@@ -46,7 +46,9 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     narrow = _copy(block, {id(child): shrink(child, c) for child in block.children()})
     for name, value in vars(block).items():
         if _is_width(name, value):
-            setattr(narrow, name, _divide_all(name, value, c))
+            setattr(narrow, name, _divide_all(value, c))
+        if "split" in name and _is_width(name, value) and isinstance(value, (tuple, list)):
+            _match_split(narrow, block, name, divide(sum(value), c))
     if {"running_mean", "running_var"} <= block._buffers.keys():
         _reset_frozen_norm(narrow, block, c)
     _cut_vectors(narrow, block, c)
@@ -138,18 +140,31 @@ def fit_groups(groups: int, *widths: int) -> int:
 
 
 def _is_width(name: str, value: object) -> bool:
-    """An integer, or several, under a width's name. Numbers below 4 there are axes (`spatial_dim = (2, 3)`)."""
+    """An integer, or several, under a width's name."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     return bool(_WIDTH_NAME.search(name) and values) and all(type(number) is int for number in values)
 
 
-def _divide_all(name: str, value: int | Sequence[int], c: int) -> int | Sequence[int]:
+def _divide_all(value: int | Sequence[int], c: int) -> int | Sequence[int]:
+    """Numbers below 8 are no widths but axes or counts: `spatial_dim = (2, 3)`, a split's last part of 3 gates."""
     if isinstance(value, int):
-        return divide(value, c) if value >= 4 else value
-    widths = [divide(number, c) if number >= 4 else number for number in value]
-    if "split" in name:  # parts of one width: what rounding down takes from it, its first part gets back
-        widths[0] += divide(sum(value), c) - sum(widths)
-    return type(value)(widths)  # pyright: ignore
+        return divide(value, c) if value >= 8 else value
+    return type(value)(divide(number, c) if number >= 8 else number for number in value)  # pyright: ignore
+
+
+def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> None:
+    """Parts that a width is split into must sum to it: the layer that makes the width follows them; where it comes
+    from outside, the first part takes what rounding down left of it."""
+    parts = getattr(narrow, name)
+    for child_name, layer in host.named_children():
+        shrunken = getattr(narrow, child_name)
+        if isinstance(layer, _ConvNd) and layer.out_channels == sum(getattr(host, name)) and layer.groups == 1:
+            setattr(narrow, child_name, with_channels(layer, shrunken.in_channels, sum(parts), 1))
+            return
+        if isinstance(layer, nn.Linear) and layer.out_features == sum(getattr(host, name)):
+            setattr(narrow, child_name, with_features(layer, shrunken.in_features, sum(parts)))
+            return
+    setattr(narrow, name, type(parts)([parts[0] + width - sum(parts), *parts[1:]]))
 
 
 def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, besides: tuple[str, ...] = ()) -> None:

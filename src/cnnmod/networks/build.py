@@ -1,29 +1,128 @@
-"""A network by its name."""
+"""A network by the name of its factory, and from a file that names one."""
 
 import difflib
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable
 from typing import Any
 
 import timm
+import torchvision
 from torch import nn
 
 import cnnmod.networks.classification  # registers the names
+from cnnmod.method.checkpoint import load_, read_factory
+
+_FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
-    """`timm.create_model(name, **kwargs)` without pretrained weights, over cnnmod's networks and timm's own.
+    """The network that a factory makes, without pretrained weights unless they are asked for.
+
+    Args:
+        name: `"NAME"` or `"timm/NAME"` of cnnmod's networks and timm's own, `"cnnmod/NAME"`, `"torchvision/NAME"`,
+            or `"package.module:factory"`, which imports the module and calls the function.
+        kwargs: What the factory is given.
 
     Raises:
-        ValueError: An unknown name, with the nearest ones.
+        ValueError: An unknown name, with the nearest ones; or the factory returned no network.
 
     Example:
+        >>> type(build("torchvision/resnet18", num_classes=10)).__module__
+        'torchvision.models.resnet'
         >>> build("resnet75_md")
         Traceback (most recent call last):
         ...
         ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
     """
-    if not timm.is_model(name):
-        names = [*cnnmod.networks.classification.default_cfgs, *timm.list_models()]
-        nearest = list(dict.fromkeys(difflib.get_close_matches(name, names, n=3)))
+    factory = _factory_of_user(name) if ":" in name else _factory(name)
+    model = factory(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
+    """Rebuild the network of a file that `cnnmod.save(model, path, factory=…)` wrote, structure and weights.
+
+    Nothing is fetched, and no code runs but that of timm, torchvision and cnnmod.
+
+    Args:
+        path: The file.
+        factory: Builds the dense network instead of what the file names; it gets the file's `factory_args`. Needed
+            for a factory of your own: a file may not say what is imported.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file names no factory, one outside timm, torchvision and cnnmod, or arguments that may fetch
+            or read other files; or what `cnnmod.load_` raises.
+
+    Example:
+        >>> import cnnmod, pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "resnet18_mod.safetensors"
+        >>> arguments = {"num_classes": 10}
+        >>> model = cnnmod.convert_(build("timm/resnet18", **arguments))
+        >>> cnnmod.save(model, path, factory="timm/resnet18", factory_args=arguments)
+        >>> len(cnnmod.mod_blocks(load(path)))
+        4
+    """
+    name, arguments = read_factory(path)
+    if factory is None:
+        if name is None:
+            raise ValueError(f"{path} names no factory; pass one, load(path, factory=…), or use cnnmod.load_")
+        if ":" in name or not name.startswith(("timm/", "torchvision/", "cnnmod/")):
+            raise ValueError(
+                f"{path} was made by {name!r}; from a file only factories of timm, torchvision and cnnmod are "
+                f"called. Pass it yourself: load(path, factory=…)"
+            )
+        if refused := [argument for argument in arguments if _FETCHES.search(argument)]:
+            raise ValueError(f"{path}: the factory's argument {refused[0]!r} may fetch or read other files")
+        factory = _factory(name)
+    return load_(factory(**arguments), path)
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    library, _, network = name.rpartition("/")
+    ours = list(cnnmod.networks.classification.default_cfgs)
+    if library == "torchvision":
+        known, factory = torchvision.models.list_models(), _factory_of_torchvision(network)
+    elif library == "cnnmod":
+        known, factory = ours, _factory_of_timm(network)
+    elif library in ("", "timm"):
+        known, factory = [*ours, *timm.list_models()], _factory_of_timm(network)
+    else:
+        raise ValueError(
+            f"unknown network {name!r}; a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "
+            "package.module:factory"
+        )
+    if network not in known:
+        nearest = list(dict.fromkeys(difflib.get_close_matches(network, known, n=3)))
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models('*_mod')"
         raise ValueError(f"unknown network {name!r}; {hint}")
-    return timm.create_model(name, **kwargs)
+    return factory
+
+
+def _factory_of_timm(network: str) -> Callable[..., nn.Module]:
+    return lambda **kwargs: timm.create_model(network, **kwargs)
+
+
+def _factory_of_torchvision(network: str) -> Callable[..., nn.Module]:
+    def factory(**kwargs: Any) -> nn.Module:
+        accepted = inspect.signature(torchvision.models.get_model_builder(network)).parameters
+        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # its default fetches
+        return torchvision.models.get_model(network, **(backbone | kwargs))
+
+    return factory
+
+
+def _factory_of_user(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} names no function: {error}") from error
+    if not callable(factory):
+        raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
+    return factory
