@@ -27,10 +27,14 @@ def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
     Norms that start at zero do so for the residual's sake. Without it their block would put out zeros, and through a
     ReLU get no gradient, so they start at one.
 
+    Args:
+        block: The block.
+        shape: What it takes, (N, C, H, W) or (N, H, W, C).
+
     Raises:
-        ValueError: The block has a residual, but no switch that is known here.
+        ValueError: The block has a residual, but no switch that is known here; or it does not run alone.
     """
-    if not has_residual(block, channels):
+    if not has_residual(block, shape):
         return
     for name in _FLAGS:
         if getattr(block, name, None) is True:
