@@ -49,7 +49,7 @@ def fit_(
         try:
             return meta_forward(narrow, example, None, args, kwargs)
         except ValueError:
-            if not misfits or misfits[0] in seen:
+            if not misfits or misfits[0] in seen or misfits[0][1] < 1:
                 raise
         finally:
             for handle in handles:

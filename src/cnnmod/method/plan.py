@@ -206,7 +206,7 @@ def mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             raise ValueError(f"it maps {tuple(example.shape)} to {tuple(output.shape)}")
         if not config.residual:
             drop_residual_(conv_block, shape)
-    except ValueError as error:
+    except Exception as error:  # whatever foreign modules raise when they are copied
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
     built = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, layout)
     return built.train(block.layer.training)

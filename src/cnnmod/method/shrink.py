@@ -164,7 +164,7 @@ def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> N
         if isinstance(layer, nn.Linear) and layer.out_features == sum(getattr(host, name)):
             setattr(narrow, child_name, with_features(layer, shrunken.in_features, sum(parts)))
             return
-    setattr(narrow, name, type(parts)([parts[0] + width - sum(parts), *parts[1:]]))
+    setattr(narrow, name, type(parts)([max(1, parts[0] + width - sum(parts)), *parts[1:]]))
 
 
 def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, besides: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,219 @@
+"""Which networks of timm and torchvision can be converted, and whether they then work.
+
+Each network is built, converted, run forward and backward, saved, loaded into a fresh one, lowered, and turned into
+its control. The result file says for every network what became of it; docs/convert.md is rendered from it.
+
+    python benchmarks/families.py                     # all, about an hour on two cores; goes on where it was killed
+    python benchmarks/families.py timm/resnet18 timm/regnety_002    # these, printed
+"""
+
+import json
+import logging
+import multiprocessing
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils.module_tracker import ModuleTracker
+
+import cnnmod
+from cnnmod.measure.provenance import Provenance
+from cnnmod.method.files import write_whole
+from cnnmod.method.trace import example_for, meta_forward
+from cnnmod.networks import build
+from cnnmod.report.progress import progress_bars
+
+RESULT = Path(__file__).parent / "results" / "families.json"
+_PARTIAL = RESULT.with_suffix(".partial")
+_LARGE = 150e6  # parameters, from which a network is checked in bfloat16: 24 GB hold it twice
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one network.
+
+    Attributes:
+        name: As `build` takes it.
+        family: Its file in timm, or its name's first word in torchvision.
+        outcome: `"works"`; `"fails"`, where it has convolutional blocks in a row but cannot be converted, or fails
+            afterwards; `"none"`, where it has no such blocks, or only blocks with attention.
+        mod_blocks: How many.
+        classes: Of the blocks that became MoD blocks.
+        kept: The classes of chosen blocks that stay standard blocks, each with the reason of its first one.
+        reason: Why it fails, or has no blocks.
+    """
+
+    name: str
+    family: str
+    outcome: str
+    mod_blocks: int = 0
+    classes: tuple[str, ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+
+
+def names() -> list[str]:
+    """All classifiers of both libraries, but those that the paper's networks here add to timm's."""
+    theirs = [name for name in timm.list_models() if not timm.model_entrypoint(name).__module__.startswith("cnnmod")]
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    return [f"timm/{name}" for name in theirs] + [f"torchvision/{name}" for name in classifiers]
+
+
+def family(name: str) -> str:
+    """The network's file in timm, or its name's first word in torchvision."""
+    library, _, network = name.partition("/")
+    if library == "timm":
+        return f"timm {timm.model_entrypoint(network).__module__.rpartition('.')[2]}"
+    match = re.match(r"(wide_resnet|shufflenet_v2|mobilenet_v\d|efficientnet_v2|regnet|[a-z]+)", network)
+    assert match
+    return f"torchvision {match[0]}"
+
+
+def survey(name: str) -> Row:
+    """Try one network."""
+    torch.manual_seed(0)
+    row = partial(Row, name=name, family=family(name))
+    try:
+        model = _build(name)
+        plan = cnnmod.plan(model)
+    except ValueError as error:
+        return row(outcome="none", reason=str(error))
+    refused = [block for block in plan.blocks if block.chosen and block.k is None]
+    kept = tuple({block.kind: block.reason for block in reversed(refused)}.items())
+    if not plan.mod_blocks:
+        reason = f"{refused[0].kind}: {refused[0].reason}"
+        if all(block.name in _with_attention(model) for block in refused):
+            return row(outcome="none", kept=kept, reason=f"its blocks have attention. {reason}")
+        return row(outcome="fails", kept=kept, reason=reason)
+    classes = tuple(sorted({block.kind for block in plan.blocks if block.k is not None}))
+    try:
+        _check(name, model)
+        outcome, reason = "works", ""
+    except Exception as error:
+        outcome, reason = "fails", f"{type(error).__name__}: {error}"
+    return row(outcome=outcome, mod_blocks=len(plan.mod_blocks), classes=classes, kept=kept, reason=reason)
+
+
+def _build(name: str) -> nn.Module:
+    quiet = {"init_weights": False} if name in ("torchvision/googlenet", "torchvision/inception_v3") else {}
+    model = build(name, **quiet)
+    is_large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
+    return model.bfloat16() if is_large else model
+
+
+def _check(name: str, model: nn.Module) -> None:
+    """Convert it and use it in every way; whatever does not work raises."""
+    blocks = cnnmod.mod_blocks(cnnmod.convert_(model))
+    x_NCHW = _images(model)
+    model.requires_grad_(False)
+    for block in blocks.values():
+        block.requires_grad_(True)
+    _sum(model.train()(x_NCHW)).float().square().mean().backward()
+    for block_name, block in blocks.items():
+        for parameter_name, parameter in block.named_parameters(prefix=block_name):
+            assert parameter.grad is not None, f"{parameter_name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{parameter_name}'s gradient is not finite"
+            parameter.grad = None
+    model.eval()
+    with torch.inference_mode():
+        outputs = _sum(model(x_NCHW))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.safetensors"
+            cnnmod.save(model, path)
+            fresh = cnnmod.load_(_build(name), path).eval()
+        assert torch.equal(_sum(fresh(x_NCHW)), outputs), "the loaded network computes something else"
+        del fresh
+        lowered = _sum(cnnmod.lower(model)(x_NCHW))
+        scale = outputs.abs().max().clamp(min=1)
+        assert (lowered - outputs).abs().max() < (0.1 if outputs.dtype == torch.bfloat16 else 1e-3) * scale, "lowered"
+        assert _sum(cnnmod.control_(model)(x_NCHW)).isfinite().all(), "the control's output is not finite"
+    assert not cnnmod.mod_blocks(model)
+
+
+def _images(model: nn.Module) -> Tensor:
+    """Two images, small ones if the network takes any size."""
+    full = example_for(model)
+    for size in (96, 160):
+        small = full.new_empty(1, full.shape[1], size, size)
+        try:
+            meta_forward(model, small)
+        except ValueError:
+            continue
+        full = small
+        break
+    return torch.rand(2, *full.shape[1:], dtype=full.dtype)
+
+
+def _sum(outputs: Any) -> Tensor:
+    """The logits; of a network with auxiliary heads in training, all of them."""
+    return sum(outputs) if isinstance(outputs, (tuple, list)) else outputs  # pyright: ignore
+
+
+def _with_attention(model: nn.Module) -> set[str]:
+    """The layers within which feature maps are multiplied with feature maps, as matrices."""
+    found: set[str] = set()
+    tracker = ModuleTracker()
+
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            matrices = [value for value in args if isinstance(value, Tensor) and value.ndim > 2]
+            product = func.__name__ in ("matmul", "__matmul__", "bmm", "einsum") and len(matrices) > 1
+            if product or func is scaled_dot_product_attention:
+                found.update(parent.partition(".")[2] for parent in tracker.parents)
+            return func(*args, **(kwargs or {}))
+
+    with tracker, Products():
+        meta_forward(model)
+    return found
+
+
+def _quiet() -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("cnnmod").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+
+
+def _rows(todo: list[str]) -> Iterator[Row]:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, _quiet, max_tasks_per_child=50) as pool:  # pyright: ignore[reportCallIssue]
+        for future in as_completed(pool.submit(survey, name) for name in todo):
+            yield future.result()
+
+
+def main() -> None:
+    """Survey the named networks, or all."""
+    if sys.argv[1:]:
+        _quiet()
+        for name in sys.argv[1:]:
+            print(json.dumps(asdict(survey(name))))
+        return
+    done = [json.loads(line) for line in _PARTIAL.read_text().splitlines()] if _PARTIAL.exists() else []
+    every = names()
+    todo = [name for name in every if name not in {row["name"] for row in done}]
+    with progress_bars() as progress, _PARTIAL.open("a") as lines:
+        for row in _rows(todo):
+            done.append(asdict(row))
+            lines.write(json.dumps(done[-1]) + "\n")
+            lines.flush()
+            progress("networks", len(done), len(every))
+    done.sort(key=lambda row: every.index(row["name"]))
+    provenance = asdict(Provenance.now(torch.device("cpu"), 1))
+    write_whole(RESULT, json.dumps({"provenance": provenance, "rows": done}, indent=0) + "\n")
+    _PARTIAL.unlink()
+
+
+if __name__ == "__main__":
+    main()
