@@ -87,7 +87,7 @@ def survey(name: str) -> Row:
     torch.manual_seed(0)
     row = partial(Row, name=name, family=family(name))
     try:
-        model = _build(name)
+        model = _on_meta(name)
         plan = cnnmod.plan(model)
     except ValueError as error:
         return row(outcome="none", reason=str(error))
@@ -100,11 +100,20 @@ def survey(name: str) -> Row:
         return row(outcome="fails", kept=kept, reason=reason)
     classes = tuple(sorted({block.kind for block in plan.blocks if block.k is not None}))
     try:
-        _check(name, model)
+        _check(name, _build(name))
         outcome, reason = "works", ""
     except Exception as error:
         outcome, reason = "fails", f"{type(error).__name__}: {error}"
     return row(outcome=outcome, mod_blocks=len(plan.mod_blocks), classes=classes, kept=kept, reason=reason)
+
+
+def _on_meta(name: str) -> nn.Module:
+    """Without weights, which is fast; where a constructor wants to compute, with them."""
+    try:
+        with torch.device("meta"):
+            return _build(name)
+    except (RuntimeError, NotImplementedError):
+        return _build(name)
 
 
 def _build(name: str) -> nn.Module:

@@ -17,6 +17,7 @@ from cnnmod.measure.count import count_modules
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.files import check_writable
+from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build
 from cnnmod.networks.paper import paper_rows
@@ -54,20 +55,34 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
 
 
 @app.command
-def info(name: Annotated[str, tyro.conf.Positional], as_json: Json = False) -> None:
-    """Show a network block by block: which are MoD blocks, C, k, parameters, MACs; the paper's figures beside ours.
+def info(
+    name: Annotated[str, tyro.conf.Positional], size: tuple[int, int] | None = None, as_json: Json = False
+) -> None:
+    """Show a network block by block: C, k, parameters, MACs; which blocks are MoD blocks or, for a dense network, which
+    `convert_` would make MoD blocks and why not the others; the paper's figures beside ours.
 
     Example: cnnmod info resnet75_mod
 
+    Example: cnnmod info torchvision/mobilenet_v3_large
+
+    Example: cnnmod info my_package.networks:make_network --size 64 64
+
     Args:
-        name: A network of cnnmod's or timm's.
+        name: A network of cnnmod's or timm's, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`, which
+            imports the module and calls the factory.
+        size: Height and width of its images in pixels; what the network states, or 224, if not given.
     """
     model = build(name)
+    example = example_for(model)
+    if size is not None:
+        if min(size) < 1:
+            raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+        example = example.new_empty(*example.shape[:2], *size)
     if not as_json:
-        _console.print(network_cells(name, model).rich())
+        _console.print(network_cells(name, model, example).rich())
         return
     mod = mod_blocks(model)
-    sizes = count_modules(model)
+    sizes = count_modules(model, example)
     paper = paper_rows().get(name)
     _print_json(
         {
@@ -77,6 +92,7 @@ def info(name: Annotated[str, tyro.conf.Positional], as_json: Json = False) -> N
                 block: {"channels": found.channels, "k": found.k, **dataclasses.asdict(sizes[block])}
                 for block, found in mod.items()
             },
+            "plan": None if mod else dataclasses.asdict(plan(model, example=example)),
             "paper": paper and dataclasses.asdict(paper),
         }
     )
@@ -172,6 +188,7 @@ def plot(
 
 def run(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend is one line on standard error and exit code 2."""
+    sys.path.insert(0, str(Path.cwd()))  # package.module:factory may be the user's own
     try:
         app.cli(
             prog="cnnmod",

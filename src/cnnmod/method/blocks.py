@@ -129,21 +129,20 @@ class MoDBlock(nn.Module):
         """The selected channels' scores (N, K), `None` where nothing scales, and their indices (N, K)."""
         score_NK, index_NK = self._select(x_NCHW)
         if self.gain_K is not None:
-            gain_NK = self.gain_K.expand(index_NK.shape)
+            gain_NK = _for_each_image(self.gain_K, x_NCHW)
             score_NK = gain_NK if score_NK is None else score_NK * gain_NK
         return score_NK, index_NK
 
     def _select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
-        images = x_NCHW.shape[0]
         if self.config.select == "random":
             index_K = self.fixed_index_K
             if self.training:
                 index_K = _draw(self.pool, self.k, self.config.order, x_NCHW.device)
-            return None, index_K.expand(images, -1)
+            return None, _for_each_image(index_K, x_NCHW)
         logit_NC = self.selector(x_NCHW[:, : self.pool])
         if self.config.select == "first":
-            index_K = _first(self.k, x_NCHW.device)
-            return logit_NC[:, : self.k].sigmoid(), index_K.expand(images, -1)
+            index_K = torch.arange(self.k, device=self.selector.reduce.weight.device)
+            return logit_NC[:, : self.k].sigmoid(), _for_each_image(index_K, x_NCHW)
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
@@ -157,8 +156,8 @@ def _draw(pool: int, k: int, order: Order, device: torch.device | None) -> Tenso
 
 
 @torch.fx.wrap
-def _first(k: int, device: torch.device) -> Tensor:
-    return torch.arange(k, device=device)
+def _for_each_image(index_K: Tensor, x_NCHW: Tensor) -> Tensor:
+    return index_K.expand(x_NCHW.shape[0], -1)
 
 
 @torch.fx.wrap

@@ -191,11 +191,12 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
-    """VGG's modules: in a `Sequential`, convolutions with their norm and activation, from one pooling to the next."""
+    """VGG's modules: in a container, convolutions with their norm and activation, from one pooling to the next."""
     runs: list[list[Block]] = []
     inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
     for parent_name, parent in model.named_modules():
-        if isinstance(parent, nn.Sequential) and not parent_name.startswith(inside):
+        in_order = isinstance(parent, (nn.Sequential, nn.ModuleDict))  # timm's features_only makes a dict of VGG
+        if in_order and not parent_name.startswith(inside):
             runs += _convolution_runs(list(_children(parent, parent_name)), calls)
     return runs if any(len(run) > 1 for run in runs) else []
 

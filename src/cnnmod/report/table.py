@@ -1,16 +1,18 @@
 """Tables: a comparison, and a network block by block, as text cells and for the terminal."""
 
+import itertools
 import statistics
 from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.results import Comparison, interquartile_range
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
+from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
 
 
@@ -79,28 +81,46 @@ def _spread(values: list[float], form: str) -> str:
     return f"{form.format(statistics.median(values))} ±{form.format(half).lstrip('+')}"
 
 
-def network_cells(name: str, model: nn.Module) -> Cells:
-    """A network block by block: which are MoD blocks, their C and k, parameters and GMACs; the paper's beside ours."""
-    sizes = count_modules(model)
+def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:
+    """A network block by block: kind, C and k, parameters and GMACs; the paper's beside ours.
+
+    A dense network's blocks are shown as `convert_` would make them.
+    """
+    sizes = count_modules(model, example)
     mod = mod_blocks(model)
-    rows: list[list[str]] = []
+    notes = ["MMACs: 10⁶ multiply-adds of convolutions and linear layers, one image."]
+    modules: list[list[str]] = []
+    planned: dict[str, PlannedBlock] = {}
     try:
-        modules = find_modules(model)
-    except ValueError:  # it runs, or counting would have failed: it has no modules
-        modules = []
+        if mod:
+            modules = find_modules(model, example)
+        else:
+            made = plan(model, example=example)
+            planned = {block.name: block for block in made.blocks}
+            modules = [[b.name for b in blocks] for _, blocks in itertools.groupby(made.blocks, lambda b: b.module)]
+            notes.append(
+                f"→ MoD: what cnnmod.convert_ makes of it, c = {made.c}; parameters and MMACs are before that."
+            )
+            refused = {b.kind: b for b in reversed(made.blocks) if b.chosen and b.k is None}
+            notes += [f"{kind} stays standard at {b.name}: {b.reason}." for kind, b in refused.items()]
+    except ValueError as error:  # it runs, or counting would have failed: it has no modules
+        notes.append(f"{error}.")
+    rows: list[list[str]] = []
     for number, names in enumerate(modules):
         for block in names:
-            found = mod.get(block)
+            kind = ["standard", "", ""]
+            if block in mod:
+                kind = ["MoD", str(mod[block].channels), str(mod[block].k)]
+            elif block in planned and planned[block].k is not None:
+                kind = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
             size = sizes[block]
-            is_mod = ["MoD", str(found.channels), str(found.k)] if found else ["standard", "", ""]
-            rows.append([block, str(number), *is_mod, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
+            rows.append([block, str(number), *kind, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
     total = sizes[""]
     blocks = [sizes[block] for names in modules for block in names]
     rest_parameters = total.parameters - sum(size.parameters for size in blocks)
     rest_gmacs = total.gmacs - sum(size.gmacs for size in blocks)
     rows.append(["stem, head, …", "", "", "", "", f"{rest_parameters:,}", f"{rest_gmacs * 1e3:,.2f}"])
     rows.append(["total", "", f"{len(mod)} MoD", "", "", f"{total.parameters:,}", f"{total.gmacs * 1e3:,.2f}"])
-    notes = ["MMACs: 10⁶ multiply-adds of convolutions and linear layers, one image."]
     if paper := paper_rows().get(name):
         millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
