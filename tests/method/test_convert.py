@@ -2,16 +2,21 @@ import copy
 import logging
 
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.resnet import BasicBlock
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
+from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.networks import build
 from cnnmod.networks.classification import digits_resnet
+from conftest import trained_norms_
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 
@@ -186,6 +191,114 @@ def test_logs_what_it_did(caplog):
     assert "converted 4 blocks of ResNet to MoD blocks, c = 64: layer1.1, layer2.1, layer3.1, layer4.1" in caplog.text
 
 
+@pytest.mark.parametrize("select", ["learned", "random", "first"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "vgg11_bn", "convnext_atto"])
+def test_identity_start_computes_what_the_control_computes(name, select):
+    model = trained_norms_(build(name))
+    convert_(model, MoDConfig(identity_start=True, select=select))
+    x_NCHW = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model(x_NCHW), control_(copy.deepcopy(model))(x_NCHW))
+
+
+def test_identity_start_trains():
+    model = convert_(digits_resnet(), MoDConfig(c=4, reduction=2, identity_start=True), **SMALL)
+    before = bits(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in range(4):  # the gains first, then, in Conv-Blocks with a norm that starts at zero, that, then the others
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.rand(16, 1, 8, 8)), torch.arange(16) % 10).backward()
+        optimizer.step()
+    assert [name for name, tensor in model.named_parameters() if torch.equal(before[name], tensor)] == []
+
+
+def test_channels_last_blocks_and_their_control():
+    """MambaOut passes (N, H, W, C) from block to block."""
+    model = build("timm/mambaout_femto").eval()
+    shallow = copy.deepcopy(model)
+    convert_(model)
+    names = list(mod_blocks(model))
+    x_NCHW = torch.rand(3, 3, 64, 64)
+    whole = model(x_NCHW)
+    for image in range(3):
+        torch.testing.assert_close(whole[image : image + 1], model(x_NCHW[image : image + 1]), atol=1e-5, rtol=1e-4)
+    features = torch.rand(2, 5, 6, 96)
+    after = mod_blocks(model)["stages.1.blocks.1"](features)
+    assert after.shape == features.shape
+    assert torch.equal(after[..., 2:], features[..., 2:])  # k = 96 // 48
+    assert not torch.equal(after[..., :2], features[..., :2])
+    assert torch.equal(control_(model)(x_NCHW), without_blocks(shallow, names)(x_NCHW))
+
+
+def test_traces():
+    """As torchvision's feature extraction does."""
+    for select in ("learned", "random", "first"):
+        model = convert_(build("torchvision/resnet18"), MoDConfig(select=select, identity_start=True)).eval()
+        nn.init.ones_(model.layer2[1].gain_K)
+        x_NCHW = torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x_NCHW), model(x_NCHW))
+    features = create_feature_extractor(model, {"layer1": "early", "layer3": "late"})(x_NCHW)
+    assert {name: tuple(tensor.shape) for name, tensor in features.items()} == {
+        "early": (2, 64, 16, 16),
+        "late": (2, 256, 4, 4),
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vgg11_bn", "convnext_atto", "regnety_002"])
+def test_features_only(name):
+    dense = timm.create_model(name, features_only=True).eval()
+    model = convert_(copy.deepcopy(dense))
+    assert mod_blocks(model)
+    x_NCHW = torch.rand(1, 3, 64, 64)
+    assert [map_.shape for map_ in model(x_NCHW)] == [map_.shape for map_ in dense(x_NCHW)]
+
+
+def test_gradient_checkpointing():
+    plain = convert_(build("resnet18"))
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    x_NCHW = torch.rand(2, 3, 64, 64)
+    for model in (plain, saving):
+        model(x_NCHW).square().mean().backward()
+    for ours, theirs in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_moving_average():
+    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL)
+    average = ModelEmaV3(model, decay=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    average.update(model)
+    for name, parameter in average.module.named_parameters():
+        torch.testing.assert_close(parameter, model.get_parameter(name) - 0.5)
+    assert mod_blocks(average.module).keys() == mod_blocks(model).keys()
+
+
+def train_step(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL)
+    images = torch.rand(4, 1, 8, 8)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    wrapped(images[2 * rank : 2 * rank + 2]).square().mean().backward()
+    torch.save([parameter.grad for parameter in model.parameters()], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ddp_on_two_processes(tmp_path):
+    torch.multiprocessing.spawn(train_step, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
+    assert all(gradient.any() for gradient in first[-2:])
+
+
+def test_resnet152_takes_little_memory():
+    model = build("resnet152")
+    parameters_mib = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 2**20
+    assert peak_memory_mib(lambda: convert_(model)) < 2 * parameters_mib
+
+
 class TestErrors:
     """Each leaves the model as it was."""
 
@@ -248,6 +361,21 @@ class TestErrors:
 
         model = Host()
         self.check(model, r"Host does not run on an example", example=torch.zeros(1, 1, 9, 9))
+
+    def test_in_a_hook_of_the_model(self):
+        model = build("resnet18")
+        model.layer2.register_forward_hook(lambda *_: convert_(model))
+        self.check(model, "ResNet is being run: do not call cnnmod from a hook of the model itself")
+        before = bits(model)
+        with pytest.raises(ValueError, match="do not call cnnmod from a hook"):
+            model.eval()(torch.rand(1, 3, 64, 64))
+        assert same(before, model)
+        assert not mod_blocks(model)
+
+    def test_a_block_that_runs_twice(self):
+        block = nn.Sequential(*(BasicBlock(16, 16) for _ in range(2)))
+        model = nn.Sequential(nn.Conv2d(3, 16, 1), block, block)
+        self.check(model, "BasicBlock: the network calls it 2 times, as 1.0 and 2.0 or .*, as 1.1 and 2.1")
 
     def test_control_without_mod_blocks(self):
         with pytest.raises(ValueError, match="ResNet has no MoD block"):

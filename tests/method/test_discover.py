@@ -71,7 +71,8 @@ def test_a_network_nobody_has_heard_of():
 
 def test_nothing_to_convert_lists_the_block_types():
     model = nn.Sequential(Unheard(3, 8), nn.AvgPool2d(2), Unheard(8, 16))
-    with pytest.raises(ValueError, match=r"Sequential has nothing to convert: .* Block types seen: Unheard"):
+    types = r"Block types seen: Unheard: it changes its input's shape"
+    with pytest.raises(ValueError, match=rf"Sequential has nothing to convert: .* {types}"):
         find_modules(model)
     with pytest.raises(ValueError, match=r"Block types seen: none"):
         find_modules(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 224 * 224, 2)))
@@ -87,3 +88,35 @@ def test_a_block_may_be_a_sequential_of_its_own():
 
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(block(), block(), block()))
     assert find_modules(model) == [["1.0", "1.1", "1.2"]]
+
+
+def test_plain_sequentials_are_blocks_where_there_are_no_others():
+    def block(into, out):
+        return nn.Sequential(nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU())
+
+    features = nn.Sequential(block(3, 16), block(16, 16), nn.MaxPool2d(2), block(16, 32), block(32, 32))
+    assert find_modules(nn.Sequential(features, nn.Flatten())) == [["0.0", "0.1"], ["0.3", "0.4"]]
+    assert find_modules(build("timm/convmixer_768_32"))[1][:2] == ["blocks.0", "blocks.1"]
+
+
+@pytest.mark.parametrize("name", ["rexnet_100", "resnest14d", "timm/dpn68"])
+def test_parts_of_larger_blocks_are_no_modules(name):
+    """Their blocks change the shape or take several maps; what is inside them, or in the stem, does not count."""
+    with pytest.raises(ValueError, match="nothing to convert"):
+        find_modules(build(name))
+
+
+def test_a_tree_of_blocks():
+    assert ["level3.tree1.tree1", "level3.tree1.tree2"] in find_modules(build("dla34"))
+
+
+def test_a_flat_vgg_of_features():
+    import timm
+
+    assert [len(module) for module in find_modules(timm.create_model("vgg16_bn", features_only=True))] == [
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]

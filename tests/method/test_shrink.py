@@ -1,17 +1,38 @@
 """shrink(block, c) equals what the family's own constructor builds at that width."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from timm.models._efficientnet_blocks import InvertedResidual
+from timm.layers.std_conv import ScaledStdConv2d
+from timm.models._efficientnet_blocks import EdgeResidual, InvertedResidual, SqueezeExcite
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
+from timm.models.regnet import Bottleneck as RegNetBottleneck
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
-from torchvision.models import convnext, mobilenetv2, resnet
+from torchvision.models import convnext, efficientnet, mobilenetv2, regnet, resnet
+from torchvision.ops import FrozenBatchNorm2d
 
 from cnnmod import find_modules, shrink
 from cnnmod.networks import build
+
+
+def regnet_block(width):
+    return regnet.ResBottleneckBlock(width, width, 1, nn.BatchNorm2d, nn.ReLU, group_width=16, se_ratio=0.25)
+
+
+def mbconv(width):
+    return efficientnet.MBConv(efficientnet.MBConvConfig(6, 3, 1, width, width, 1), 0.1, nn.BatchNorm2d)
+
+
+def fused_mbconv(width):
+    return efficientnet.FusedMBConv(efficientnet.FusedMBConvConfig(4, 3, 1, width, width, 1), 0.1, nn.BatchNorm2d)
+
+
+def timm_mbconv(width):
+    return InvertedResidual(width, width, exp_ratio=6, se_layer=partial(SqueezeExcite, rd_ratio=0.25 / 6))
+
 
 PAIRS = {
     "timm BasicBlock": (BasicBlock(256, 256), 64, BasicBlock(4, 4), 4),
@@ -26,6 +47,12 @@ PAIRS = {
         mobilenetv2.InvertedResidual(4, 4, 1, 6),
         4,
     ),
+    "timm RegNet": (RegNetBottleneck(256, 256, group_size=16), 4, RegNetBottleneck(64, 64, group_size=16), 64),
+    "timm EfficientNet": (timm_mbconv(96), 4, timm_mbconv(24), 24),
+    "timm EfficientNetV2": (EdgeResidual(96, 96, exp_ratio=4), 8, EdgeResidual(12, 12, exp_ratio=4), 12),
+    "torchvision RegNet": (regnet_block(256), 4, regnet_block(64), 64),
+    "torchvision EfficientNet": (mbconv(96), 4, mbconv(24), 24),
+    "torchvision EfficientNetV2": (fused_mbconv(64), 4, fused_mbconv(16), 16),
     "torchvision CNBlock": (convnext.CNBlock(384, 1e-6, 0.0), 96, convnext.CNBlock(4, 1e-6, 0.0), 4),
 }
 
@@ -150,3 +177,44 @@ def test_parameters_of_unknown_meaning_are_refused():
 
     with pytest.raises(ValueError, match=r"shrink does not know Bias: .* 'bias' \(1, 64, 7, 7\)"):
         shrink(nn.Sequential(Bias()), 16)
+
+
+class Splitting(nn.Module):
+    """Its widths stand in integers, as in FasterNet, MixNet and FocalNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim, self.spatial_dim, self.kernel_size = 64, (2, 3), 64
+        self.split_indexes = (40, 12, 12)
+        self.mix = nn.Conv2d(64, 2 * 64 + 4, 1)
+        self.gate_split = [64, 64, 4]
+
+    def forward(self, x):
+        first, second, gate = torch.split(self.mix(x), self.gate_split, 1)
+        return first + second * gate.mean(self.spatial_dim, keepdim=True).sum(1, keepdim=True)
+
+
+def test_integers_under_a_widths_name():
+    narrow = shrink(Splitting(), 16)
+    assert (narrow.dim, narrow.spatial_dim, narrow.kernel_size) == (4, (2, 3), 64)
+    assert narrow.split_indexes == (2, 1, 1)  # 2, 0 and 0, at least 1 each; together 64 // 16
+    assert shrink(Splitting(), 8).split_indexes == (6, 1, 1)  # rounding down leaves 5, 1 and 1 of 8
+    assert narrow.gate_split == [4, 4, 4]  # 4 gates are no width
+    assert narrow.mix.out_channels == 12  # makes what is split
+    assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)
+
+
+def test_weight_standardised_convolutions():
+    """Their gain is cut; their scale is gamma / sqrt(fan in)."""
+    narrow, expected = shrink(ScaledStdConv2d(64, 128, 3), 16), ScaledStdConv2d(4, 8, 3)
+    assert narrow.gain.shape == expected.gain.shape
+    assert narrow.scale == pytest.approx(expected.scale)
+
+
+def test_frozen_norms_start_as_the_identity():
+    host = FrozenBatchNorm2d(64)
+    for buffer in host.buffers():
+        buffer.fill_(3)
+    narrow = shrink(nn.Sequential(host), 16)[0]
+    x_NCHW = torch.rand(1, 4, 3, 3)
+    torch.testing.assert_close(narrow(x_NCHW), x_NCHW)

@@ -49,5 +49,5 @@ class _Storages(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[tuple[StorageWeakRef, int]]:
-    storages = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    storages = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf.is_meta]
     return [(StorageWeakRef(storage), storage.nbytes()) for storage in storages]

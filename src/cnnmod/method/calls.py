@@ -51,10 +51,7 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         times[name] = times.get(name, 0) + 1
-        if times[name] > 1:
-            calls[name] = f"the network calls it {times[name]} times"
-        else:
-            calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
+        calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := _width(layer)) is not None:
             layout: Layout = "NHWC" if args[0].shape[3] == width != args[0].shape[1] else "NCHW"
             for end in range(len(name)):
@@ -62,6 +59,14 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
                     layouts.setdefault(name[:end], layout)
 
     meta_forward(model, example, note)
+    names: dict[nn.Module, list[str]] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        names.setdefault(layer, []).append(name)
+    for name, number in times.items():
+        if number > 1:
+            registered = names[model.get_submodule(name)]
+            places = f", as {' and '.join(registered)}" if len(registered) > 1 else ""
+            calls[name] = f"the network calls it {number} times{places}"
     return {name: calls.get(name, "the network does not call it") for name, _ in model.named_modules()}
 
 

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from cnnmod import MoDConfig, convert_, mod_blocks, plan
+from cnnmod.networks import build
+
+EXAMPLE = torch.rand(1, 3, 64, 64)
+
+
+def summary(made):
+    return {block.name: (block.module, block.position, block.channels, block.k, block.reason) for block in made.blocks}
+
+
+@pytest.mark.parametrize("name", ["resnet34", "vgg11_bn", "torchvision/mobilenet_v3_small", "dla34"])
+def test_says_what_convert_does(name):
+    model = build(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    modules = list(model.modules())
+    made = plan(model)
+    assert list(model.modules()) == modules
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    converted = mod_blocks(convert_(model))
+    assert made.mod_blocks == list(converted)
+    assert [block.k for block in made.blocks if block.k is not None] == [block.k for block in converted.values()]
+
+
+def test_on_the_meta_device():
+    with torch.device("meta"):
+        model = build("resnet152")
+    made = plan(model)
+    assert made == plan(build("resnet152"))
+    assert len(made.mod_blocks) == 1 + 4 + 18 + 1
+
+
+def test_every_block_has_its_reason():
+    def only_layer3(block, name):
+        return "layer3" in name
+
+    made = plan(build("resnet50"), MoDConfig(c=32), filter_fn=only_layer3)
+    found = summary(made)
+    assert made.c == 32
+    assert found["layer1.0"] == (0, 0, 256, None, "first of its module")
+    assert found["layer1.1"] == (0, 1, 256, None, "filter_fn")
+    assert found["layer3.1"] == (2, 1, 1024, 32, "")
+    assert found["layer3.2"] == (2, 2, 1024, None, "placement")
+    assert [block.name for block in made.blocks if block.chosen] == made.mod_blocks
+
+
+class Grid(nn.Module):
+    """Works at its own width only."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return self.second(self.first(x).view(-1, 8, 4, *x.shape[2:]).flatten(1, 2))
+
+
+class Pair(nn.Sequential):
+    """Works at any width."""
+
+
+def mixed():
+    pairs = (Pair(nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)) for _ in range(4))
+    return nn.Sequential(nn.Conv2d(3, 32, 1), *(Grid() for _ in range(4)), *pairs)
+
+
+def quantise(block):
+    block.codes = nn.Parameter((block.conv1.weight * 100).to(torch.int8), requires_grad=False)
+
+
+class TestBlocksThatCannot:
+    """They stay standard blocks; the others are converted."""
+
+    def test_stay(self, caplog):
+        model = mixed()
+        made = plan(model, example=EXAMPLE)
+        assert made.mod_blocks == ["6", "8"]
+        reason = summary(made)["2"][4]
+        assert reason.startswith("its Conv-Block of 1 channels does not work: Grid does not run on an example")
+        assert reason in str(made)
+        convert_(model, example=EXAMPLE)
+        assert list(mod_blocks(model)) == ["6", "8"]
+        assert "2 of Sequential's blocks stay standard blocks: 2 (Grid): its Conv-Block" in caplog.text
+
+    def test_are_an_error_where_they_are_named(self):
+        with pytest.raises(ValueError, match=r"these blocks cannot be MoD blocks: 2 \(Grid\): its Conv-Block"):
+            convert_(mixed(), MoDConfig(placement=("2", "6")), example=EXAMPLE)
+
+    def test_are_an_error_where_there_are_no_others(self):
+        model = mixed()[:5]
+        assert plan(model, example=EXAMPLE).mod_blocks == []
+        with pytest.raises(ValueError, match=r"cannot be MoD blocks: 2 \(Grid\): .*; 4 \(Grid\): "):
+            convert_(model, example=EXAMPLE)
+
+    @pytest.mark.parametrize(
+        ("spoil", "reason"),
+        [
+            (lambda block: block.conv1.register_forward_hook(print), "conv1 has hooks, which its MoD block would lose"),
+            (lambda block: block.register_forward_pre_hook(lambda *_: None), "it has hooks"),
+            (lambda block: weight_norm(block.conv2), "conv2 is parametrized"),
+            (quantise, "its weights are quantised"),
+        ],
+    )
+    def test_reasons(self, spoil, reason):
+        model = build("resnet18")
+        spoil(model.layer1[1])
+        made = plan(model)
+        assert summary(made)["layer1.1"][4].startswith(reason)
+        assert made.mod_blocks == ["layer2.1", "layer3.1", "layer4.1"]
+
+
+@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "timm/lowformer_b0"])
+def test_parts_of_blocks_with_attention(name):
+    """Their convolutional parts with a residual become MoD blocks."""
+    model = build(name)
+    made = plan(model)
+    assert all(part.endswith((".conv", ".mlp", ".local")) for part in made.mod_blocks)
+    convert_(model)
+    assert all(mod_blocks(model)[part].k for part in made.mod_blocks)
+
+
+def test_c_larger_than_every_width():
+    with pytest.raises(ValueError, match="c = 600 is more than the channels of every block; the widest has C = 512"):
+        plan(build("resnet18"), MoDConfig(c=600))
+
+
+def test_prints_as_a_table():
+    lines = str(plan(build("resnet18"))).splitlines()
+    assert lines[0] == "ResNet: 4 MoD blocks, c = 64"
+    assert len(lines) == 2 + 8
