@@ -8,6 +8,7 @@ its control. The result file says for every network what became of it; docs/conv
 """
 
 import contextlib
+import copy
 import json
 import logging
 import multiprocessing
@@ -102,7 +103,7 @@ def survey(name: str) -> Row:
     classes = tuple(sorted({block.kind for block in plan.blocks if block.k is not None}))
     try:
         with _turn if _size(model) > _LARGE else contextlib.nullcontext():
-            _check(name, _build(name))
+            _check(_build(name))
         outcome, reason = "works", ""
     except Exception as error:
         outcome, reason = "fails", f"{type(error).__name__}: {error}"
@@ -127,9 +128,13 @@ def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check(name: str, model: nn.Module) -> None:
+def _check(model: nn.Module) -> None:
     """Convert it and use it in every way; whatever does not work raises."""
+    fresh = copy.deepcopy(model)
     blocks = cnnmod.mod_blocks(cnnmod.convert_(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)  # or a load that does nothing would pass
     x_NCHW = _images(model)
     model.requires_grad_(False)
     for block in blocks.values():
@@ -146,7 +151,7 @@ def _check(name: str, model: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.safetensors"
             cnnmod.save(model, path)
-            fresh = cnnmod.load_(_build(name), path).eval()
+            cnnmod.load_(fresh.eval(), path)
         assert torch.equal(_sum(fresh(x_NCHW)), outputs), "the loaded network computes something else"
         del fresh
         lowered = _sum(cnnmod.lower(model)(x_NCHW))
