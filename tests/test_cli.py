@@ -22,6 +22,22 @@ def test_info(capsys):
     assert values["paper"]["baseline"] == "resnet50"
 
 
+def test_info_of_any_network(capsys, tmp_path, monkeypatch):
+    run(["info", "torchvision/mobilenet_v3_small"])
+    out = capsys.readouterr().out
+    assert "→ MoD" in out
+    (tmp_path / "own_cli_networks.py").write_text("from cnnmod.networks.classification import digits_resnet as make")
+    monkeypatch.chdir(tmp_path)
+    run(["info", "own_cli_networks:make", "--size", "8", "8", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["plan"]["network"] == "ResNet"
+    assert values["plan"]["blocks"][1]["k"] == 1
+    run(["info", "timm/densenet121"])
+    assert "DenseLayer: its input is a list" in " ".join(capsys.readouterr().out.split())
+    run(["info", "timm/densenet121", "--json"])
+    assert "nothing to convert" in json.loads(capsys.readouterr().out)["plan"]
+
+
 def test_compare_and_plot(capsys, tmp_path):
     result, figure = tmp_path / "result.json", tmp_path / "figure.png"
     run([*COMPARE, "--batch", "1", "2", "--out", str(result)])
@@ -53,6 +69,9 @@ def test_compare_json_train_against(capsys):
     ("arguments", "message"),
     [
         (["info", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),
+        (["info", "torchvision/resnt18"], "unknown network 'torchvision/resnt18'; did you mean resnet18"),
+        (["info", "nowhere:network"], "'nowhere:network' names no function: No module named 'nowhere'"),
+        (["info", "resnet18", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
         (["compare", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),
         (["compare"], "compare takes the name of a MoD network: cnnmod compare resnet75_mod"),
         (["compare", "resnet18"], "the paper has no dense counterpart of 'resnet18'; name one with --against"),

@@ -83,6 +83,12 @@ def info(
         return
     mod = mod_blocks(model)
     sizes = count_modules(model, example)
+    planned: object = None
+    if not mod:
+        try:
+            planned = dataclasses.asdict(plan(model, example=example))
+        except ValueError as error:
+            planned = str(error)
     paper = paper_rows().get(name)
     _print_json(
         {
@@ -92,7 +98,7 @@ def info(
                 block: {"channels": found.channels, "k": found.k, **dataclasses.asdict(sizes[block])}
                 for block, found in mod.items()
             },
-            "plan": None if mod else dataclasses.asdict(plan(model, example=example)),
+            "plan": planned,
             "paper": paper and dataclasses.asdict(paper),
         }
     )

@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cnnmod import MoDConfig, convert_, load_, mod_blocks, save
+from cnnmod.method.checkpoint import read_factory
 from cnnmod.networks import build
 from cnnmod.networks.classification import digits_resnet
+from format1 import FILE, IMAGES, small_network
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 CONFIGS = [
@@ -187,4 +189,53 @@ def test_layers_that_load_by_their_version(tmp_path):
 def test_wrapped_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
         save(nn.DataParallel(digits_resnet()), tmp_path / "file")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_file_of_format_1():
+    """Written when format 1 was; every later version must read it. How: tests/format1.py."""
+    model = load_(small_network(8), FILE, example=IMAGES).eval()
+    expected = [
+        [0.37192749977111816, -35.30234909057617, -7.590439319610596],
+        [-1.8966495990753174, 5.598014831542969, -8.044679641723633],
+    ]
+    torch.testing.assert_close(model(IMAGES), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    assert list(mod_blocks(model)) == ["1.1", "1.3"]
+    assert {block.config for block in mod_blocks(model).values()} == {MoDConfig(c=4, reduction=2, identity_start=True)}
+    assert read_factory(FILE) == ("format1:small_network", {"width": 8})
+
+
+@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "mambaout_femto", "dla34", "convmixer_768_32"])
+def test_parts_layouts_trees_and_sequentials(name, tmp_path):
+    model = convert_(build(f"timm/{name}")).eval()
+    save(model, tmp_path / "file")
+    fresh = load_(build(f"timm/{name}"), tmp_path / "file").eval()
+    assert list(mod_blocks(fresh)) == list(mod_blocks(model))
+    x_NCHW = torch.rand(1, 3, 224, 224) if name.startswith("maxvit") else torch.rand(1, 3, 64, 64)
+    assert torch.equal(fresh(x_NCHW), model(x_NCHW))
+
+
+def test_weights_that_are_not_contiguous(tmp_path):
+    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL).eval()
+    weight = model.layer1[0].conv1.weight
+    weight.data = weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not weight.is_contiguous()
+    save(model, tmp_path / "file")
+    x_NCHW = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_(digits_resnet(), tmp_path / "file", **SMALL).eval()(x_NCHW), model(x_NCHW))
+    dense = digits_resnet()
+    dense.layer1[1].conv1.weight.data = dense.layer1[1].conv1.weight.data.transpose(0, 1)
+    assert "layer1.1" in mod_blocks(convert_(dense, MoDConfig(c=8), **SMALL))
+
+
+@pytest.mark.parametrize("factory", ["resnet18", "", "timm/", "other/resnet18", "a:b:c", "timm/hf-hub:x", "a b:c"])
+def test_factories_that_are_no_names(factory, tmp_path):
+    with pytest.raises(ValueError, match="factory must be timm/NAME"):
+        save(digits_resnet(), tmp_path / "file", factory=factory)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_factory_arguments_are_json(tmp_path):
+    with pytest.raises(ValueError, match="factory_args must be JSON values"):
+        save(digits_resnet(), tmp_path / "file", factory="timm/resnet18", factory_args={"act_layer": nn.ReLU})
     assert not [*tmp_path.iterdir()]

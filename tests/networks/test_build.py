@@ -1,16 +1,110 @@
-import pytest
+import sys
+from types import MappingProxyType
 
-from cnnmod.networks import build
+import pytest
+import timm
+import torch
+import torchvision
+
+import cnnmod
+from cnnmod.networks import build, load
 
 
 def test_timms_own_and_ours():
-    assert type(build("resnet18")) is type(build("resnet18_mod"))
+    assert type(build("resnet18")) is type(build("resnet18_mod")) is type(build("timm/resnet18"))
+    assert cnnmod.mod_blocks(build("cnnmod/resnet18_mod"))
+
+
+def test_torchvisions():
+    assert type(build("torchvision/resnet18", num_classes=7)) is torchvision.models.ResNet
+
+
+def test_nothing_is_fetched(monkeypatch):
+    """torchvision's segmentation networks fetch their backbone unless told not to."""
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched"))
+    build("torchvision/fcn_resnet50", num_classes=3)
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    code = (
+        "import timm\ndef make(**settings): return timm.create_model('resnet18', **settings)\nnumber = 3\nnone = list"
+    )
+    (tmp_path / "own_networks.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "own_networks"
+    sys.modules.pop("own_networks", None)
+
+
+def test_the_users_own(own_module):
+    assert build(f"{own_module}:make", num_classes=3).num_classes == 3
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet75_mdo", "did you mean resnet75_mod"), ("mobilnetv2_mod", "mobilenetv2_mod"), ("?", r"timm\.list_models")],
+    [
+        ("resnet75_mdo", "did you mean resnet75_mod"),
+        ("mobilnetv2_mod", "mobilenetv2_mod"),
+        ("?", r"timm\.list_models"),
+        ("torchvision/resnt18", "did you mean resnet18"),
+        ("cnnmod/resnet18", "did you mean .*resnet18_mod"),
+        ("keras/resnet50", r"a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
+        ("own_networks:other", "names no function: .*has no attribute 'other'"),
+        ("own_networks:number", "is a int, not a function"),
+        ("own_networks:none", "returned a list, not a torch"),
+        ("nowhere.at.all:x", "names no function: No module named 'nowhere'"),
+        (":x", "names no function"),
+    ],
 )
-def test_unknown_names(name, hint):
+def test_unknown_names(name, hint, own_module):
     with pytest.raises(ValueError, match=hint):
         build(name)
+
+
+class TestLoad:
+    """A file that names its factory."""
+
+    ARGUMENTS = MappingProxyType({"num_classes": 7, "in_chans": 1})
+
+    @pytest.mark.parametrize("name", ["timm/regnety_002", "torchvision/mobilenet_v3_small", "cnnmod/resnet18_cifar"])
+    def test_rebuilds_the_network(self, name, tmp_path):
+        arguments = {} if "/mobile" in name else self.ARGUMENTS
+        model = cnnmod.convert_(build(name, **arguments)).eval()
+        cnnmod.save(model, tmp_path / "file", factory=name, factory_args=arguments)
+        fresh = load(tmp_path / "file").eval()
+        x_NCHW = torch.rand(2, arguments.get("in_chans", 3), 64, 64)
+        assert torch.equal(fresh(x_NCHW), model(x_NCHW))
+
+    def test_a_network_that_is_built_converted(self, tmp_path):
+        model = build("cnnmod/resnet18_cifar_mod").eval()
+        cnnmod.save(model, tmp_path / "file", factory="cnnmod/resnet18_cifar_mod")
+        x_NCHW = torch.rand(2, 3, 32, 32)
+        assert torch.equal(load(tmp_path / "file").eval()(x_NCHW), model(x_NCHW))
+
+    def test_other_factories_are_the_callers(self, tmp_path, own_module):
+        model = cnnmod.convert_(build(f"{own_module}:make", num_classes=3)).eval()
+        cnnmod.save(model, tmp_path / "file", factory=f"{own_module}:make", factory_args={"num_classes": 3})
+        sys.modules.pop(own_module)
+        with pytest.raises(ValueError, match=r"only factories of timm, torchvision and cnnmod are called"):
+            load(tmp_path / "file")
+        assert own_module not in sys.modules
+        fresh = load(tmp_path / "file", factory=lambda **settings: timm.create_model("resnet18", **settings)).eval()
+        x_NCHW = torch.rand(1, 3, 64, 64)
+        assert torch.equal(fresh(x_NCHW), model(x_NCHW))
+
+    @pytest.mark.parametrize("argument", ["pretrained", "pretrained_cfg", "checkpoint_path", "weights", "cache_dir"])
+    def test_arguments_that_fetch_are_refused(self, argument, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args={argument: True})
+        with pytest.raises(ValueError, match=f"the factory's argument '{argument}' may fetch or read other files"):
+            load(tmp_path / "file")
+
+    def test_files_without_a_factory(self, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file")
+        with pytest.raises(ValueError, match=r"names no factory; pass one, .*cnnmod\.load_"):
+            load(tmp_path / "file")
+
+    def test_a_factory_that_does_not_fit(self, tmp_path):
+        model = cnnmod.convert_(build("timm/resnet18"))
+        cnnmod.save(model, tmp_path / "file", factory="timm/resnet18", factory_args={"num_classes": 10})
+        with pytest.raises(ValueError, match=r"is of another network: fc\.weight is \(1000, 512\) in the file"):
+            load(tmp_path / "file")

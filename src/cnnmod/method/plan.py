@@ -1,6 +1,7 @@
 """plan: which blocks of a network become MoD blocks, and why the others do not."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import trace_calls
+from cnnmod.method.calls import Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import Block, Calls, discover, parts_of
 from cnnmod.method.fit import fit_
@@ -206,10 +207,22 @@ def mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             raise ValueError(f"it maps {tuple(example.shape)} to {tuple(output.shape)}")
         if not config.residual:
             drop_residual_(conv_block, shape)
+        _check_finite(conv_block, shape, parameter, block.call)
     except Exception as error:  # whatever foreign modules raise when they are copied
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
     built = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, layout)
     return built.train(block.layer.training)
+
+
+def _check_finite(conv_block: nn.Module, shape: list[int], like: Tensor, call: Call) -> None:
+    """Run it once on its own device: some norms divide by the spread over the channels, and k may be 1."""
+    if like.is_meta or any(isinstance(value, Tensor) for value in (*call.args, *call.kwargs.values())):
+        return
+    x = torch.linspace(-1, 1, math.prod(shape), device=like.device, dtype=like.dtype).view(shape)
+    with torch.no_grad():
+        output = conv_block.eval()(x, *call.args, **call.kwargs)
+    if not output.isfinite().all():
+        raise ValueError("its output is not finite, as that of a norm over few channels")
 
 
 def check_bare(model: nn.Module) -> None:
