@@ -39,7 +39,8 @@ from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "families.json"
 _PARTIAL = RESULT.with_suffix(".partial")
-_LARGE = 150e6  # parameters, from which networks are checked one at a time: a check holds the weights three times
+_LARGE, _HUGE = 300e6, 700e6  # parameters, from which networks are checked one at a time, and in bfloat16: 24 GB
+_DRAW = 10_007  # a prime, so that it does not repeat from channel to channel
 _turn: Any = contextlib.nullcontext()
 
 
@@ -121,7 +122,23 @@ def _on_meta(name: str) -> nn.Module:
 
 def _build(name: str) -> nn.Module:
     quiet = {"init_weights": False} if name in ("torchvision/googlenet", "torchvision/inception_v3") else {}
-    return build(name, **quiet)
+    with _QuickDraws():
+        model = build(name, **quiet)
+    return model.bfloat16() if _size(model) > _HUGE else model
+
+
+class _QuickDraws(TorchFunctionMode):
+    """Draws large weights as repetitions of a small draw; most of the time would otherwise go into them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_draw = func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
+        if not (is_draw and args[0].numel() > 2 * _DRAW and args[0].is_contiguous() and not args[0].is_meta):
+            return func(*args, **(kwargs or {}))
+        flat = args[0].detach().view(-1)
+        whole = flat.numel() // _DRAW * _DRAW
+        flat[:whole].view(-1, _DRAW).copy_(func(flat[:_DRAW].clone(), *args[1:], **(kwargs or {})))
+        flat[whole:].copy_(flat[: flat.numel() - whole])
+        return args[0]
 
 
 def _size(model: nn.Module) -> int:
@@ -156,7 +173,7 @@ def _check(model: nn.Module) -> None:
         del fresh
         lowered = _sum(cnnmod.lower(model)(x_NCHW))
         scale = outputs.abs().max().clamp(min=1)
-        assert (lowered - outputs).abs().max() < 1e-3 * scale, "lowered"
+        assert (lowered - outputs).abs().max() < (0.1 if outputs.dtype == torch.bfloat16 else 1e-3) * scale, "lowered"
         assert _sum(cnnmod.control_(model)(x_NCHW)).isfinite().all(), "the control's output is not finite"
     assert not cnnmod.mod_blocks(model)
 

@@ -111,6 +111,7 @@ def main() -> None:
                     "size": SIZE,
                     "batch_size": BATCH,
                     "learning_rate": LEARNING_RATE,
+                    "warm_up": WARM_UP,
                     "looks": LOOKS,
                 }
                 content = {"provenance": provenance, "recipe": recipe, "rows": rows}

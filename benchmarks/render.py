@@ -1,4 +1,4 @@
-"""Render the tables of README.md and docs/results.md from the committed result files.
+"""Render the tables of README.md and docs from the committed result files.
 
 A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results.
 
@@ -6,16 +6,18 @@ A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files 
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
 """
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from cnnmod.measure.results import read_result
 from cnnmod.method.files import write_whole
 from cnnmod.report.table import comparison_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "convert.md")
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -23,11 +25,79 @@ def rendered(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        files = match[2].split()
-        tables = [comparison_cells(read_result(ROOT / "benchmarks" / "results" / file)).markdown() for file in files]
-        return match[1] + "\n\n".join(tables) + "\n" + match[3]
+        return match[1] + "\n\n".join(map(_of_file, match[2].split())) + "\n" + match[3]
 
     return _TABLE.sub(table, page)
+
+
+def _of_file(name: str) -> str:
+    path = ROOT / "benchmarks" / "results" / name
+    if name in ("families.json", "identity_start.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return families(result) if name == "families.json" else identity_start(result)
+    return comparison_cells(read_result(path)).markdown()
+
+
+def families(result: dict[str, Any]) -> str:
+    """What benchmarks/families.py found: the total, a row for each family, and every failure with its reason."""
+    by_family: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        by_family.setdefault(row["family"], []).append(row)
+    lines: list[str] = []
+    for library in ("timm", "torchvision"):
+        rows = [row for row in result["rows"] if row["name"].startswith(library)]
+        counted = [row["outcome"] == "works" for row in rows if row["outcome"] != "none"]
+        lines.append(
+            f"{library} {result['provenance']['versions'][library]}: {len(rows):,} networks; {len(counted)} of them have "
+            f"convolutional blocks in a row, and of these **{sum(counted)} work ({sum(counted) / len(counted):.1%})**.\n"
+        )
+    lines += [
+        "| family | networks | work | become MoD blocks | in some stay standard blocks |",
+        "|---|---:|---:|---|---|",
+    ]
+    for family, rows in by_family.items():
+        if rows := [row for row in rows if row["outcome"] != "none"]:
+            work = sum(row["outcome"] == "works" for row in rows)
+            classes = ", ".join(sorted({kind for row in rows for kind in row["classes"]}))
+            kept = ", ".join(sorted({kind for row in rows for kind, _ in row["kept"]}))
+            lines.append(f"| {family} | {len(rows)} | {work} | {classes} | {kept} |")
+    lines += ["\n**What fails**\n", "| network | why |", "|---|---|"]
+    lines += [f"| {row['name']} | {_cell(row['reason'])} |" for row in result["rows"] if row["outcome"] == "fails"]
+    lines += [
+        "\n**What has no convolutional blocks in a row**\n",
+        "| family | networks | the first, and why |",
+        "|---|---:|---|",
+    ]
+    for family, rows in by_family.items():
+        if rows := [row for row in rows if row["outcome"] == "none"]:
+            first = f"{rows[0]['name'].partition('/')[2]}: {_cell(rows[0]['reason'])}"
+            lines.append(f"| {family} | {len(rows)} | {first} |")
+    return "\n".join(lines)
+
+
+def _cell(reason: str) -> str:
+    """A reason that fits a table's cell."""
+    reason = reason.rpartition("Block types seen: ")[2].replace("|", "/").replace("\n", " ")
+    reason = "it has no blocks around convolutions" if reason == "none" else reason
+    return reason if len(reason) <= 240 else f"{reason[:240]} …"
+
+
+def identity_start(result: dict[str, Any]) -> str:
+    """What benchmarks/identity_start.py measured: accuracy on the way, means over the seeds and their spread."""
+    recipe, rows = result["recipe"], result["rows"]
+    header = ["network", *(f"step {step}" for step in recipe["looks"])]
+    lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * len(recipe['looks'])}|"]
+    for kind in dict.fromkeys(row["network"] for row in rows):
+        looks = zip(*(row["accuracy_pct"] for row in rows if row["network"] == kind), strict=True)
+        cells = [f"{sum(look) / len(look):.1f} ({min(look):.1f} to {max(look):.1f})" for look in looks]
+        lines.append(f"| {' | '.join([kind, *cells])} |")
+    seeds = len({row["seed"] for row in rows})
+    lines.append(
+        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; mean "
+        f"(lowest to highest) of {seeds} seeds; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of "
+        f"{recipe['warm_up']} steps; torch {result['provenance']['versions']['torch']}."
+    )
+    return "\n".join(lines)
 
 
 def main() -> None:
