@@ -48,8 +48,9 @@ def families(result: dict[str, Any]) -> str:
         rows = [row for row in result["rows"] if row["name"].startswith(library)]
         counted = [row["outcome"] == "works" for row in rows if row["outcome"] != "none"]
         lines.append(
-            f"{library} {result['provenance']['versions'][library]}: {len(rows):,} networks; {len(counted)} of them have "
-            f"convolutional blocks in a row, and of these **{sum(counted)} work ({sum(counted) / len(counted):.1%})**.\n"
+            f"{library} {result['provenance']['versions'][library]}: {len(rows):,} networks; {len(counted)} of them "
+            "have convolutional blocks in a row, and "
+            f"**{sum(counted)} of these work ({sum(counted) / len(counted):.1%})**.\n"
         )
     lines += [
         "| family | networks | work | become MoD blocks | in some stay standard blocks |",
@@ -93,9 +94,9 @@ def identity_start(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join([kind, *cells])} |")
     seeds = len({row["seed"] for row in rows})
     lines.append(
-        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; mean "
-        f"(lowest to highest) of {seeds} seeds; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of "
-        f"{recipe['warm_up']} steps; torch {result['provenance']['versions']['torch']}."
+        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
+        f"mean (lowest to highest) of {seeds} seeds; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, "
+        f"warm-up of {recipe['warm_up']} steps; torch {result['provenance']['versions']['torch']}."
     )
     return "\n".join(lines)
 

@@ -3,25 +3,100 @@
 import json
 from pathlib import Path
 
-import families
 import pytest
 
+import families
+
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"
-SMALL = """
-resnet18 resnet26d seresnet18 resnext50_32x4d wide_resnet50_2 ecaresnet26t gcresnext26ts resnetv2_18 resnetv2_50x1_bit
-res2net50_26w_4s resnest26d skresnet18 regnetx_002 regnety_002 regnetz_b16 repvgg_a0 mobileone_s0 efficientnet_b0
-efficientnet_lite0 efficientnetv2_rw_t mixnet_s mnasnet_small fbnetc_100 mobilenetv2_050 mobilenetv3_small_050
-mobilenetv4_conv_small_050 lcnet_050 hardcorenas_a ghostnet_050 repghostnet_050 convnext_atto convnextv2_atto
-inception_next_atto mambaout_femto focalnet_tiny_srf poolformer_s12 convformer_s18 edgenext_xx_small fasternet_t0
-starnet_s050 shvit_s1 swiftformer_xs efficientformerv2_s0 efficientformer_l1 repvit_m0_9 fastvit_t8 nextvit_small
-mobilevitv2_050 coatnet_pico_rw_224 maxvit_rmlp_pico_rw_256 tiny_vit_5m_224 visformer_tiny lowformer_b0 vitamin_small_224
-hrnet_w18_small dla34 dla46_c xception41 inception_resnet_v2 hgnetv2_b0 cspresnet50 darknet21 cs3darknet_s
-vovnet39a tresnet_m nfnet_f0 convmixer_768_32 vgg11_bn vgg11 lambda_resnet26t
-""".split()
-TORCHVISION = """
-resnet18 resnext50_32x4d wide_resnet50_2 mobilenet_v2 mobilenet_v3_small efficientnet_b0 efficientnet_v2_s convnext_tiny
-vgg11 vgg11_bn regnet_y_400mf regnet_x_400mf mnasnet0_5 shufflenet_v2_x0_5 alexnet
-""".split()
+SMALL = [
+    "resnet18",
+    "resnet26d",
+    "seresnet18",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "ecaresnet26t",
+    "gcresnext26ts",
+    "resnetv2_18",
+    "resnetv2_50x1_bit",
+    "res2net50_26w_4s",
+    "resnest26d",
+    "skresnet18",
+    "regnetx_002",
+    "regnety_002",
+    "regnetz_b16",
+    "repvgg_a0",
+    "mobileone_s0",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "efficientnetv2_rw_t",
+    "mixnet_s",
+    "mnasnet_small",
+    "fbnetc_100",
+    "mobilenetv2_050",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_050",
+    "lcnet_050",
+    "hardcorenas_a",
+    "ghostnet_050",
+    "repghostnet_050",
+    "convnext_atto",
+    "convnextv2_atto",
+    "inception_next_atto",
+    "mambaout_femto",
+    "focalnet_tiny_srf",
+    "poolformer_s12",
+    "convformer_s18",
+    "edgenext_xx_small",
+    "fasternet_t0",
+    "starnet_s050",
+    "shvit_s1",
+    "swiftformer_xs",
+    "efficientformerv2_s0",
+    "efficientformer_l1",
+    "repvit_m0_9",
+    "fastvit_t8",
+    "nextvit_small",
+    "mobilevitv2_050",
+    "coatnet_pico_rw_224",
+    "maxvit_rmlp_pico_rw_256",
+    "tiny_vit_5m_224",
+    "visformer_tiny",
+    "lowformer_b0",
+    "vitamin_small_224",
+    "hrnet_w18_small",
+    "dla34",
+    "dla46_c",
+    "xception41",
+    "inception_resnet_v2",
+    "hgnetv2_b0",
+    "cspresnet50",
+    "darknet21",
+    "cs3darknet_s",
+    "vovnet39a",
+    "tresnet_m",
+    "nfnet_f0",
+    "convmixer_768_32",
+    "vgg11_bn",
+    "vgg11",
+    "lambda_resnet26t",
+]
+TORCHVISION = [
+    "resnet18",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "convnext_tiny",
+    "vgg11",
+    "vgg11_bn",
+    "regnet_y_400mf",
+    "regnet_x_400mf",
+    "mnasnet0_5",
+    "shufflenet_v2_x0_5",
+    "alexnet",
+]
 NONE = {
     "timm/densenet121": "DenseLayer: its input is a list",
     "torchvision/densenet121": "_DenseLayer: its input is a list",

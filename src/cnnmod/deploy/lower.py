@@ -12,7 +12,7 @@ from cnnmod.deploy.flow import trace_flow
 from cnnmod.method.blocks import MoDBlock, check_input
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.functional import gather_channels
-from cnnmod.method.plan import check_bare
+from cnnmod.method.trace import check_bare
 
 
 class EagerForm(MoDBlock):

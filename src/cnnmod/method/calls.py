@@ -1,6 +1,6 @@
 """How a network calls each of its layers: which of them map one feature map to one, and why the others do not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,30 @@ class Call:
     def out_channels(self) -> int:
         """C of the output."""
         return self.out_shape[self.layout.index("C")]
+
+
+Calls = Mapping[str, Call | str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block where it stands in its network.
+
+    Attributes:
+        name: Its qualified name; of a conv-norm-ReLU, its convolution's.
+        layer: The block itself.
+        call: How the network calls it.
+        rest: The names of the layers that belong to it but stand beside it: the norm and ReLU after a convolution.
+    """
+
+    name: str
+    layer: nn.Module
+    call: Call
+    rest: tuple[str, ...] = ()
+
+    def continues(self, last: "Block") -> bool:
+        """Whether it stands in one module with the block before it: it keeps the shape that it was given."""
+        return self.call.in_shape == self.call.out_shape == last.call.out_shape
 
 
 def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | str]:
@@ -97,3 +121,9 @@ def _is_map(value: object) -> bool:
 
 def _describe(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def children_of(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The parent's children with their qualified names; `prefix` is the parent's."""
+    for name, child in parent.named_children():
+        yield f"{prefix}.{name}" if prefix else name, child

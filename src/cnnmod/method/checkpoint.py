@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from cnnmod.method.calls import Call, trace_calls
+from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import install_, mod_blocks, swap_
-from cnnmod.method.discover import Block, discover
+from cnnmod.method.discover import discover
 from cnnmod.method.files import write_whole
-from cnnmod.method.plan import check_bare, mod_block
+from cnnmod.method.make import make_mod_block
+from cnnmod.method.trace import check_bare
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
@@ -98,7 +99,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         here = _blocks(model, example)
         if missing := [name for name in blocks if name not in here]:
             raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
-        built = [(here[name], mod_block(here[name], config)) for name, config in blocks.items()]
+        built = [(here[name], make_mod_block(here[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
         _check_fits(path, blocks, tensors, model)

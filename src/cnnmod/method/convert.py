@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.discover import Block
 from cnnmod.method.plan import FilterFn, build_mod_blocks
 from cnnmod.method.trace import meta_forward
 

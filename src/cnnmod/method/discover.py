@@ -6,47 +6,17 @@ one convolution, plain `Sequential`s and, for VGG, convolutions with the norm an
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Call, trace_calls
+from cnnmod.method.calls import Block, Call, Calls, children_of, trace_calls
+from cnnmod.method.convolutions import ConvNormAct, runs_of_convolutions
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
-_UNIT_STARTS = (nn.Conv2d, MoDBlock)
-_UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # identities follow a MoD block that was three layers
-
-Calls = Mapping[str, Call | str]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block where it stands in its network.
-
-    Attributes:
-        name: Its qualified name; of a conv-norm-ReLU, its convolution's.
-        layer: The block itself.
-        call: How the network calls it.
-        rest: The names of the layers that belong to it but stand beside it: the norm and ReLU after a convolution.
-    """
-
-    name: str
-    layer: nn.Module
-    call: Call
-    rest: tuple[str, ...] = ()
-
-    def continues(self, last: "Block") -> bool:
-        """Whether it stands in one module with the block before it: it keeps the shape that it was given."""
-        return self.call.in_shape == self.call.out_shape == last.call.out_shape
-
-
-class ConvNormAct(nn.Sequential):
-    """VGG's block: layers that stand side by side in the network."""
 
 
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
@@ -75,7 +45,7 @@ def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
     """What `find_modules` names, with layers and calls."""
     modules = _Search(calls, _is_large).modules(model)
     if not modules and not _repeats_large_blocks(model):
-        modules = _Search(calls, _is_small).modules(model) or _runs_of_convolutions(model, calls)
+        modules = _Search(calls, _is_small).modules(model) or runs_of_convolutions(model, calls)
     if not modules:
         types = "; ".join(f"{kind}: {why}" for kind, why in _block_types(model, calls).items()) or "none"
         raise ValueError(
@@ -143,7 +113,7 @@ class _Search:
         """The runs among the parent's children, in the order of their first blocks."""
         runs: list[list[Block]] = []
         latest: dict[type[nn.Module], list[Block]] = {}
-        for name, child in _children(parent, prefix):
+        for name, child in children_of(parent, prefix):
             call = self.calls.get(name)
             if not (isinstance(call, Call) and self.is_block(child)) or self._only_holds_blocks(child, name):
                 continue
@@ -162,7 +132,7 @@ class _Search:
     def _classes(self, parent: nn.Module, prefix: str) -> set[type[nn.Module]]:
         """The classes with a run of two somewhere; what lies inside such a class's blocks does not count."""
         classes = {_kind(run[0].layer) for run in self._siblings(parent, prefix) if len(run) > 1}
-        for name, child in _children(parent, prefix):
+        for name, child in children_of(parent, prefix):
             if _kind(child) not in classes:
                 classes |= self._classes(child, name)
         return classes
@@ -172,67 +142,13 @@ class _Search:
         runs = [run for run in self._siblings(parent, prefix) if _kind(run[0].layer) in classes]
         starts = {run[0].name: run for run in runs}
         blocks = {block.name for run in runs for block in run}
-        for name, child in _children(parent, prefix):
+        for name, child in children_of(parent, prefix):
             if len(starts.get(name, ())) > 1:
                 yield starts[name]
             elif name in starts:
                 yield from list(self._runs(classes, child, name)) or [starts[name]]
             elif name not in blocks:
                 yield from self._runs(classes, child, name)
-
-
-def _children(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in parent.named_children():
-        yield _join(prefix, name), child
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
-
-
-def _runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
-    """VGG's modules: in a container, convolutions with their norm and activation, from one pooling to the next."""
-    runs: list[list[Block]] = []
-    inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
-    for parent_name, parent in model.named_modules():
-        in_order = isinstance(parent, (nn.Sequential, nn.ModuleDict))  # timm's features_only makes a dict of VGG
-        if in_order and not parent_name.startswith(inside):
-            runs += _convolution_runs(list(_children(parent, parent_name)), calls)
-    return runs if any(len(run) > 1 for run in runs) else []
-
-
-def _convolution_runs(named: list[tuple[str, nn.Module]], calls: Calls) -> Iterator[list[Block]]:
-    run: list[Block] = []
-    for unit in _units(named):
-        block = _unit_block(unit, calls)
-        if run and (block is None or not block.continues(run[-1])):
-            yield run
-            run = []
-        if block is not None:
-            run.append(block)
-    if run:
-        yield run
-
-
-def _unit_block(unit: list[tuple[str, nn.Module]], calls: Calls) -> Block | None:
-    names, layers = [name for name, _ in unit], [layer for _, layer in unit]
-    first, last = calls.get(names[0]), calls.get(names[-1])
-    if not (isinstance(layers[0], _UNIT_STARTS) and isinstance(first, Call) and isinstance(last, Call)):
-        return None
-    layer = layers[0] if isinstance(layers[0], MoDBlock) else ConvNormAct(*layers)
-    layer.training = layers[0].training
-    return Block(names[0], layer, Call(first.in_shape, last.out_shape), tuple(names[1:]))
-
-
-def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module]]]:
-    """Each layer alone, but a convolution together with the norm and activation that follow it."""
-    units: list[list[tuple[str, nn.Module]]] = []
-    for name, layer in named:
-        if units and isinstance(units[-1][0][1], _UNIT_STARTS) and isinstance(layer, _UNIT_PARTS):
-            units[-1].append((name, layer))
-        else:
-            units.append([(name, layer)])
-    return units
 
 
 def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:

@@ -1,24 +1,19 @@
 """plan: which blocks of a network become MoD blocks, and why the others do not."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Call, trace_calls
+from cnnmod.method.calls import Block, Calls, trace_calls
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.discover import Block, Calls, discover, parts_of
-from cnnmod.method.fit import fit_
-from cnnmod.method.residual import drop_residual_, has_residual
-from cnnmod.method.shrink import shrink
-from cnnmod.method.trace import example_for
+from cnnmod.method.discover import discover, parts_of
+from cnnmod.method.make import adds_to_its_input, make_mod_block
+from cnnmod.method.trace import check_bare, example_for
 
 FilterFn = Callable[[nn.Module, str], bool]
-_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ def _try(block: Block, config: MoDConfig, tried: dict[str, MoDBlock | str]) -> M
     """The block's MoD block, or why it has none."""
     if block.name not in tried:
         try:
-            tried[block.name] = mod_block(block, config)
+            tried[block.name] = make_mod_block(block, config)
         except ValueError as error:
             tried[block.name] = str(error)
     return tried[block.name]
@@ -169,83 +164,14 @@ def _served(
     alike = [block for other in modules if type(other[0].layer) is kind for block in other[1:]]
     if any(not isinstance(_try(block, config, tried), str) for block in alike):
         return [module]
+
+    def _adds(part: Block) -> bool:
+        made = _try(part, config, tried)
+        return not isinstance(made, str) and adds_to_its_input(made, part)
+
     parts = [part for part in parts_of(module, calls) if len(part) > 1]
-    served = [part for part in parts if any(_adds(_try(block, config, tried), block) for block in part[1:])]
+    served = [part for part in parts if any(_adds(block) for block in part[1:])]
     return served or [module]
-
-
-def _adds(made: MoDBlock | str, block: Block) -> bool:
-    """Whether the block has a residual: inside a larger block only such a one can be replaced by a MoD block, which
-    passes its input on."""
-    if isinstance(made, str):
-        return False
-    shape = list(block.call.in_shape)
-    shape[block.call.layout.index("C")] = made.k
-    try:
-        return has_residual(made.conv_block, shape)
-    except ValueError:
-        return False
-
-
-def mod_block(block: Block, config: MoDConfig) -> MoDBlock:
-    """The MoD block for a block of a network; `config.c` is a number.
-
-    Raises:
-        ValueError: It cannot be built, with the reason.
-    """
-    assert config.c is not None
-    channels, layout = block.call.in_channels, block.call.layout
-    k = max(1, channels // config.c)
-    parameter = _check_weights(block.layer)
-    shape = list(block.call.in_shape)
-    shape[layout.index("C")] = k
-    example = torch.empty(shape, device="meta", dtype=parameter.dtype)
-    try:
-        conv_block = shrink(block.layer, min(config.c, channels))
-        output = fit_(conv_block, block.layer, example, block.call.args, block.call.kwargs)
-        if tuple(output.shape) != tuple(example.shape):
-            raise ValueError(f"it maps {tuple(example.shape)} to {tuple(output.shape)}")
-        if not config.residual:
-            drop_residual_(conv_block, shape)
-        _check_finite(conv_block, shape, parameter, block.call)
-    except Exception as error:  # whatever foreign modules raise when they are copied
-        raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
-    built = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, layout)
-    return built.train(block.layer.training)
-
-
-def _check_finite(conv_block: nn.Module, shape: list[int], like: Tensor, call: Call) -> None:
-    """Run it once on its own device: some norms divide by the spread over the channels, and k may be 1."""
-    if like.is_meta or any(isinstance(value, Tensor) for value in (*call.args, *call.kwargs.values())):
-        return
-    x = torch.linspace(-1, 1, math.prod(shape), device=like.device, dtype=like.dtype).view(shape)
-    with torch.no_grad():
-        output = conv_block.eval()(x, *call.args, **call.kwargs)
-    if not output.isfinite().all():
-        raise ValueError("its output is not finite, as that of a norm over few channels")
-
-
-def check_bare(model: nn.Module) -> None:
-    """Raise `ValueError` for what is no module, or is or holds a wrapper of DDP, FSDP or torch.compile."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"this takes a torch.nn.Module, not {type(model).__name__}")
-    for module in model.modules():
-        if type(module).__name__ in _WRAPPERS:
-            raise ValueError(f"this takes the model itself, before it is wrapped in {type(module).__name__}")
-
-
-def _check_weights(block: nn.Module) -> nn.Parameter:
-    """One of the block's parameters; `ValueError` for a block whose layers are more than what shrink copies."""
-    for name, layer in block.named_modules():
-        where = name or "it"
-        if nn.utils.parametrize.is_parametrized(layer):
-            raise ValueError(f"{where} is parametrized (torch.nn.utils.parametrize); convert before that")
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            raise ValueError(f"{where} has hooks, which its MoD block would lose; remove them, or convert before them")
-    parameters = list(block.parameters())
-    if not parameters or not all(parameter.is_floating_point() for parameter in parameters):
-        raise ValueError("its weights are quantised, or it has none; convert before quantising")
-    return parameters[0]
 
 
 def _reasons(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> dict[str, str]:
