@@ -173,8 +173,8 @@ def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     after = dict(norm.named_children())
-    if norm.running_mean is None or conv._forward_pre_hooks:
-        return  # batch statistics; a weight that is computed before each call (pruning, weight norm)
+    if norm.running_mean is None or any(it._forward_hooks or it._forward_pre_hooks for it in (conv, norm)):
+        return  # batch statistics; a weight that is computed before each call (pruning, weight norm), or any hook
     if not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
         return  # a norm whose forward is not known to be a batch norm and these two
     rest = nn.Sequential(*after.values()) if after else nn.Identity()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -20,6 +21,8 @@ class Call:
         in_shape, out_shape: (N, C, H, W), or (N, H, W, C).
         args, kwargs: What else it was given; tensors are on the meta device.
         layout: Which of the two, by the width of the first layer with weights inside.
+        dtype: Of the input.
+        reads, writes: Which memory its input and its output lie in.
     """
 
     in_shape: tuple[int, ...]
@@ -27,6 +30,9 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout = "NCHW"
+    dtype: torch.dtype = torch.float32
+    reads: int = 0
+    writes: int = 1
 
     @property
     def in_channels(self) -> int:
@@ -59,8 +65,10 @@ class Block:
     rest: tuple[str, ...] = ()
 
     def continues(self, last: "Block") -> bool:
-        """Whether it stands in one module with the block before it: it keeps the shape that it was given."""
-        return self.call.in_shape == self.call.out_shape == last.call.out_shape
+        """Whether it stands in one module with the block before it: it keeps the shape that it was given, and does not
+        stand beside that block, reading the same map."""
+        is_parallel = self.call.reads == last.call.reads != last.call.writes
+        return self.call.in_shape == self.call.out_shape == last.call.out_shape and not is_parallel
 
 
 def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | str]:
@@ -72,12 +80,16 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     calls: dict[str, Call | str] = {}
     times: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
+    held: list[Any] = []  # so that no memory is used twice
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         times[name] = times.get(name, 0) + 1
+        held.append((args, output))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := _width(layer)) is not None:
-            layout: Layout = "NHWC" if args[0].shape[3] == width != args[0].shape[1] else "NCHW"
+            first, last = args[0].shape[1] == width, args[0].shape[3] == width
+            reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # which decides between two equal axes
+            layout: Layout = "NHWC" if last and (reads_last or not first) else "NCHW"
             for end in range(len(name)):
                 if name[end] == ".":
                     layouts.setdefault(name[:end], layout)
@@ -106,13 +118,16 @@ def _width(layer: nn.Module) -> int | None:
 
 
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: Layout) -> Call | str:
-    if not (args and _is_map(args[0])):
-        return f"its input is {_describe(args[0] if args else None)}, not a feature map (N, C, H, W)"
+    if not args:
+        return "it takes its input by keyword"
+    if not _is_map(args[0]):
+        return f"its input is {_describe(args[0])}, not a feature map (N, C, H, W)"
     if not _is_map(output):
         return f"its output is {_describe(output)}, not a feature map (N, C, H, W)"
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
         return "besides its input it takes a collection"
-    return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout)
+    reads, writes = (tensor.untyped_storage()._cdata for tensor in (args[0], output))
+    return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout, args[0].dtype, reads, writes)
 
 
 def _is_map(value: object) -> bool:

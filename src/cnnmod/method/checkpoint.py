@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import install_, mod_blocks, swap_
@@ -70,7 +71,12 @@ def save(
         metadata = {"cnnmod": json.dumps(structure)}
     except TypeError as error:
         raise ValueError(f"factory_args must be JSON values, not {dict(factory_args)!r}") from error
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    if lowered := [name for name, block in mod_blocks(model).items() if type(block) is not MoDBlock]:
+        raise ValueError(f"{lowered[0]} is in a runtime's form: save the model that was given to lower")
+    state = model.state_dict()
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{others[0]} in the model's state is no tensor, which safetensors cannot hold")
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     write_whole(path, serialize(tensors, metadata=metadata))
 
 
@@ -99,6 +105,9 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         here = _blocks(model, example)
         if missing := [name for name in blocks if name not in here]:
             raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
+        for inner in blocks:
+            if any(inner.startswith(f"{name}.") for name in blocks):
+                raise ValueError(f"{path}: {inner} lies inside another of its MoD blocks")
         built = [(here[name], make_mod_block(here[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
@@ -107,7 +116,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         for name in state:
             state[name] = tensors[name]
         model.load_state_dict(state)
-    except (ValueError, RuntimeError):
+    except BaseException:  # an interrupt too
         swap_(model, replaced)
         raise
     return model
@@ -155,8 +164,10 @@ def _read(path: Path, tensors: bool = True) -> _Contents:
         if structure["format"] <= _FORMAT:
             blocks = {name: MoDConfig.from_dict(values) for name, values in structure["blocks"].items()}
             factory = structure.get("factory", {"name": None, "args": {}})
+            if not (factory["name"] is None or _FACTORY.fullmatch(factory["name"])):
+                raise ValueError(factory["name"])
             return _Contents(blocks, factory["name"], dict(factory["args"]), state)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
     raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
 
@@ -169,6 +180,8 @@ def _check_fits(path: Path, blocks: dict[str, MoDConfig], tensors: dict[str, Ten
         if here[name] != config:
             raise ValueError(f"{path} was saved with {config} at {name}, the model has {here[name]}")
     state = model.state_dict()
+    if on_meta := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise ValueError(f"{on_meta[0]} is on the meta device; build the model on a real one, or call to_empty first")
     for name in [*state, *tensors]:
         ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
         if ours != theirs:

@@ -106,9 +106,15 @@ def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example:
         replacements[block.name] = replacement
         replacements |= {name: nn.Identity().train(block.layer.training) for name in block.rest}
     replaced = swap_(model, replacements)
+    called: set[str] = set()
     try:
-        meta_forward(model, example)
-    except ValueError:
+        meta_forward(model, example, lambda name, *_: called.add(name))
+        if missing := [block.name for block, _ in built if block.name not in called]:
+            raise ValueError(
+                f"{missing[0]} is registered, but {type(model).__name__} calls it through something else, perhaps a "
+                "plain list of its blocks, where it cannot be replaced"
+            )
+    except BaseException:  # an interrupt too
         swap_(model, replaced)
         raise
     return replaced

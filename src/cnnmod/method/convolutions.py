@@ -1,6 +1,7 @@
 """VGG's modules: runs of convolutions that stand side by side, each with the norm and activation behind it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -48,7 +49,7 @@ def _unit_block(unit: list[tuple[str, nn.Module]], calls: Calls) -> Block | None
         return None
     layer = layers[0] if isinstance(layers[0], MoDBlock) else ConvNormAct(*layers)
     layer.training = layers[0].training
-    return Block(names[0], layer, Call(first.in_shape, last.out_shape), tuple(names[1:]))
+    return Block(names[0], layer, replace(first, out_shape=last.out_shape, writes=last.writes), tuple(names[1:]))
 
 
 def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module]]]:

@@ -23,7 +23,7 @@ def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[s
     """The network's modules, each as the qualified names of its blocks, in the network's order (paper, section 3.2).
 
     Runs the network once on the meta device; the network stays as it is. It may be converted already. `cnnmod.plan`
-    says more.
+    says more: it also tries the blocks, and names the parts of those that cannot be MoD blocks themselves.
 
     Args:
         model: Any convolutional network.

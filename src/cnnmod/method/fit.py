@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from cnnmod.method.shrink import fit_groups, with_channels, with_features, with_norm_features
+from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
 from cnnmod.method.trace import meta_forward
+
+_RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}  # a layer that registered itself stays
 
 
 def fit_(
@@ -44,7 +46,7 @@ def fit_(
         handles = [
             layer.register_forward_pre_hook(_note(misfits, name, layer))
             for name, layer in narrow.named_modules()
-            if name
+            if name and shrink.dispatch(type(layer)) in _RULES
         ]
         try:
             return meta_forward(narrow, example, None, args, kwargs)
@@ -77,12 +79,13 @@ def _note(misfits: list[tuple[str, int]], name: str, layer: nn.Module) -> Any:
 
 
 def _with_input(narrow: nn.Module, host: nn.Module, width: int) -> nn.Module:
-    if isinstance(host, _ConvNd) and isinstance(narrow, _ConvNd):
-        if host.groups == host.in_channels > 1:
-            return with_channels(host, width, width * (host.out_channels // host.in_channels), width)
+    if isinstance(narrow, _ConvNd):
+        law = host if isinstance(host, _ConvNd) else narrow
+        if law.groups == law.in_channels > 1:
+            return with_channels(narrow, width, width * (law.out_channels // law.in_channels), width, law)
         groups = fit_groups(narrow.groups, width, narrow.out_channels)
-        return with_channels(host, width, narrow.out_channels, groups)
-    if isinstance(host, nn.Linear) and isinstance(narrow, nn.Linear):
-        return with_features(host, width, narrow.out_features)
+        return with_channels(narrow, width, narrow.out_channels, groups, law)
+    if isinstance(narrow, nn.Linear):
+        return with_features(narrow, width, narrow.out_features, host if isinstance(host, nn.Linear) else narrow)
     assert isinstance(narrow, _NormBase)
     return with_norm_features(narrow, width)

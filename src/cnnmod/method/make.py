@@ -19,20 +19,21 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
     Raises:
         ValueError: There is none, with the reason.
     """
-    assert config.c is not None
+    if config.c is None:
+        raise ValueError("its config has no c")
     channels = block.call.in_channels
     k = max(1, channels // config.c)
     shape = _shape_of(block, k)
     parameter = _check_weights(block.layer)
     try:
         conv_block = shrink(block.layer, min(config.c, channels))
-        example = torch.empty(shape, device="meta", dtype=parameter.dtype)
+        example = torch.empty(shape, device="meta", dtype=block.call.dtype)
         output = fit_(conv_block, block.layer, example, block.call.args, block.call.kwargs)
         if tuple(output.shape) != shape:
             raise ValueError(f"it maps {shape} to {tuple(output.shape)}")
         if not config.residual:
             drop_residual_(conv_block, shape)
-        _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=parameter.dtype))
+        _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except Exception as error:  # whatever foreign modules raise when they are copied
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
     made = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, block.call.layout)

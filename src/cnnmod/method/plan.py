@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
@@ -96,7 +97,8 @@ def plan(
         layer4.0  BasicBlock  3       512     first of its module
         layer4.1  BasicBlock  3       512  8  MoD block
     """
-    return build_mod_blocks(model, config, filter_fn, example)[0]
+    with torch.random.fork_rng(devices=[]):  # the weights that convert_ draws are to be the same
+        return build_mod_blocks(model, config, filter_fn, example)[0]
 
 
 def build_mod_blocks(
@@ -104,6 +106,10 @@ def build_mod_blocks(
 ) -> tuple[Plan, list[tuple[Block, MoDBlock]]]:
     """The plan, and the MoD blocks that it names, built but not yet in their blocks' places."""
     check_bare(model)
+    if not isinstance(config, MoDConfig):
+        raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
+    if not (example is None or isinstance(example, Tensor)):
+        raise ValueError(f"example must be a tensor (N, C, H, W) or None, not {type(example).__name__}")
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")

@@ -60,33 +60,29 @@ def _(layer: _ConvNd, c: int) -> _ConvNd:
     _check(layer, c)
     in_channels, out_channels = divide(layer.in_channels, c), divide(layer.out_channels, c)
     narrow = with_channels(layer, in_channels, out_channels, fit_groups(layer.groups // c, in_channels, out_channels))
-    _cut_vectors(narrow, layer, c, besides=("weight", "bias"))
-    return narrow
+    return _shrink_rest(narrow, layer, c)
 
 
 @shrink.register
 def _(layer: nn.Linear, c: int) -> nn.Linear:
     _check(layer, c)
-    return with_features(layer, divide(layer.in_features, c), divide(layer.out_features, c))
+    return _shrink_rest(with_features(layer, divide(layer.in_features, c), divide(layer.out_features, c)), layer, c)
 
 
 @shrink.register
 def _(layer: _NormBase, c: int) -> _NormBase:
     _check(layer, c)
-    narrow = with_norm_features(layer, divide(layer.num_features, c))
-    for name, child in layer.named_children():  # timm's hold an activation
-        setattr(narrow, name, shrink(child, c))
-    return narrow
+    return _shrink_rest(with_norm_features(layer, divide(layer.num_features, c)), layer, c)
 
 
 @shrink.register
 def _(layer: nn.GroupNorm, c: int) -> nn.GroupNorm:
     _check(layer, c)
-    narrow = _copy(layer, {id(child): shrink(child, c) for child in layer.children()})
+    narrow = _copy(layer)
     narrow.num_channels = divide(layer.num_channels, c)
     narrow.num_groups = fit_groups(layer.num_groups // c, narrow.num_channels)
     _renew_affine(narrow, layer, (narrow.num_channels,))
-    return narrow
+    return _shrink_rest(narrow, layer, c)
 
 
 @shrink.register
@@ -95,25 +91,34 @@ def _(layer: nn.LayerNorm, c: int) -> nn.LayerNorm:
     narrow = _copy(layer)
     narrow.normalized_shape = tuple(divide(size, c) for size in layer.normalized_shape)
     _renew_affine(narrow, layer, narrow.normalized_shape)
+    return _shrink_rest(narrow, layer, c)
+
+
+def _shrink_rest(narrow: ModuleT, host: nn.Module, c: int) -> ModuleT:
+    """What a subclass adds to a known layer: timm's norms hold an activation, its scaled convolutions a gain."""
+    for name, child in host.named_children():
+        setattr(narrow, name, shrink(child, c))
+    _cut_vectors(narrow, host, c, besides=("weight", "bias"))
     return narrow
 
 
-def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int) -> ConvT:
-    """A copy of the convolution with these widths and fresh weights, drawn by the layer's law."""
+def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int, law: _ConvNd | None = None) -> ConvT:
+    """A copy of the convolution with these widths and fresh weights, drawn as those of the layer, or of `law`."""
     narrow = _copy(layer)
     narrow.in_channels, narrow.out_channels, narrow.groups = in_channels, out_channels, groups
     first, second = (in_channels, out_channels) if layer.transposed else (out_channels, in_channels)
-    _renew(narrow, layer, (first, second // groups, *layer.kernel_size), groups, layer.groups)
+    law = layer if law is None else law
+    _renew(narrow, law, (first, second // groups, *layer.kernel_size), groups, law.groups)
     if isinstance(scale := getattr(layer, "scale", None), float):  # timm's weight-standardised: gamma / sqrt(fan in)
         narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore
     return narrow
 
 
-def with_features(layer: nn.Linear, in_features: int, out_features: int) -> nn.Linear:
+def with_features(layer: nn.Linear, in_features: int, out_features: int, law: nn.Linear | None = None) -> nn.Linear:
     """The same for a linear layer."""
     narrow = _copy(layer)
     narrow.in_features, narrow.out_features = in_features, out_features
-    _renew(narrow, layer, (out_features, in_features))
+    _renew(narrow, layer if law is None else law, (out_features, in_features))
     return narrow
 
 
@@ -176,7 +181,8 @@ def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, besides: tuple[str,
                 f"shrink does not know {type(host).__name__}: which dimensions of its parameter {name!r} "
                 f"{tuple(parameter.shape)} are widths? Register it with @cnnmod.shrink.register"
             )
-        cut = parameter.detach()[tuple(slice(divide(size, c)) for size in parameter.shape)]
+        width = [divide(size, c) if size >= 8 else size for size in parameter.shape]  # 3 weights of branches are none
+        cut = parameter.detach()[tuple(map(slice, width))]
         narrow.register_parameter(name, nn.Parameter(cut.clone()))
 
 

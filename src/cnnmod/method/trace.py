@@ -1,5 +1,6 @@
 """A network's shapes without its arithmetic: one forward pass on the meta device, on none of the network's memory."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"}
+_TORCHS_OWN = frozenset(vars(nn.Module()))
 _tracing: set[int] = set()
 
 
@@ -63,13 +65,15 @@ def meta_forward(
     """
     if id(model) in _tracing:
         raise ValueError(f"{type(model).__name__} is being run: do not call cnnmod from a hook of the model itself")
+    if not (example is None or isinstance(example, Tensor)):
+        raise ValueError(f"example must be a tensor (N, C, H, W) or None, not {type(example).__name__}")
     example = example_for(model) if example is None else example.to("meta")
     state = {
         f"{prefix}.{name}" if prefix else name: tensor.to("meta")
         for prefix, module in model.named_modules()  # each module once, or swapping it twice would lose its tensors
         for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
     }
-    with _evaluating(model), _hooked(model, hook), torch.no_grad(), _QuickNorms():
+    with _same_attributes(model), _evaluating(model), _hooked(model, hook), torch.no_grad(), _QuickNorms():
         _tracing.add(id(model))
         try:
             return torch.func.functional_call(model, state, (example, *args), dict(kwargs), tie_weights=False)
@@ -97,12 +101,39 @@ class _QuickNorms(TorchFunctionMode):
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:  # not model.eval(), which some networks override: LoRA merges its weights there
+        module.training = False
     try:
         yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _same_attributes(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward keeps in attributes: grids and anchors made for an image, which would be meta tensors."""
+    kept = [
+        (module, {name: (value, _content(value)) for name, value in vars(module).items() if name not in _TORCHS_OWN})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            for name in [name for name in vars(module) if name not in attributes and name not in _TORCHS_OWN]:
+                delattr(module, name)
+            for name, (value, content) in attributes.items():
+                vars(module)[name] = value
+                if isinstance(value, list):
+                    value[:] = content
+                elif isinstance(value, (dict, set)):
+                    value.clear()
+                    value.update(content)
+
+
+def _content(value: object) -> Any:
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else None
 
 
 @contextmanager

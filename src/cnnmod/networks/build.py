@@ -80,7 +80,11 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
         if refused := [argument for argument in arguments if _FETCHES.search(argument)]:
             raise ValueError(f"{path}: the factory's argument {refused[0]!r} may fetch or read other files")
         factory = _factory(name)
-    return load_(factory(**arguments), path)
+    try:
+        model = factory(**arguments)
+    except Exception as error:  # whatever a constructor raises at a file's arguments
+        raise ValueError(f"{path}: its factory does not take {arguments}: {error}") from error
+    return load_(model, path)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
@@ -97,7 +101,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
             f"unknown network {name!r}; a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "
             "package.module:factory"
         )
-    if network not in known:
+    if (network.partition(".")[0] if library in ("", "timm") else network) not in known:  # timm's resnet50.a1_in1k
         nearest = list(dict.fromkeys(difflib.get_close_matches(network, known, n=3)))
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models('*_mod')"
         raise ValueError(f"unknown network {name!r}; {hint}")

@@ -94,6 +94,8 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
     try:
         if mod:
             modules = find_modules(model, example)
+            listed = {block for names in modules for block in names}
+            modules += [[part] for part in mod if part not in listed]  # parts of larger blocks
         else:
             made = plan(model, example=example)
             planned = {block.name: block for block in made.blocks}
