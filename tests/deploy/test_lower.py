@@ -129,3 +129,13 @@ def test_what_it_refuses():
 def test_a_lowered_network_has_a_control_too():
     lowered = control_(lower(build("resnet18_mod")))
     assert lowered(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_hooks_keep_what_they_see():
+    """A convolution or norm with a hook is not folded."""
+    model = trained_norms_(build("resnet18_cifar"))
+    model.bn1.register_forward_hook(lambda module, inputs, output: output * 2)
+    model.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: output * 0)
+    x_NCHW = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-3)

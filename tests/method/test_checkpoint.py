@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cnnmod import MoDConfig, convert_, load_, mod_blocks, save
+from cnnmod import MoDConfig, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_factory
 from cnnmod.networks import build
 from cnnmod.networks.classification import digits_resnet
@@ -106,7 +106,12 @@ def test_foreign(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["", "[]", '{"format": 1}', '{"format": "new", "blocks": {}}', '{"format": 1, "blocks": ["layer1.1"]}']
-    + [f'{{"format": 1, "blocks": {{"layer1.1": {config}}}}}' for config in ("5", '{"c": -1}', '{"cc": 1}')],
+    + [f'{{"format": 1, "blocks": {{"layer1.1": {config}}}}}' for config in ("5", '{"c": -1}', '{"cc": 1}')]
+    + [
+        f'{{"format": 1, "blocks": {{}}, "factory": {{"name": {name}, "args": {{}}}}}}'
+        for name in ("5", '["a"]', '"x"')
+    ]
+    + ["[" * 100_000],
 )
 def test_spoilt_metadata(tmp_path, text):
     path = tmp_path / "spoilt.safetensors"
@@ -226,6 +231,44 @@ def test_weights_that_are_not_contiguous(tmp_path):
     dense = digits_resnet()
     dense.layer1[1].conv1.weight.data = dense.layer1[1].conv1.weight.data.transpose(0, 1)
     assert "layer1.1" in mod_blocks(convert_(dense, MoDConfig(c=8), **SMALL))
+
+
+def test_a_file_with_a_block_inside_a_block(tmp_path):
+    config = '{"c": 8}'
+    text = f'{{"format": 1, "blocks": {{"layer1.1": {config}, "layer1.1.conv1": {config}}}}}'
+    save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
+    message = r"layer1\.1\.conv1 lies inside another of its MoD blocks"
+    check_untouched(digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, message)
+
+
+def test_a_file_without_c(tmp_path):
+    text = '{"format": 1, "blocks": {"layer1.1": {}}}'
+    save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
+    check_untouched(
+        digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, "its config has no c"
+    )
+
+
+def test_a_model_without_memory(saved):
+    with torch.device("meta"):
+        model = digits_resnet()
+    with pytest.raises(ValueError, match="is on the meta device"):
+        load_(model, saved, **SMALL)
+    assert not mod_blocks(model)
+
+
+def test_lowered_models_are_not_saved(tmp_path):
+    model = lower(convert_(digits_resnet(), MoDConfig(c=8), **SMALL), **SMALL)
+    with pytest.raises(ValueError, match="save the model that was given to lower"):
+        save(model, tmp_path / "file")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_state_that_is_no_tensor(tmp_path):
+    model = digits_resnet()
+    model.__class__ = type("Stateful", (type(model),), {"get_extra_state": lambda self: {"step": 1}})
+    with pytest.raises(ValueError, match="_extra_state in the model's state is no tensor"):
+        save(model, tmp_path / "file")
 
 
 @pytest.mark.parametrize("factory", ["resnet18", "", "timm/", "other/resnet18", "a:b:c", "timm/hf-hub:x", "a b:c"])

@@ -377,6 +377,31 @@ class TestErrors:
         model = nn.Sequential(nn.Conv2d(3, 16, 1), block, block)
         self.check(model, "BasicBlock: the network calls it 2 times, as 1.0 and 2.0 or .*, as 1.1 and 2.1")
 
+    def test_blocks_in_a_plain_list(self):
+        class Listing(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Sequential(*(BasicBlock(16, 16) for _ in range(4)))
+                self.blocks = list(self.layer)
+
+            def forward(self, x):
+                for block in self.blocks:
+                    x = block(x)
+                return x
+
+        message = r"layer\.1 is also in the plain list blocks, where it cannot be replaced"
+        self.check(Listing(), message, MoDConfig(c=4), example=torch.rand(1, 16, 8, 8))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"config": None}, "config must be a MoDConfig, not NoneType"),
+            ({"example": (1, 3, 9, 9)}, "example must be a tensor"),
+        ],
+    )
+    def test_arguments_of_another_type(self, arguments, message):
+        self.check(build("resnet18"), message, **arguments)
+
     def test_control_without_mod_blocks(self):
         with pytest.raises(ValueError, match="ResNet has no MoD block"):
             control_(build("resnet18"))

@@ -120,3 +120,30 @@ def test_a_flat_vgg_of_features():
         3,
         3,
     ]
+
+
+def test_side_by_side_is_no_row():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 32, 1), Unheard(32, 32), Unheard(32, 32))
+            self.classes, self.boxes = Unheard(32, 32), Unheard(32, 32)
+
+        def forward(self, x):
+            x = self.body(x)
+            return self.classes(x), self.boxes(x)
+
+    assert find_modules(Heads()) == [["body.1", "body.2"], ["classes"], ["boxes"]]
+
+
+def test_blocks_in_place_are_a_row():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return x.add_(self.second(self.first(x)))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), InPlace(), InPlace(), InPlace())
+    assert find_modules(model) == [["1", "2", "3"]]

@@ -78,3 +78,17 @@ def test_what_cannot_be_fitted():
     host = Views()
     with pytest.raises(ValueError, match="Views does not run on an example"):
         fit_(shrink(host, 16), host, torch.empty(1, 4, 9, 9, device="meta"))
+
+
+def test_a_layer_that_registered_itself_stays():
+    class Own(nn.Conv2d):
+        pass
+
+    @shrink.register(Own)
+    def _(layer, c):
+        return Own(4, 4, 1)
+
+    host = Branches()
+    host.end = Own(64, 64, 1)
+    with pytest.raises(ValueError, match="does not run on an example"):  # 3 channels arrive
+        fit_(shrink(host, 16), host, torch.empty(1, 4, 9, 9, device="meta"))

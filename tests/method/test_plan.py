@@ -132,3 +132,26 @@ def test_prints_as_a_table():
     lines = str(plan(build("resnet18"))).splitlines()
     assert lines[0] == "ResNet: 4 MoD blocks, c = 64"
     assert len(lines) == 2 + 8
+
+
+def test_draws_nothing_from_the_random_generator():
+    model = build("resnet18")
+    state = torch.get_rng_state()
+    plan(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_norms_in_another_precision_than_convolutions():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(32)
+            self.conv1, self.conv2 = (nn.Conv2d(32, 32, 3, padding=1).bfloat16() for _ in range(2))
+
+        def forward(self, x):
+            return x + self.conv2(self.conv1(self.norm(x).bfloat16())).float()
+
+    model = nn.Sequential(*(Block() for _ in range(4)))
+    assert plan(model, MoDConfig(c=8), example=torch.rand(1, 32, 8, 8)).mod_blocks == ["1", "3"]
+    convert_(model, MoDConfig(c=8), example=torch.rand(1, 32, 8, 8))
+    assert model(torch.rand(2, 32, 8, 8)).isfinite().all()

@@ -218,3 +218,31 @@ def test_frozen_norms_start_as_the_identity():
     narrow = shrink(nn.Sequential(host), 16)[0]
     x_NCHW = torch.rand(1, 4, 3, 3)
     torch.testing.assert_close(narrow(x_NCHW), x_NCHW)
+
+
+class NormedConv(nn.Conv2d):
+    """A convolution that holds its norm and activation, as detectron2's, and a number of its own."""
+
+    def __init__(self):
+        super().__init__(64, 64, 3, padding=1)
+        self.norm, self.act = nn.BatchNorm2d(64), nn.PReLU(64)
+        self.alpha = nn.Parameter(torch.ones(1))
+
+    def forward(self, input):
+        return self.act(self.norm(super().forward(input))) * self.alpha
+
+
+def test_layers_inside_layers_are_shrunken_and_shared_with_nothing():
+    host = NormedConv()
+    narrow = shrink(host, 16)
+    assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)
+    assert not {p.data_ptr() for p in host.parameters()} & {p.data_ptr() for p in narrow.parameters()}
+
+
+def test_few_numbers_are_no_width():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch_weights = nn.Parameter(torch.tensor([1.0, 0.0, 2.0]))
+
+    assert shrink(Weighted(), 16).branch_weights.tolist() == [1.0, 0.0, 2.0]

@@ -40,3 +40,44 @@ def test_an_input_that_is_too_small():
 
 def test_a_first_convolution_that_does_not_take_the_image():
     assert example_for(build("tresnet_m")).shape == (1, 3, 224, 224)  # it folds pixels into channels first
+
+
+class Keeping(nn.Module):
+    """Keeps a grid for the image that it sees, and counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.grid, self.grids, self.calls = nn.Conv2d(3, 3, 1), None, [], 0
+        self.alias = self.grids
+
+    def forward(self, x):
+        if self.grid is None:
+            self.grid = torch.linspace(0, 1, x.shape[-1], device=x.device)
+        self.grids.append(self.grid)
+        self.calls += 1
+        self.extra = self.grid
+        return self.conv(x) * self.grid
+
+
+def test_what_a_network_keeps_for_an_image_is_forgotten():
+    model = Keeping()
+    meta_forward(model, torch.rand(1, 3, 8, 8))
+    assert (model.grid, model.grids, model.calls) == (None, [], 0)
+    assert model.alias is model.grids
+    assert not hasattr(model, "extra")
+    model(torch.rand(1, 3, 8, 8))
+
+
+def test_an_overridden_train_is_not_called():
+    class Merging(nn.Sequential):
+        def train(self, mode=True):
+            raise AssertionError("its weights would change")
+
+    model = Merging(nn.Conv2d(3, 3, 1))
+    meta_forward(model)
+    assert model.training
+
+
+def test_an_example_that_is_no_tensor():
+    with pytest.raises(ValueError, match=r"example must be a tensor \(N, C, H, W\) or None, not tuple"):
+        meta_forward(nn.Conv2d(3, 3, 1), (1, 3, 8, 8))

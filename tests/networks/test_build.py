@@ -98,6 +98,16 @@ class TestLoad:
         with pytest.raises(ValueError, match=f"the factory's argument '{argument}' may fetch or read other files"):
             load(tmp_path / "file")
 
+    @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}])
+    def test_arguments_that_the_factory_does_not_take(self, arguments, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)
+        with pytest.raises(ValueError, match="its factory does not take"):
+            load(tmp_path / "file")
+
+    def test_timms_names_with_the_weights_tag(self, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18.a1_in1k")
+        assert type(load(tmp_path / "file")) is type(build("resnet18"))
+
     def test_files_without_a_factory(self, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file")
         with pytest.raises(ValueError, match=r"names no factory; pass one, .*cnnmod\.load_"):

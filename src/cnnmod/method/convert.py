@@ -101,19 +101,22 @@ def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example:
 
     After a `ValueError` the model is what it was.
     """
+    layers = {id(block.layer): block.name for block, _ in built}
+    for holder, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            for item in value if isinstance(value, (list, tuple)) else ():
+                if id(item) in layers:
+                    where = f"{holder}.{attribute}" if holder else attribute
+                    raise ValueError(
+                        f"{layers[id(item)]} is also in the plain list {where}, where it cannot be replaced"
+                    )
     replacements: dict[str, nn.Module] = {}
     for block, replacement in built:
         replacements[block.name] = replacement
         replacements |= {name: nn.Identity().train(block.layer.training) for name in block.rest}
     replaced = swap_(model, replacements)
-    called: set[str] = set()
     try:
-        meta_forward(model, example, lambda name, *_: called.add(name))
-        if missing := [block.name for block, _ in built if block.name not in called]:
-            raise ValueError(
-                f"{missing[0]} is registered, but {type(model).__name__} calls it through something else, perhaps a "
-                "plain list of its blocks, where it cannot be replaced"
-            )
+        meta_forward(model, example)
     except BaseException:  # an interrupt too
         swap_(model, replaced)
         raise
