@@ -39,9 +39,8 @@ from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "families.json"
 _PARTIAL = RESULT.with_suffix(".partial")
-_LARGE, _HUGE = 300e6, 700e6  # parameters, from which networks are checked one at a time, and in bfloat16: 24 GB
+_LARGE, _HUGE = 150e6, 700e6  # parameters, from which networks are checked last and alone, and in bfloat16: 24 GB
 _DRAW = 10_007  # a prime, so that it does not repeat from channel to channel
-_turn: Any = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def survey(name: str) -> Row:
         return row(outcome="fails", kept=kept, reason=reason)
     classes = tuple(sorted({block.kind for block in plan.blocks if block.k is not None}))
     try:
-        with _turn if _size(model) > _LARGE else contextlib.nullcontext():
-            _check(_build(name))
+        _check(_build(name))
         outcome, reason = "works", ""
     except Exception as error:
         outcome, reason = "fails", f"{type(error).__name__}: {error}"
@@ -221,22 +219,27 @@ def _with_attention(model: nn.Module) -> set[str]:
     return found
 
 
-def _start(turn: Any) -> None:
-    global _turn
-    _turn = turn
-    _quiet()
-
-
 def _quiet() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("cnnmod").setLevel(logging.ERROR)
     torch.set_num_threads(1)
 
 
+def _unless_large(name: str) -> Row | str:
+    return name if _size(_on_meta(name)) > _LARGE else survey(name)
+
+
 def _rows(todo: list[str]) -> Iterator[Row]:
+    large: list[str] = []
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(2, _start, (spawn.Lock(),), maxtasksperchild=50) as pool:
-        yield from pool.imap_unordered(survey, todo)
+    with spawn.Pool(2, _quiet, maxtasksperchild=50) as pool:
+        for row in pool.imap_unordered(_unless_large, todo):
+            if isinstance(row, str):
+                large.append(row)
+            else:
+                yield row
+    with spawn.Pool(1, _quiet, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(survey, large)
 
 
 def main() -> None:

@@ -228,7 +228,7 @@ class NormedConv(nn.Conv2d):
         self.norm, self.act = nn.BatchNorm2d(64), nn.PReLU(64)
         self.alpha = nn.Parameter(torch.ones(1))
 
-    def forward(self, input):
+    def forward(self, input):  # noqa: A002  Conv2d's name
         return self.act(self.norm(super().forward(input))) * self.alpha
 
 
