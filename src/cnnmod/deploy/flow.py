@@ -37,12 +37,12 @@ def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
     producers: dict[StorageWeakRef, str] = {}
     between: list[tuple[str, str, StorageWeakRef]] = []
     entered: dict[str, tuple[StorageWeakRef, int]] = {}
-    images: list[StorageWeakRef] = []
+    flows: list[Flow] = []
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
         calls[name] += 1
         if not name:
-            images.append(_memory(inputs[0]))
+            flows.append(at_the_end(_memory(inputs[0])))
         elif type(layer) is nn.Conv2d:
             producers[_memory(output)] = name
         elif isinstance(layer, nn.BatchNorm2d) and (read := _memory(inputs[0])) in producers:
@@ -50,22 +50,24 @@ def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
         elif isinstance(layer, MoDBlock):
             entered[name] = (_memory(inputs[0]), reads.count[_memory(inputs[0])])
 
+    def at_the_end(images: StorageWeakRef) -> Flow:
+        """What can be said while the network's outputs, and what it keeps in attributes, are still there."""
+        return Flow(
+            {
+                conv: norm
+                for conv, norm, memory in between
+                if reads.count[memory] == 1 and calls[conv] == calls[norm] == 1 and memory.expired()
+            },
+            {
+                name
+                for name, (memory, before) in entered.items()
+                if reads.count[memory] == before and calls[name] == 1 and memory.expired() and memory != images
+            },
+        )
+
     with reads:
-        outputs = meta_forward(model, example, note)  # held, so that what it holds is not freed
-    flow = Flow(
-        {
-            conv: norm
-            for conv, norm, memory in between
-            if reads.count[memory] == 1 and calls[conv] == calls[norm] == 1 and memory.expired()
-        },
-        {
-            name
-            for name, (memory, before) in entered.items()
-            if reads.count[memory] == before and calls[name] == 1 and memory.expired() and memory not in images
-        },
-    )
-    del outputs
-    return flow
+        meta_forward(model, example, note)
+    return flows[0]
 
 
 class _Reads(TorchFunctionMode):
