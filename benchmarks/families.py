@@ -3,8 +3,8 @@
 Each network is built, converted, run forward and backward, saved, loaded into a fresh one, lowered, and turned into
 its control. The result file says for every network what became of it; docs/convert.md is rendered from it.
 
-    python benchmarks/families.py                     # all, about an hour on two cores; goes on where it was killed
-    python benchmarks/families.py timm/resnet18 timm/regnety_002    # these, printed
+    python benchmarks/families.py                   # all, some hours on two cores; goes on where it was killed
+    python benchmarks/families.py timm/resnet18     # these, printed
 """
 
 import contextlib
@@ -38,7 +38,6 @@ from cnnmod.networks import build
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "families.json"
-_PARTIAL = RESULT.with_suffix(".partial")
 _LARGE, _HUGE = 150e6, 700e6  # parameters, from which networks are checked last and alone, and in bfloat16: 24 GB
 _DRAW = 10_007  # a prime, so that it does not repeat from channel to channel
 
@@ -249,21 +248,22 @@ def main() -> None:
         for name in sys.argv[1:]:
             print(json.dumps(asdict(survey(name))))
         return
-    done = [json.loads(line) for line in _PARTIAL.read_text().splitlines()] if _PARTIAL.exists() else []
+    done = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     every = names()
     todo = [name for name in every if name not in {row["name"] for row in done}]
     works = {row["family"] for row in done if row["outcome"] == "works"}
     todo.sort(key=lambda name: family(name) not in works)  # what is likely to have nothing comes last
-    with progress_bars() as progress, _PARTIAL.open("a") as lines:
+    with progress_bars() as progress:
         for row in _rows(todo):
             done.append(asdict(row))
-            lines.write(json.dumps(done[-1]) + "\n")
-            lines.flush()
+            _write(done, len(every))
             progress("networks", len(done), len(every))
-    done.sort(key=lambda row: every.index(row["name"]))
+
+
+def _write(rows: list[dict[str, Any]], networks: int) -> None:
     provenance = asdict(Provenance.now(torch.device("cpu"), 1))
-    write_whole(RESULT, json.dumps({"provenance": provenance, "rows": done}, indent=0) + "\n")
-    _PARTIAL.unlink()
+    rows = sorted(rows, key=lambda row: row["name"])
+    write_whole(RESULT, json.dumps({"provenance": provenance, "networks": networks, "rows": rows}, indent=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from cnnmod.training.loop import accuracy_pct
 
 RESULT = Path(__file__).parent / "results" / "identity_start.json"
 NETWORKS = ("dense", "MoD, identity start", "MoD, usual start", "control")
-SEEDS = (0,)
+SEEDS = (0, 1)
 TRAIN_IMAGES, TEST_IMAGES, SIZE, BATCH, LEARNING_RATE, WARM_UP = 4_096, 1_000, 96, 64, 0.02, 10
 LOOKS = (0, 5, 10, 20, 40, 64)  # after how many steps accuracy is measured
 

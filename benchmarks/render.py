@@ -44,6 +44,10 @@ def families(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         by_family.setdefault(row["family"], []).append(row)
     lines: list[str] = []
+    if len(result["rows"]) < result["networks"]:
+        lines.append(
+            f"So far {len(result['rows']):,} of {result['networks']:,} networks were tried; most that have over 150 M parameters were not.\n"
+        )
     for library in ("timm", "torchvision"):
         rows = [row for row in result["rows"] if row["name"].startswith(library)]
         counted = [row["outcome"] == "works" for row in rows if row["outcome"] != "none"]
@@ -95,7 +99,7 @@ def identity_start(result: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in rows})
     lines.append(
         f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
-        f"mean (lowest to highest) of {seeds} seeds; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, "
+        f"mean (lowest to highest) over {seeds} seed(s); {recipe['size']} pixels, SGD at {recipe['learning_rate']}, "
         f"warm-up of {recipe['warm_up']} steps; torch {result['provenance']['versions']['torch']}."
     )
     return "\n".join(lines)
