@@ -45,12 +45,13 @@ def families(result: dict[str, Any]) -> str:
         by_family.setdefault(row["family"], []).append(row)
     lines: list[str] = []
     if len(result["rows"]) < result["networks"]:
-        lines.append(
-            f"So far {len(result['rows']):,} of {result['networks']:,} networks were tried; most that have over 150 M parameters were not.\n"
-        )
+        tried = f"{len(result['rows']):,} of {result['networks']:,}"
+        lines.append(f"So far {tried} networks were tried; most with over 150 M parameters were not.\n")
     for library in ("timm", "torchvision"):
         rows = [row for row in result["rows"] if row["name"].startswith(library)]
         counted = [row["outcome"] == "works" for row in rows if row["outcome"] != "none"]
+        if not counted:
+            continue
         lines.append(
             f"{library} {result['provenance']['versions'][library]}: {len(rows):,} networks; {len(counted)} of them "
             "have convolutional blocks in a row, and "
