@@ -95,13 +95,17 @@ def identity_start(result: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * len(recipe['looks'])}|"]
     for kind in dict.fromkeys(row["network"] for row in rows):
         looks = zip(*(row["accuracy_pct"] for row in rows if row["network"] == kind), strict=True)
-        cells = [f"{sum(look) / len(look):.1f} ({min(look):.1f} to {max(look):.1f})" for look in looks]
+        cells = [
+            f"{look[0]:.1f}" if len(look) == 1 else f"{sum(look) / len(look):.1f} ({min(look):.1f} to {max(look):.1f})"
+            for look in looks
+        ]
         lines.append(f"| {' | '.join([kind, *cells])} |")
     seeds = len({row["seed"] for row in rows})
+    over = "one seed" if seeds == 1 else f"mean (lowest to highest) of {seeds} seeds"
     lines.append(
-        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
-        f"mean (lowest to highest) over {seeds} seed(s); {recipe['size']} pixels, SGD at {recipe['learning_rate']}, "
-        f"warm-up of {recipe['warm_up']} steps; torch {result['provenance']['versions']['torch']}."
+        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; {over}; "
+        f"{recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of {recipe['warm_up']} steps; "
+        f"torch {result['provenance']['versions']['torch']}."
     )
     return "\n".join(lines)
 
