@@ -103,8 +103,8 @@ def identity_start(result: dict[str, Any]) -> str:
     seeds = len({row["seed"] for row in rows})
     over = "one seed" if seeds == 1 else f"mean (lowest to highest) of {seeds} seeds"
     lines.append(
-        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; {over}; "
-        f"{recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of {recipe['warm_up']} steps; "
+        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
+        f"{over}; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of {recipe['warm_up']} steps; "
         f"torch {result['provenance']['versions']['torch']}."
     )
     return "\n".join(lines)
