@@ -3,7 +3,7 @@ import io
 import torch
 from rich.console import Console
 
-from cnnmod import MoDConfig, compare, convert_
+from cnnmod import MoDConfig, compare, convert_, mod_blocks
 from cnnmod.networks import build
 from cnnmod.networks.classification import digits_resnet
 from cnnmod.report.table import comparison_cells, network_cells
@@ -32,7 +32,13 @@ def test_blocks_and_the_rest_make_the_whole():
 def test_a_network_that_the_paper_does_not_have():
     cells = network_cells("resnet26d", build("resnet26d"))
     assert cells.rows[-1][0] == "total"
-    assert len(cells.notes) == 1
+    assert [note.partition(":")[0] for note in cells.notes] == ["MMACs", "→ MoD"]
+    assert cells.rows[1][:5] == ["layer1.1", "0", "→ MoD", "256", "4"]
+
+
+def test_parts_of_blocks_are_listed():
+    rows = network_cells("maxvit", convert_(build("maxvit_rmlp_pico_rw_256"))).rows
+    assert sum(row[2] == "MoD" for row in rows) == len(mod_blocks(convert_(build("maxvit_rmlp_pico_rw_256"))))
 
 
 def test_comparison():
