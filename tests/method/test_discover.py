@@ -1,4 +1,5 @@
 import pytest
+import torch
 import torchvision
 from torch import nn
 
@@ -147,3 +148,11 @@ def test_blocks_in_place_are_a_row():
 
     model = nn.Sequential(nn.Conv2d(3, 8, 1), InPlace(), InPlace(), InPlace())
     assert find_modules(model) == [["1", "2", "3"]]
+
+
+def test_parts_of_blocks_are_no_modules_wherever_the_block_stands_alone():
+    """nfnet_f0's first stage has one block, which holds two squeeze-excites in a row."""
+    with torch.device("meta"):
+        model = build("nfnet_f0")
+    kinds = {type(model.get_submodule(name)).__name__ for module in find_modules(model) for name in module}
+    assert kinds == {"NormFreeBlock"}

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cnnmod import MoDConfig, convert_, mod_blocks
-from cnnmod.method.residual import drop_residual_, has_residual
+from cnnmod.method.residual import adds_to_its_input, drop_residual_, has_residual
 from cnnmod.networks import build
 
 
@@ -40,3 +40,11 @@ def test_training_mode_stays():
 def test_meta_blocks_are_judged_too():
     with torch.device("meta"):
         assert has_residual(Stubborn(), (1, 4, 8, 8))
+
+
+def test_gating_adds_nothing():
+    from timm.layers.squeeze_excite import SqueezeExcite
+
+    assert adds_to_its_input(Stubborn(), (1, 4, 8, 8))
+    assert has_residual(SqueezeExcite(16), (1, 16, 8, 8))
+    assert not adds_to_its_input(SqueezeExcite(16), (1, 16, 8, 8))

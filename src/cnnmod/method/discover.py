@@ -107,7 +107,26 @@ class _Search:
     is_block: Callable[[nn.Module], bool]
 
     def modules(self, model: nn.Module) -> list[list[Block]]:
-        return list(self._runs(self._classes(model, ""), model, ""))
+        """All runs of the classes that have a run of two somewhere, and not only inside blocks of another."""
+        longer = [run for run in self._runs_everywhere(model, "") if len(run) > 1]
+        classes = {_kind(run[0].layer) for run in longer}
+        outer = {_kind(run[0].layer) for run in longer if not self._is_inside(model, run[0], classes)}
+        return list(self._runs(outer, model, ""))
+
+    def _runs_everywhere(self, parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
+        for name, layer in parent.named_modules(prefix=prefix):
+            yield from self._siblings(layer, name)
+
+    def _is_inside(self, model: nn.Module, block: Block, classes: set[type[nn.Module]]) -> bool:
+        """Whether it is a part of a block of another of these classes."""
+        parts = block.name.split(".")
+        for end in range(1, len(parts)):
+            name = ".".join(parts[:end])
+            around = model.get_submodule(name)
+            is_block = self.is_block(around) and not self._only_holds_blocks(around, name)
+            if is_block and _kind(around) in classes - {_kind(block.layer)}:
+                return True
+        return False
 
     def _siblings(self, parent: nn.Module, prefix: str) -> list[list[Block]]:
         """The runs among the parent's children, in the order of their first blocks."""
@@ -127,18 +146,12 @@ class _Search:
 
     def _only_holds_blocks(self, layer: nn.Module, name: str) -> bool:
         """A plain `Sequential` is a block only if it does not hold a module."""
-        return type(layer) is nn.Sequential and bool(self._classes(layer, name))
-
-    def _classes(self, parent: nn.Module, prefix: str) -> set[type[nn.Module]]:
-        """The classes with a run of two somewhere; what lies inside such a class's blocks does not count."""
-        classes = {_kind(run[0].layer) for run in self._siblings(parent, prefix) if len(run) > 1}
-        for name, child in children_of(parent, prefix):
-            if _kind(child) not in classes:
-                classes |= self._classes(child, name)
-        return classes
+        if type(layer) is not nn.Sequential:
+            return False
+        return any(len(run) > 1 for run in self._runs_everywhere(layer, name))
 
     def _runs(self, classes: set[type[nn.Module]], parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
-        """All runs of these classes, a block alone in its module among them unless it holds modules itself."""
+        """All runs of these classes; a block alone in its module is one, unless it holds a module of its own class."""
         runs = [run for run in self._siblings(parent, prefix) if _kind(run[0].layer) in classes]
         starts = {run[0].name: run for run in runs}
         blocks = {block.name for run in runs for block in run}
@@ -146,7 +159,7 @@ class _Search:
             if len(starts.get(name, ())) > 1:
                 yield starts[name]
             elif name in starts:
-                yield from list(self._runs(classes, child, name)) or [starts[name]]
+                yield from list(self._runs({_kind(child)}, child, name)) or [starts[name]]
             elif name not in blocks:
                 yield from self._runs(classes, child, name)
 

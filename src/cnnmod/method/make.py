@@ -9,7 +9,7 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
-from cnnmod.method.residual import drop_residual_, has_residual
+from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
 
 
@@ -40,11 +40,10 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
     return made.train(block.layer.training)
 
 
-def adds_to_its_input(made: MoDBlock, block: Block) -> bool:
-    """Whether the block has a residual: inside a larger block only such a one can be replaced by a MoD block, which
-    passes its input on."""
+def may_stand_inside(made: MoDBlock, block: Block) -> bool:
+    """Whether it may replace a part of a larger block: a MoD block passes its input on, so the part must do so too."""
     try:
-        return has_residual(made.conv_block, _shape_of(block, made.k))
+        return adds_to_its_input(made.conv_block, _shape_of(block, made.k))
     except ValueError:
         return False
 

@@ -11,7 +11,7 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
-from cnnmod.method.make import adds_to_its_input, make_mod_block
+from cnnmod.method.make import make_mod_block, may_stand_inside
 from cnnmod.method.trace import check_bare, example_for
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -173,7 +173,7 @@ def _served(
 
     def _adds(part: Block) -> bool:
         made = _try(part, config, tried)
-        return not isinstance(made, str) and adds_to_its_input(made, part)
+        return not isinstance(made, str) and may_stand_inside(made, part)
 
     parts = [part for part in parts_of(module, calls) if len(part) > 1]
     served = [part for part in parts if any(_adds(block) for block in part[1:])]

@@ -52,9 +52,21 @@ def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
             nn.init.ones_(norm.weight)
 
 
-@torch.no_grad()
 def has_residual(block: nn.Module, shape: Sequence[int]) -> bool:
     """Whether the output depends on the input when all weights are zero."""
+    ones, twos = _without_weights(block, shape)
+    return not torch.equal(ones, twos)
+
+
+def adds_to_its_input(block: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether the output is the input when all weights are zero: x + f(x), but not the x · g(x) of squeeze-excite."""
+    ones, twos = _without_weights(block, shape)
+    return bool((ones == 1).all() and (twos == 2).all())
+
+
+@torch.no_grad()
+def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What the block makes of ones and of twos when all its weights are zero."""
     state = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in block.state_dict().items()}
     dtype = next((tensor.dtype for tensor in block.parameters()), torch.float32)
     training = block.training
@@ -68,4 +80,4 @@ def has_residual(block: nn.Module, shape: Sequence[int]) -> bool:
         raise ValueError(f"{type(block).__name__} does not run on {tuple(shape)} alone: {error}") from error
     finally:
         block.train(training)
-    return not torch.equal(first, second)
+    return first, second

@@ -110,7 +110,7 @@ def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int
     law = layer if law is None else law
     _renew(narrow, law, (first, second // groups, *layer.kernel_size), groups, law.groups)
     if isinstance(scale := getattr(layer, "scale", None), float):  # timm's weight-standardised: gamma / sqrt(fan in)
-        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore
+        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportAttributeAccessIssue]  of subclasses
     return narrow
 
 
@@ -154,7 +154,7 @@ def _divide_all(value: int | Sequence[int], c: int) -> int | Sequence[int]:
     """Numbers below 8 are no widths but axes or counts: `spatial_dim = (2, 3)`, a split's last part of 3 gates."""
     if isinstance(value, int):
         return divide(value, c) if value >= 8 else value
-    return type(value)(divide(number, c) if number >= 8 else number for number in value)  # pyright: ignore
+    return type(value)(divide(number, c) if number >= 8 else number for number in value)  # pyright: ignore[reportCallIssue]  a list or tuple
 
 
 def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> None:
