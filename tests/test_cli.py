@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -125,14 +123,6 @@ def test_help_has_an_example(command, capsys):
         run([command, "--help"])
     assert stop.value.code == 0
     assert f"Example: cnnmod {command}" in capsys.readouterr().out
-
-
-def test_without_the_extra_packages(tmp_path):
-    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
-    command = [sys.executable, "-m", "cnnmod", "info", "resnet50_mod"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 2
-    assert done.stderr == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
 
 
 def test_info_of_a_network_without_modules(capsys):

@@ -194,7 +194,7 @@ def plot(
 
 def run(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend is one line on standard error and exit code 2."""
-    sys.path.insert(0, str(Path.cwd()))  # package.module:factory may be the user's own
+    sys.path.append(str(Path.cwd()))  # package.module:factory may be the user's own; last, so that it hides nothing
     try:
         app.cli(
             prog="cnnmod",

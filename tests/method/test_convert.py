@@ -1,5 +1,6 @@
 import copy
 import logging
+import time
 
 import pytest
 import timm
@@ -297,6 +298,17 @@ def test_resnet152_takes_little_memory():
     model = build("resnet152")
     parameters_mib = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 2**20
     assert peak_memory_mib(lambda: convert_(model)) < 2 * parameters_mib
+
+
+@pytest.mark.slow  # a time, which a busy machine stretches
+def test_resnet152_takes_less_than_a_second():
+    times_s: list[float] = []
+    for _ in range(3):
+        model = build("resnet152")
+        start = time.perf_counter()
+        convert_(model)
+        times_s.append(time.perf_counter() - start)
+    assert min(times_s) < 1
 
 
 class TestErrors:

@@ -24,12 +24,6 @@ def test_flat_and_nested_mobilenetv2_are_the_same():
     assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first is of another class there
 
 
-def test_vggs_modules_lie_between_poolings():
-    for model in (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19()):
-        assert lengths(model) == [2, 2, 4, 4, 4]
-    assert find_modules(torchvision.models.vgg16())[0] == ["features.0", "features.2"]
-
-
 @pytest.mark.parametrize("name", ["resnet34_mod", "mobilenetv2_mod", "convnext_tiny_mod", "vgg16_bn_cifar_mod"])
 @pytest.mark.parametrize("placement", ["alternate", "all"])
 def test_a_converted_network_has_the_modules_of_its_dense_one(name, placement):
@@ -109,18 +103,6 @@ def test_parts_of_larger_blocks_are_no_modules(name):
 
 def test_a_tree_of_blocks():
     assert ["level3.tree1.tree1", "level3.tree1.tree2"] in find_modules(build("dla34"))
-
-
-def test_a_flat_vgg_of_features():
-    import timm
-
-    assert [len(module) for module in find_modules(timm.create_model("vgg16_bn", features_only=True))] == [
-        2,
-        2,
-        3,
-        3,
-        3,
-    ]
 
 
 def test_side_by_side_is_no_row():

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from cnnmod import MoDConfig, convert_, mod_blocks, plan
 from cnnmod.networks import build
@@ -68,10 +67,6 @@ def mixed():
     return nn.Sequential(nn.Conv2d(3, 32, 1), *(Grid() for _ in range(4)), *pairs)
 
 
-def quantise(block):
-    block.codes = nn.Parameter((block.conv1.weight * 100).to(torch.int8), requires_grad=False)
-
-
 class TestBlocksThatCannot:
     """They stay standard blocks; the others are converted."""
 
@@ -95,22 +90,6 @@ class TestBlocksThatCannot:
         assert plan(model, example=EXAMPLE).mod_blocks == []
         with pytest.raises(ValueError, match=r"cannot be MoD blocks: 2 \(Grid\): .*; 4 \(Grid\): "):
             convert_(model, example=EXAMPLE)
-
-    @pytest.mark.parametrize(
-        ("spoil", "reason"),
-        [
-            (lambda block: block.conv1.register_forward_hook(print), "conv1 has hooks, which its MoD block would lose"),
-            (lambda block: block.register_forward_pre_hook(lambda *_: None), "it has hooks"),
-            (lambda block: weight_norm(block.conv2), "conv2 is parametrized"),
-            (quantise, "its weights are quantised"),
-        ],
-    )
-    def test_reasons(self, spoil, reason):
-        model = build("resnet18")
-        spoil(model.layer1[1])
-        made = plan(model)
-        assert summary(made)["layer1.1"][4].startswith(reason)
-        assert made.mod_blocks == ["layer2.1", "layer3.1", "layer4.1"]
 
 
 @pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "timm/lowformer_b0"])
@@ -139,19 +118,3 @@ def test_draws_nothing_from_the_random_generator():
     state = torch.get_rng_state()
     plan(model)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_norms_in_another_precision_than_convolutions():
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm = nn.BatchNorm2d(32)
-            self.conv1, self.conv2 = (nn.Conv2d(32, 32, 3, padding=1).bfloat16() for _ in range(2))
-
-        def forward(self, x):
-            return x + self.conv2(self.conv1(self.norm(x).bfloat16())).float()
-
-    model = nn.Sequential(*(Block() for _ in range(4)))
-    assert plan(model, MoDConfig(c=8), example=torch.rand(1, 32, 8, 8)).mod_blocks == ["1", "3"]
-    convert_(model, MoDConfig(c=8), example=torch.rand(1, 32, 8, 8))
-    assert model(torch.rand(2, 32, 8, 8)).isfinite().all()

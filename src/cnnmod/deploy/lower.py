@@ -131,8 +131,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     It works for dense networks and controls too, so that all rows of a comparison are treated alike. A MoD block
     whose input is read again after it (a feature that the network returns, say), or which gets (N, H, W, C), keeps
-    the copying form. Call the
-    copy under `torch.inference_mode()`; for `torch.compile` take the model itself.
+    the copying form. Call the copy under `torch.inference_mode()`; for `torch.compile` take the model itself.
 
     Args:
         model: Any network. It stays as it is.

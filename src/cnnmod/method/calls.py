@@ -1,7 +1,7 @@
 """How a network calls each of its layers: which of them map one feature map to one, and why the others do not."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,12 +27,12 @@ class Call:
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    layout: Layout = "NCHW"
-    dtype: torch.dtype = torch.float32
-    reads: int = 0
-    writes: int = 1
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    layout: Layout
+    dtype: torch.dtype
+    reads: int
+    writes: int
 
     @property
     def in_channels(self) -> int:
@@ -86,7 +86,7 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
         times[name] = times.get(name, 0) + 1
         held.append((args, output))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
-        if args and _is_map(args[0]) and (width := _width(layer)) is not None:
+        if args and _is_map(args[0]) and (width := width_of(layer)) is not None:
             first, last = args[0].shape[1] == width, args[0].shape[3] == width
             reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # which decides between two equal axes
             layout: Layout = "NHWC" if last and (reads_last or not first) else "NCHW"
@@ -106,7 +106,7 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     return {name: calls.get(name, "the network does not call it") for name, _ in model.named_modules()}
 
 
-def _width(layer: nn.Module) -> int | None:
+def width_of(layer: nn.Module) -> int | None:
     """How many channels a layer takes; `None` for one without weights."""
     if isinstance(layer, _ConvNd):
         return layer.in_channels

@@ -169,7 +169,7 @@ def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:
     reasons: dict[str, dict[str, None]] = {}
     for name, layer in model.named_modules():
         if name and _is_small(layer) and _kind(layer) not in _CONTAINERS:
-            reasons.setdefault(_kind(layer).__name__, {})[_why_none(calls.get(name, "its other name counts"))] = None
+            reasons.setdefault(_kind(layer).__name__, {})[_why_none(calls[name])] = None
     return {kind: " or ".join(whys) for kind, whys in sorted(reasons.items())}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from cnnmod.method.calls import width_of
 from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
 from cnnmod.method.trace import meta_forward
 
@@ -64,15 +65,8 @@ def fit_(
 
 def _note(misfits: list[tuple[str, int]], name: str, layer: nn.Module) -> Any:
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(layer, _ConvNd):
-            expected, arriving = layer.in_channels, args[0].shape[1]
-        elif isinstance(layer, nn.Linear):
-            expected, arriving = layer.in_features, args[0].shape[-1]
-        elif isinstance(layer, _NormBase):
-            expected, arriving = layer.num_features, args[0].shape[1]
-        else:
-            return
-        if arriving != expected:
+        arriving = args[0].shape[-1 if isinstance(layer, nn.Linear) else 1]
+        if arriving != width_of(layer):
             misfits.append((name, arriving))
 
     return note

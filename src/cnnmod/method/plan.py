@@ -108,8 +108,6 @@ def build_mod_blocks(
     check_bare(model)
     if not isinstance(config, MoDConfig):
         raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
-    if not (example is None or isinstance(example, Tensor)):
-        raise ValueError(f"example must be a tensor (N, C, H, W) or None, not {type(example).__name__}")
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")

@@ -110,7 +110,7 @@ def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int
     law = layer if law is None else law
     _renew(narrow, law, (first, second // groups, *layer.kernel_size), groups, law.groups)
     if isinstance(scale := getattr(layer, "scale", None), float):  # timm's weight-standardised: gamma / sqrt(fan in)
-        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportAttributeAccessIssue]  of subclasses
+        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportArgumentType]  no tensor
     return narrow
 
 

@@ -1,0 +1,29 @@
+import timm
+import torchvision
+from torch import nn
+
+from cnnmod import convert_, find_modules, mod_blocks
+from cnnmod.method.convolutions import ConvNormAct
+from cnnmod.networks import build
+
+
+def lengths(model):
+    return [len(module) for module in find_modules(model)]
+
+
+def test_vggs_modules_lie_between_poolings():
+    for model in (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19()):
+        assert lengths(model) == [2, 2, 4, 4, 4]
+    assert find_modules(torchvision.models.vgg16())[0] == ["features.0", "features.2"]
+
+
+def test_a_flat_vgg_of_features():
+    assert lengths(timm.create_model("vgg16_bn", features_only=True)) == [2, 2, 3, 3, 3]
+
+
+def test_norm_and_activation_go_with_their_convolution():
+    model = convert_(build("vgg11_bn"))
+    conv_block = mod_blocks(model)["features.11"].conv_block
+    assert isinstance(conv_block, ConvNormAct)
+    assert [type(layer) for layer in conv_block] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(model.features[number]) for number in (12, 13)] == [nn.Identity, nn.Identity]
