@@ -24,7 +24,7 @@ def test_info_of_any_network(capsys, tmp_path, monkeypatch):
     run(["info", "torchvision/mobilenet_v3_small"])
     out = capsys.readouterr().out
     assert "→ MoD" in out
-    (tmp_path / "own_cli_networks.py").write_text("from cnnmod.networks.classification import digits_resnet as make")
+    (tmp_path / "own_cli_networks.py").write_text("from cnnmod.networks.cifar import digits_resnet as make")
     monkeypatch.chdir(tmp_path)
     run(["info", "own_cli_networks:make", "--size", "8", "8", "--json"])
     values = json.loads(capsys.readouterr().out)

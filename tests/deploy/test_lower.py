@@ -8,7 +8,7 @@ from torch import nn
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
 from cnnmod.deploy.lower import EagerForm
 from cnnmod.networks import build
-from cnnmod.networks.classification import digits_resnet
+from cnnmod.networks.cifar import digits_resnet
 from conftest import trained_norms_
 
 SMALL = torch.rand(1, 1, 8, 8)

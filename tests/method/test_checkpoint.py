@@ -9,7 +9,7 @@ from torch import nn
 from cnnmod import MoDConfig, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_factory
 from cnnmod.networks import build
-from cnnmod.networks.classification import digits_resnet
+from cnnmod.networks.cifar import digits_resnet
 from format1 import FILE, IMAGES, small_network
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}

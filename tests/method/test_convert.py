@@ -16,7 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.networks import build
-from cnnmod.networks.classification import digits_resnet
+from cnnmod.networks.cifar import digits_resnet
 from conftest import trained_norms_
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}

@@ -1,7 +1,7 @@
 import torch
 
 from cnnmod import MoDConfig, convert_
-from cnnmod.networks.classification import digits_resnet
+from cnnmod.networks.cifar import digits_resnet
 from cnnmod.training.data import digits
 from cnnmod.training.loop import accuracy_pct, train
 

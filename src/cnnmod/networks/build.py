@@ -12,8 +12,8 @@ import timm
 import torchvision
 from torch import nn
 
-import cnnmod.networks.classification  # registers the names
 from cnnmod.method.checkpoint import load_, read_factory
+from cnnmod.networks import cifar, classification  # registers the names
 
 _FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
 
 def _factory(name: str) -> Callable[..., nn.Module]:
     library, _, network = name.rpartition("/")
-    ours = list(cnnmod.networks.classification.default_cfgs)
+    ours = [*classification.default_cfgs, *cifar.default_cfgs]
     if library == "torchvision":
         known, factory = torchvision.models.list_models(), _factory_of_torchvision(network)
     elif library == "cnnmod":

@@ -1,0 +1,39 @@
+import pytest
+from torch import nn
+
+from cnnmod import MoDConfig
+from cnnmod.networks import build
+
+MILLIONS = {
+    "resnet18_cifar_mod": (4.948, 4.995),
+    "resnet34_cifar_mod": (12.419, 12.465),
+    "resnet50_cifar_mod": (16.070, 16.254),
+    "vgg16_bn_cifar_mod": (9.834, 9.880),
+    "vgg19_bn_cifar_mod": (9.909, 9.955),
+    "resnet18_cifar": (11.17, 11.22),
+    "resnet34_cifar": (21.28, 21.33),
+    "resnet50_cifar": (23.52, 23.71),
+    "vgg16_bn_cifar": (15.25, 15.30),
+    "vgg19_bn_cifar": (20.57, 20.61),
+}
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_the_papers_parameters(name):
+    for classes, millions in zip((10, 100), MILLIONS[name], strict=True):
+        digits = 3 if name.endswith("_mod") else 2
+        found = sum(parameter.numel() for parameter in build(name, num_classes=classes).parameters()) / 1e6
+        assert abs(found - millions) <= (0.0005 if digits == 3 else 0.011), found  # the paper cuts some, rounds some
+
+
+def test_dense_networks_take_no_config():
+    with pytest.raises(TypeError):
+        build("resnet18_cifar", config=MoDConfig())
+
+
+def test_vgg_head_and_biases():
+    model = build("vgg16_bn_cifar_mod")
+    shapes = [tuple(layer.weight.shape[:2]) for layer in (model.pre_logits.fc1, model.pre_logits.fc2, model.head.fc)]
+    assert shapes == [(512, 512), (512, 512), (10, 512)]
+    assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+    assert all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Conv2d))
