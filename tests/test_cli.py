@@ -67,7 +67,11 @@ def test_compare_json_train_against(capsys):
     ("arguments", "message"),
     [
         (["info", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),
-        (["info", "torchvision/resnt18"], "unknown network 'torchvision/resnt18'; did you mean resnet18"),
+        (["info", "torchvision/resnt18"], "unknown network 'torchvision/resnt18'; did you mean torchvision/resnet18"),
+        (
+            ["info", "json:loads"],
+            "'json:loads' cannot be called with the arguments {}: missing a required argument: 's'",
+        ),
         (["info", "nowhere:network"], "'nowhere:network' names no function: No module named 'nowhere'"),
         (["info", "resnet18", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
         (["compare", "resnet75_mdo"], "unknown network 'resnet75_mdo'; did you mean resnet75_mod"),

@@ -46,7 +46,7 @@ def test_the_users_own(own_module):
         ("resnet75_mdo", "did you mean resnet75_mod"),
         ("mobilnetv2_mod", "mobilenetv2_mod"),
         ("?", r"timm\.list_models"),
-        ("torchvision/resnt18", "did you mean resnet18"),
+        ("torchvision/resnt18", "did you mean torchvision/resnet18"),
         ("cnnmod/resnet18", "did you mean .*resnet18_mod"),
         ("keras/resnet50", r"a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
         ("own_networks:other", "names no function: .*has no attribute 'other'"),

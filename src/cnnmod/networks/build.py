@@ -27,7 +27,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         kwargs: What the factory is given.
 
     Raises:
-        ValueError: An unknown name, with the nearest ones; or the factory returned no network.
+        ValueError: An unknown name, with the nearest ones; or a function of one's own does not take `kwargs` alone, or
+            returned no network.
 
     Example:
         >>> type(build("torchvision/resnet18", num_classes=10)).__module__
@@ -37,7 +38,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         ...
         ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
     """
-    factory = _factory_of_user(name) if ":" in name else _factory(name)
+    factory = _factory_of_user(name, kwargs) if ":" in name else _factory(name)
     model = factory(**kwargs)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
@@ -102,8 +103,12 @@ def _factory(name: str) -> Callable[..., nn.Module]:
             "package.module:factory"
         )
     if (network.partition(".")[0] if library in ("", "timm") else network) not in known:  # timm's resnet50.a1_in1k
-        nearest = list(dict.fromkeys(difflib.get_close_matches(network, known, n=3)))
-        hint = f"did you mean {', '.join(nearest)}?" if nearest else "see timm.list_models('*_mod')"
+        nearest = dict.fromkeys(difflib.get_close_matches(network, known, n=3))
+        hint = (
+            f"did you mean {', '.join(f'{library}/{name}' if library else name for name in nearest)}?"
+            if nearest
+            else "see timm.list_models('*_mod')"
+        )
         raise ValueError(f"unknown network {name!r}; {hint}")
     return factory
 
@@ -121,7 +126,7 @@ def _factory_of_torchvision(network: str) -> Callable[..., nn.Module]:
     return factory
 
 
-def _factory_of_user(name: str) -> Callable[..., Any]:
+def _factory_of_user(name: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
@@ -129,4 +134,8 @@ def _factory_of_user(name: str) -> Callable[..., Any]:
         raise ValueError(f"{name!r} names no function: {error}") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"{name!r} cannot be called with the arguments {kwargs}: {error}") from error
     return factory
