@@ -92,12 +92,13 @@ class TestBlocksThatCannot:
             convert_(model, example=EXAMPLE)
 
 
-@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "timm/lowformer_b0"])
+@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "timm/lowformer_b0", "torchvision/maxvit_t"])
 def test_parts_of_blocks_with_attention(name):
     """Their convolutional parts with a residual become MoD blocks."""
     model = build(name)
     made = plan(model)
-    assert all(part.endswith((".conv", ".mlp", ".local")) for part in made.mod_blocks)
+    assert made.mod_blocks
+    assert all(part.endswith((".conv", ".mlp", ".local", ".MBconv")) for part in made.mod_blocks)
     convert_(model)
     assert all(mod_blocks(model)[part].k for part in made.mod_blocks)
 

@@ -56,21 +56,30 @@ def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
 
 
 def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
-    """The runs that parts of the module's blocks make: the same child of each, from block to block."""
+    """The runs that parts of the module's blocks make: the same part of each, from block to block."""
     runs: list[list[Block]] = []
-    for child_name, first in module[0].layer.named_children():
+    for part_name, first in _parts(module[0].layer, ""):
         run: list[Block] = []
         for block in module:
-            name = f"{block.name}.{child_name}"
-            child, call = getattr(block.layer, child_name, None), calls.get(name)
-            if not (isinstance(child, type(first)) and isinstance(call, Call) and _is_large(child)):
+            name = f"{block.name}.{part_name}"
+            layer, call = dict(_parts(block.layer, "")).get(part_name), calls.get(name)
+            if not (isinstance(layer, type(first)) and isinstance(call, Call) and _is_large(layer)):
                 break
-            part = Block(name, child, call)
+            part = Block(name, layer, call)
             if run and not part.continues(run[-1]):
                 break
             run.append(part)
         runs.append(run)
     return runs
+
+
+def _parts(layer: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The layer's children; a plain container's own stand for it."""
+    for name, child in children_of(layer, prefix):
+        if type(child) in _CONTAINERS:
+            yield from _parts(child, name)
+        else:
+            yield name, child
 
 
 def _host(layer: nn.Module) -> nn.Module:
