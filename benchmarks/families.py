@@ -31,10 +31,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 
 import cnnmod
-from cnnmod.measure.provenance import Provenance
-from cnnmod.method.files import write_whole
 from cnnmod.method.trace import example_for, meta_forward
 from cnnmod.networks import build
+from cnnmod.records.files import write_whole
+from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "families.json"

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor, resize, to_dtype
 
 import cnnmod
-from cnnmod.measure.provenance import Provenance
-from cnnmod.method.files import check_writable, write_whole
 from cnnmod.networks import build
+from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.loop import accuracy_pct
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnmod.measure.results import read_result
-from cnnmod.method.files import write_whole
+from cnnmod.records.files import write_whole
 from cnnmod.report.table import comparison_cells
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,11 +16,11 @@ from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
-from cnnmod.method.files import check_writable
 from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build
 from cnnmod.networks.paper import paper_rows
+from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import comparison_cells, network_cells

@@ -13,9 +13,9 @@ from cnnmod.measure.results import Comparison, control_name, write_result
 from cnnmod.method.checkpoint import load_, save
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_
-from cnnmod.method.files import check_writable, write_whole
 from cnnmod.networks.build import build
 from cnnmod.networks.cifar import digits_resnet
+from cnnmod.records.files import check_writable, write_whole
 from cnnmod.report.figure import four_panels
 from cnnmod.report.table import comparison_cells
 from cnnmod.training.data import digits

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnmod.measure.provenance import Provenance
 from cnnmod.measure.results import (
     Comparison,
     Measurement,
@@ -13,6 +12,7 @@ from cnnmod.measure.results import (
     read_result,
     write_result,
 )
+from cnnmod.records.provenance import Provenance
 
 OTHERS = {"families.json", "identity_start.json"}  # no comparisons
 RESULTS = [

@@ -2,8 +2,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from cnnmod.measure.provenance import Provenance
 from cnnmod.measure.results import Comparison, Measurement, Row
+from cnnmod.records.provenance import Provenance
 from cnnmod.report import figure
 from cnnmod.report.figure import four_panels
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
-from cnnmod.measure.provenance import Provenance
 from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
 from cnnmod.measure.timing import Run, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.records.provenance import Provenance
 
 Progress = Callable[[str, int, int], None]  # what is measured, rounds done, rounds in all
 

@@ -4,15 +4,14 @@ import dataclasses
 import json
 import os
 import statistics
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal
 
-from cnnmod.measure.provenance import Provenance
-from cnnmod.method.files import write_whole
+from cnnmod.records.files import write_whole
+from cnnmod.records.parse import parse
+from cnnmod.records.provenance import Provenance
 
 SCHEMA = "cnnmod.comparison/1"
 Role = Literal["baseline", "mod", "control"]
@@ -159,32 +158,7 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
     schema = values.pop("schema", None) if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path} has the schema {schema!r}; this cnnmod reads {SCHEMA!r}")
-    return _parse(Comparison, values, str(path))
-
-
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is {value!r}, not an object")
-        hints = typing.get_type_hints(kind)
-        if differing := sorted(set(hints) ^ set(value)):
-            raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
-        return kind(**{name: _parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
-    arguments = get_args(kind)
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {name: _parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
-    if get_origin(kind) is Literal:
-        accepted = value in arguments
-    elif get_origin(kind) is types.UnionType:
-        accepted = type(value) in arguments
-    else:
-        accepted = type(value) is kind or (kind is float and type(value) is int)
-    if not accepted:
-        raise ValueError(f"{where} is {value!r}, not {kind}")
-    return value
+    return parse(Comparison, values, str(path))
 
 
 def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:

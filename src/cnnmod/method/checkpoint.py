@@ -17,9 +17,9 @@ from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
-from cnnmod.method.files import write_whole
 from cnnmod.method.make import make_mod_block
 from cnnmod.method.trace import check_bare
+from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnnmod.measure.results import Comparison, Row
-from cnnmod.method.files import write_whole
 from cnnmod.networks.paper import PaperRow, paper_rows
+from cnnmod.records.files import write_whole
 
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))

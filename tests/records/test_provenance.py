@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from cnnmod.measure.provenance import Provenance
+from cnnmod.records.provenance import Provenance
 
 
 def test_provenance_says_what_and_where():

@@ -1,6 +1,6 @@
 import pytest
 
-from cnnmod.method.files import check_writable, write_whole
+from cnnmod.records.files import check_writable, write_whole
 
 
 def test_a_missing_folder(tmp_path):

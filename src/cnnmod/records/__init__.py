@@ -1,0 +1,1 @@
+"""What is written down: whole files, read back strictly, with where they come from."""

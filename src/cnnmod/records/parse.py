@@ -1,0 +1,46 @@
+"""JSON values as dataclasses."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+
+def parse(kind: Any, value: Any, where: str) -> Any:
+    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
+
+    Args:
+        kind: A dataclass, a number, a string, a list, a dictionary, a `Literal`, or a union of such.
+        value: What `json.loads` made.
+        where: What errors name.
+
+    Raises:
+        ValueError: The first value that does not fit.
+
+    Example:
+        >>> parse(list[int], [1, "2"], "batch sizes")
+        Traceback (most recent call last):
+        ...
+        ValueError: batch sizes[1] is '2', not <class 'int'>
+    """
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {value!r}, not an object")
+        hints = typing.get_type_hints(kind)
+        if differing := sorted(set(hints) ^ set(value)):
+            raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
+        return kind(**{name: parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+    arguments = get_args(kind)
+    if get_origin(kind) is list and isinstance(value, list):
+        return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {name: parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+    if get_origin(kind) is Literal:
+        accepted = value in arguments
+    elif get_origin(kind) is types.UnionType:
+        accepted = type(value) in arguments
+    else:
+        accepted = type(value) is kind or (kind is float and type(value) is int)
+    if not accepted:
+        raise ValueError(f"{where} is {value!r}, not {kind}")
+    return value

@@ -1,0 +1,42 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from cnnmod.records.parse import parse
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    kind: Literal["a", "b"]
+    name: str | None
+    inner: dict[str, list[int]]
+
+
+GOOD = {"x": 1, "kind": "a", "name": None, "inner": {"y": [1, 2]}}
+
+
+def test_values_that_fit():
+    assert parse(Point, GOOD, "file") == Point(1, "a", None, {"y": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"x": "1"}, "file: x is '1', not <class 'float'>"),
+        ({"x": True}, "file: x is True, not <class 'float'>"),
+        ({"kind": "c"}, "file: kind is 'c', not typing.Literal"),
+        ({"name": 3}, "file: name is 3, not str | None"),
+        ({"inner": {"y": [1, None]}}, r"file: inner: y\[1\] is None, not <class 'int'>"),
+        ({"z": 1}, "file: fields missing or unknown: z"),
+    ],
+)
+def test_values_that_do_not(changed, error):
+    with pytest.raises(ValueError, match=error):
+        parse(Point, GOOD | changed, "file")
+
+
+def test_no_object():
+    with pytest.raises(ValueError, match=r"file is \[\], not an object"):
+        parse(Point, [], "file")
