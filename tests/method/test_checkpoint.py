@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cnnmod import MoDConfig, convert_, load_, lower, mod_blocks, save
+from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_factory
 from cnnmod.networks import build
 from cnnmod.networks.cifar import digits_resnet
@@ -47,6 +47,17 @@ def check_untouched(model, action, error, message):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert modules == [*map(type, model.modules())]
+
+
+@pytest.mark.parametrize("factory", ["resnet18", "vgg11_bn", "torchvision/mobilenet_v2"])
+def test_a_control(factory, tmp_path):
+    model = control_(convert_(build(factory))).eval()
+    save(model, tmp_path / "file")
+    x_NCHW = torch.rand(2, 3, 64, 64)
+    for fresh in (build(factory), control_(convert_(build(factory)))):
+        assert torch.equal(load_(fresh, tmp_path / "file").eval()(x_NCHW), model(x_NCHW))
+    message = "is of a control, the model is a MoD network"
+    check_untouched(convert_(build(factory)), lambda model: load_(model, tmp_path / "file"), ValueError, message)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import install_, mod_blocks, swap_
+from cnnmod.method.convert import Skip, control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
 from cnnmod.method.trace import check_bare
@@ -36,7 +36,8 @@ def save(
 ) -> None:
     """Write the model's weights, and which of its blocks are MoD blocks, to a safetensors file.
 
-    The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too.
+    The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too,
+    and so can a control.
     Save the model itself, not what `lower` made of it.
 
     Args:
@@ -59,8 +60,10 @@ def save(
     check_bare(model)
     structure: dict[str, Any] = {
         "format": _FORMAT,
-        "blocks": {name: block.config.to_dict() for name, block in mod_blocks(model).items()},
+        "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
     }
+    if _is_control(model):
+        structure["control"] = True
     if factory is not None:
         if not _FACTORY.fullmatch(factory):
             raise ValueError(
@@ -101,7 +104,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     contents = _read(path)
     blocks, tensors = contents.blocks, contents.tensors
     replaced: dict[str, nn.Module] = {}
-    if blocks and not mod_blocks(model):
+    if blocks and not _configs(model):
         here = _blocks(model, example)
         if missing := [name for name in blocks if name not in here]:
             raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
@@ -111,7 +114,9 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         built = [(here[name], make_mod_block(here[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
-        _check_fits(path, blocks, tensors, model)
+        if contents.control and replaced:
+            control_(model)
+        _check_fits(path, contents, model)
         state = model.state_dict()  # holds the versions of its layers, by which torch loads some of them
         for name in state:
             state[name] = tensors[name]
@@ -139,6 +144,7 @@ def read_factory(path: str | os.PathLike[str]) -> tuple[str | None, dict[str, An
 
 class _Contents(NamedTuple):
     blocks: dict[str, MoDConfig]
+    control: bool
     factory: str | None
     factory_args: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -166,14 +172,27 @@ def _read(path: Path, tensors: bool = True) -> _Contents:
             factory = structure.get("factory", {"name": None, "args": {}})
             if not (factory["name"] is None or _FACTORY.fullmatch(factory["name"])):
                 raise ValueError(factory["name"])
-            return _Contents(blocks, factory["name"], dict(factory["args"]), state)
+            return _Contents(blocks, bool(structure.get("control")), factory["name"], dict(factory["args"]), state)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
     raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
 
 
-def _check_fits(path: Path, blocks: dict[str, MoDConfig], tensors: dict[str, Tensor], model: nn.Module) -> None:
-    here = {name: block.config for name, block in mod_blocks(model).items()}
+def _configs(model: nn.Module) -> dict[str, MoDConfig]:
+    """Of the MoD blocks, or of what stands in their places in a control."""
+    return {name: layer.config for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
+
+
+def _is_control(model: nn.Module) -> bool:
+    return any(isinstance(layer, Skip) for layer in model.modules())
+
+
+def _check_fits(path: Path, contents: _Contents, model: nn.Module) -> None:
+    blocks, tensors = contents.blocks, contents.tensors
+    here = _configs(model)
+    if blocks and here and contents.control != _is_control(model):
+        kinds = ("a MoD network", "a control")
+        raise ValueError(f"{path} is of {kinds[contents.control]}, the model is {kinds[not contents.control]}")
     if list(here) != list(blocks):
         raise ValueError(f"{path} has MoD blocks {list(blocks)}, the model {list(here)}")
     for name, config in blocks.items():

@@ -81,7 +81,7 @@ def control_(model: ModelT) -> ModelT:
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD block; convert it with cnnmod.convert_ first")
-    swap_(model, {name: _Skip().train(block.training) for name, block in blocks.items()})
+    swap_(model, {name: Skip(block.config).train(block.training) for name, block in blocks.items()})
     return model
 
 
@@ -134,8 +134,12 @@ def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
     return replaced
 
 
-class _Skip(nn.Identity):
-    """The identity, whatever else a block is given."""
+class Skip(nn.Identity):
+    """What stands in a control where a MoD block of this `config` was: the identity, whatever else it is given."""
+
+    def __init__(self, config: MoDConfig) -> None:
+        super().__init__()
+        self.config = config
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002  nn.Identity's name
         """(N, C, H, W) → the same tensor."""
