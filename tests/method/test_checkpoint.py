@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
-from cnnmod.method.checkpoint import read_factory
+from cnnmod.method.checkpoint import read_structure
 from cnnmod.networks import build
 from cnnmod.networks.cifar import digits_resnet
 from format1 import FILE, IMAGES, small_network
@@ -218,7 +218,7 @@ def test_a_file_of_format_1():
     torch.testing.assert_close(model(IMAGES), torch.tensor(expected), rtol=1e-4, atol=1e-4)
     assert list(mod_blocks(model)) == ["1.1", "1.3"]
     assert {block.config for block in mod_blocks(model).values()} == {MoDConfig(c=4, reduction=2, identity_start=True)}
-    assert read_factory(FILE) == ("format1:small_network", {"width": 8})
+    assert read_structure(FILE)[1:] == (False, "format1:small_network", {"width": 8})
 
 
 @pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "mambaout_femto", "dla34", "convmixer_768_32"])

@@ -1,3 +1,4 @@
+import copy
 import sys
 from types import MappingProxyType
 
@@ -7,7 +8,8 @@ import torch
 import torchvision
 
 import cnnmod
-from cnnmod.networks import build, load
+from cnnmod import MoDConfig, control_
+from cnnmod.networks import build, build_mod, load
 
 
 def test_timms_own_and_ours():
@@ -107,6 +109,14 @@ class TestLoad:
     def test_timms_names_with_the_weights_tag(self, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18.a1_in1k")
         assert type(load(tmp_path / "file")) is type(build("resnet18"))
+
+    def test_mod_networks_and_controls_of_any_config(self, tmp_path):
+        model = build_mod("resnet18_cifar_mod", MoDConfig(order="index", candidates=4), channels=(16, 32, 64, 128))
+        for one in (model.eval(), control_(copy.deepcopy(model)).eval()):
+            arguments = {"channels": [16, 32, 64, 128]}
+            cnnmod.save(one, tmp_path / "file", factory="cnnmod/resnet18_cifar_mod", factory_args=arguments)
+            x_NCHW = torch.rand(2, 3, 32, 32)
+            assert torch.equal(load(tmp_path / "file").eval()(x_NCHW), one(x_NCHW))
 
     def test_files_without_a_factory(self, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file")

@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from cnnmod import MoDConfig
+from cnnmod import MoDConfig, mod_blocks
 from cnnmod.networks import build
 
 MILLIONS = {
@@ -37,3 +37,10 @@ def test_vgg_head_and_biases():
     assert shapes == [(512, 512), (512, 512), (10, 512)]
     assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
     assert all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
+def test_what_the_user_gives_goes_first():
+    widths, config = [16, 32, 64, 128], MoDConfig(order="index")
+    model = build("resnet18_cifar_mod", layers=(2, 3, 2, 2), channels=widths, config=config)
+    assert list(mod_blocks(model)) == ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+    assert [block.channels for block in mod_blocks(model).values()] == widths

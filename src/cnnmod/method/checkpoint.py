@@ -101,8 +101,8 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     """
     check_bare(model)
     path = Path(path)
-    contents = _read(path)
-    blocks, tensors = contents.blocks, contents.tensors
+    structure, tensors = _read(path)
+    blocks = structure.blocks
     replaced: dict[str, nn.Module] = {}
     if blocks and not _configs(model):
         here = _blocks(model, example)
@@ -114,9 +114,9 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         built = [(here[name], make_mod_block(here[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
-        if contents.control and replaced:
+        if structure.control and replaced:
             control_(model)
-        _check_fits(path, contents, model)
+        _check_fits(path, structure, tensors, model)
         state = model.state_dict()  # holds the versions of its layers, by which torch loads some of them
         for name in state:
             state[name] = tensors[name]
@@ -136,21 +136,28 @@ def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
     return blocks | {block.name: block for module in discover(model, calls) for block in module}
 
 
-def read_factory(path: str | os.PathLike[str]) -> tuple[str | None, dict[str, Any]]:
-    """The factory's name that `save` was given, and its arguments."""
-    contents = _read(Path(path), tensors=False)
-    return contents.factory, contents.factory_args
+class Structure(NamedTuple):
+    """What a file says of its network.
 
+    Attributes:
+        blocks: The MoD blocks' names, each with its config.
+        control: Whether it is a control, whose MoD blocks are taken out.
+        factory: The factory's name that `save` was given.
+        factory_args: Its arguments.
+    """
 
-class _Contents(NamedTuple):
     blocks: dict[str, MoDConfig]
     control: bool
     factory: str | None
     factory_args: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
-def _read(path: Path, tensors: bool = True) -> _Contents:
+def read_structure(path: str | os.PathLike[str]) -> Structure:
+    """What a file says of its network, without reading its weights; errors as for `load_`."""
+    return _read(Path(path), tensors=False)[0]
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:
     with path.open("rb") as file:
         start = file.read(2)
     try:
@@ -172,7 +179,8 @@ def _read(path: Path, tensors: bool = True) -> _Contents:
             factory = structure.get("factory", {"name": None, "args": {}})
             if not (factory["name"] is None or _FACTORY.fullmatch(factory["name"])):
                 raise ValueError(factory["name"])
-            return _Contents(blocks, bool(structure.get("control")), factory["name"], dict(factory["args"]), state)
+            control = bool(structure.get("control"))
+            return Structure(blocks, control, factory["name"], dict(factory["args"])), state
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
     raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
@@ -187,12 +195,11 @@ def _is_control(model: nn.Module) -> bool:
     return any(isinstance(layer, Skip) for layer in model.modules())
 
 
-def _check_fits(path: Path, contents: _Contents, model: nn.Module) -> None:
-    blocks, tensors = contents.blocks, contents.tensors
-    here = _configs(model)
-    if blocks and here and contents.control != _is_control(model):
+def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    blocks, here = structure.blocks, _configs(model)
+    if blocks and here and structure.control != _is_control(model):
         kinds = ("a MoD network", "a control")
-        raise ValueError(f"{path} is of {kinds[contents.control]}, the model is {kinds[not contents.control]}")
+        raise ValueError(f"{path} is of {kinds[structure.control]}, the model is {kinds[not structure.control]}")
     if list(here) != list(blocks):
         raise ValueError(f"{path} has MoD blocks {list(blocks)}, the model {list(here)}")
     for name, config in blocks.items():

@@ -12,7 +12,9 @@ import timm
 import torchvision
 from torch import nn
 
-from cnnmod.method.checkpoint import load_, read_factory
+from cnnmod.method.checkpoint import load_, read_structure
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.networks import cifar, classification  # registers the names
 
 _FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
@@ -69,7 +71,8 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
         >>> len(cnnmod.mod_blocks(load(path)))
         4
     """
-    name, arguments = read_factory(path)
+    structure = read_structure(path)
+    name, arguments = structure.factory, structure.factory_args
     if factory is None:
         if name is None:
             raise ValueError(f"{path} names no factory; pass one, load(path, factory=…), or use cnnmod.load_")
@@ -81,22 +84,45 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
         if refused := [argument for argument in arguments if _FETCHES.search(argument)]:
             raise ValueError(f"{path}: the factory's argument {refused[0]!r} may fetch or read other files")
         factory = _factory(name)
+        if _converts(name) and structure.blocks:
+            arguments = arguments | {"config": next(iter(structure.blocks.values()))}
     try:
         model = factory(**arguments)
     except Exception as error:  # whatever a constructor raises at a file's arguments
         raise ValueError(f"{path}: its factory does not take {arguments}: {error}") from error
+    if structure.control and mod_blocks(model):
+        control_(model)
     return load_(model, path)
+
+
+def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
+    """The MoD network of this name: one of cnnmod's, or any other that `build` takes, converted.
+
+    Example:
+        >>> len(mod_blocks(build_mod("resnet18", MoDConfig(order="index"))))
+        4
+    """
+    return build(name, config=config, **kwargs) if _converts(name) else convert_(build(name, **kwargs), config)
+
+
+def _converts(name: str) -> bool:
+    """Whether the factory of this name makes a MoD network itself, and takes a config."""
+    library, _, network = name.rpartition("/")
+    return library in ("", "cnnmod") and network in _ours() and "_mod" in network
+
+
+def _ours() -> list[str]:
+    return [*classification.default_cfgs, *cifar.default_cfgs]
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
     library, _, network = name.rpartition("/")
-    ours = [*classification.default_cfgs, *cifar.default_cfgs]
     if library == "torchvision":
         known, factory = torchvision.models.list_models(), _factory_of_torchvision(network)
     elif library == "cnnmod":
-        known, factory = ours, _factory_of_timm(network)
+        known, factory = _ours(), _factory_of_timm(network)
     elif library in ("", "timm"):
-        known, factory = [*ours, *timm.list_models()], _factory_of_timm(network)
+        known, factory = [*_ours(), *timm.list_models()], _factory_of_timm(network)
     else:
         raise ValueError(
             f"unknown network {name!r}; a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "

@@ -73,7 +73,7 @@ def _cifar_vgg(**settings: Any) -> VGG:
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet18 for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet18_cifar", pretrained, config=None, block=BasicBlock, layers=(2, 2, 2, 2), **kwargs
+        _cifar_resnet, "resnet18_cifar", pretrained, kwargs, config=None, block=BasicBlock, layers=(2, 2, 2, 2)
     )
 
 
@@ -81,7 +81,7 @@ def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def resnet18_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet18-MoD for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet18_cifar_mod", pretrained, block=BasicBlock, layers=(2, 2, 2, 2), **kwargs
+        _cifar_resnet, "resnet18_cifar_mod", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2)
     )
 
 
@@ -89,7 +89,7 @@ def resnet18_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet34 for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet34_cifar", pretrained, config=None, block=BasicBlock, layers=(3, 4, 6, 3), **kwargs
+        _cifar_resnet, "resnet34_cifar", pretrained, kwargs, config=None, block=BasicBlock, layers=(3, 4, 6, 3)
     )
 
 
@@ -97,7 +97,7 @@ def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def resnet34_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet34-MoD for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet34_cifar_mod", pretrained, block=BasicBlock, layers=(3, 4, 6, 3), **kwargs
+        _cifar_resnet, "resnet34_cifar_mod", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3)
     )
 
 
@@ -105,7 +105,7 @@ def resnet34_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet50 for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet50_cifar", pretrained, config=None, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs
+        _cifar_resnet, "resnet50_cifar", pretrained, kwargs, config=None, block=Bottleneck, layers=(3, 4, 6, 3)
     )
 
 
@@ -113,29 +113,29 @@ def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
 def resnet50_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet50-MoD for CIFAR: 3×3 stem, no max-pooling."""
     return build_through_timm(
-        _cifar_resnet, "resnet50_cifar_mod", pretrained, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs
+        _cifar_resnet, "resnet50_cifar_mod", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3)
     )
 
 
 @register_model
 def vgg16_bn_cifar(pretrained: bool = False, **kwargs: Any) -> VGG:
     """VGG16-BN for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg16_bn_cifar", pretrained, "vgg16", config=None, **({"drop_rate": 0.5} | kwargs))
+    return build_vgg(_cifar_vgg, "vgg16_bn_cifar", pretrained, kwargs, "vgg16", config=None, drop_rate=0.5)
 
 
 @register_model
 def vgg16_bn_cifar_mod(pretrained: bool = False, **kwargs: Any) -> VGG:
     """VGG16-BN-MoD for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg16_bn_cifar_mod", pretrained, "vgg16", **({"drop_rate": 0.5} | kwargs))
+    return build_vgg(_cifar_vgg, "vgg16_bn_cifar_mod", pretrained, kwargs, "vgg16", drop_rate=0.5)
 
 
 @register_model
 def vgg19_bn_cifar(pretrained: bool = False, **kwargs: Any) -> VGG:
     """VGG19-BN for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg19_bn_cifar", pretrained, "vgg19", config=None, **({"drop_rate": 0.5} | kwargs))
+    return build_vgg(_cifar_vgg, "vgg19_bn_cifar", pretrained, kwargs, "vgg19", config=None, drop_rate=0.5)
 
 
 @register_model
 def vgg19_bn_cifar_mod(pretrained: bool = False, **kwargs: Any) -> VGG:
     """VGG19-BN-MoD for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg19_bn_cifar_mod", pretrained, "vgg19", **({"drop_rate": 0.5} | kwargs))
+    return build_vgg(_cifar_vgg, "vgg19_bn_cifar_mod", pretrained, kwargs, "vgg19", drop_rate=0.5)

@@ -10,7 +10,8 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
 
     Args:
-        kind: A dataclass, a number, a string, a list, a dictionary, a `Literal`, or a union of such.
+        kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type, a dictionary, a
+            `Literal`, a union of plain types, or `Any`.
         value: What `json.loads` made.
         where: What errors name.
 
@@ -23,6 +24,13 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         ...
         ValueError: batch sizes[1] is '2', not <class 'int'>
     """
+    if kind is Any:
+        return value
+    if hasattr(kind, "from_dict") and isinstance(value, dict):
+        try:
+            return kind.from_dict(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
@@ -33,12 +41,14 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     arguments = get_args(kind)
     if get_origin(kind) is list and isinstance(value, list):
         return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        return tuple(parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
     if get_origin(kind) is dict and isinstance(value, dict):
         return {name: parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
     if get_origin(kind) is Literal:
         accepted = value in arguments
     elif get_origin(kind) is types.UnionType:
-        accepted = type(value) in arguments
+        accepted = type(value) in arguments or (float in arguments and type(value) is int)
     else:
         accepted = type(value) is kind or (kind is float and type(value) is int)
     if not accepted:
