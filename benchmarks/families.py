@@ -126,9 +126,11 @@ def _build(name: str) -> nn.Module:
     with _QuickDraws():
         model = None
         if size > 256:  # windows and tables that are made for one size, and take minutes at 512 pixels
-            with contextlib.suppress(TypeError, AssertionError):  # of those that do not take img_size
-                model = build(name, img_size=256)
-                vars(model)["default_cfg"] |= {"input_size": (3, 256, 256)}  # what example_for reads
+            with contextlib.suppress(TypeError, AssertionError, ValueError):  # of those that do not take it
+                smaller = build(name, img_size=256)
+                vars(smaller)["default_cfg"] |= {"input_size": (3, 256, 256)}  # what example_for reads
+                meta_forward(smaller, example_for(smaller))
+                model = smaller
         model = build(name, **quiet) if model is None else model
     return model.bfloat16() if _size(model) > _HUGE else model
 
@@ -177,9 +179,11 @@ def _check(model: nn.Module) -> None:
             cnnmod.load_(fresh.eval(), path)
         assert torch.equal(_sum(fresh(x_NCHW)), outputs), "the loaded network computes something else"
         del fresh
+        if outputs.dtype == torch.bfloat16:  # folded norms round otherwise
+            model, x_NCHW = model.float(), x_NCHW.float()
+            outputs = _sum(model(x_NCHW))
         lowered = _sum(cnnmod.lower(model)(x_NCHW))
-        scale = outputs.abs().max().clamp(min=1)
-        assert (lowered - outputs).abs().max() < (0.1 if outputs.dtype == torch.bfloat16 else 1e-3) * scale, "lowered"
+        assert (lowered - outputs).abs().max() < 1e-3 * outputs.abs().max().clamp(min=1), "lowered"
         assert _sum(cnnmod.control_(model)(x_NCHW)).isfinite().all(), "the control's output is not finite"
     assert not cnnmod.mod_blocks(model)
 
