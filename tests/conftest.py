@@ -14,7 +14,7 @@ def _same_start() -> None:
 @pytest.fixture
 def small_resnet() -> nn.Module:
     """Basic blocks at widths 16 to 128, for (N, 1, 8, 8), with batch norms as after some training."""
-    from cnnmod.networks.cifar import digits_resnet
+    from small import digits_resnet
 
     return trained_norms_(digits_resnet())
 

@@ -24,7 +24,7 @@ def test_info_of_any_network(capsys, tmp_path, monkeypatch):
     run(["info", "torchvision/mobilenet_v3_small"])
     out = capsys.readouterr().out
     assert "→ MoD" in out
-    (tmp_path / "own_cli_networks.py").write_text("from cnnmod.networks.cifar import digits_resnet as make")
+    (tmp_path / "own_cli_networks.py").write_text("from small import digits_resnet as make")
     monkeypatch.chdir(tmp_path)
     run(["info", "own_cli_networks:make", "--size", "8", "8", "--json"])
     values = json.loads(capsys.readouterr().out)
@@ -92,6 +92,14 @@ def test_compare_json_train_against(capsys):
         ([*COMPARE, "--out", "."], ". is a folder, not a file"),
         ([*COMPARE, "--batch", "2", "2"], "none may be given twice: [2, 2]"),
         (["compare", "resnet50_mod", "resnet50_mod"], "a network is named twice"),
+        (["train", "digit", "--data", "digits", "--out", "x"], "unknown recipe 'digit'; did you mean digits"),
+        (["train", "digits"], "train takes a recipe, --data and --out"),
+        (["train", "digits", "--data", "digits", "--out", "x", "--set", "epoch=3"], "unknown recipe field 'epoch'"),
+        (["train", "digits", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
+        (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
+        (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
+        (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "nowhere holds no run"),
         (["plot", "nothing.json"], "No such file or directory: 'nothing.json'"),
         (["plot", "--out", "figure.bmpx"], "file name ends in one of .eps, "),
         (["plot", "--out", "figure"], "'figure' does not"),
@@ -121,7 +129,7 @@ def test_misspelt_arguments_exit_2(arguments, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot"])
+@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run([command, "--help"])
@@ -134,3 +142,23 @@ def test_info_of_a_network_without_modules(capsys):
     out = capsys.readouterr().out
     assert "7,978,856" in out
     assert "0 MoD" in out
+
+
+def test_train_evaluate_and_rows(tmp_path, capsys):
+    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
+    run(["train", "digits", *short, "--out", str(tmp_path / "one"), "--json"])
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert accuracy["images"] == 450
+    run(["evaluate", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--json"])
+    assert json.loads(capsys.readouterr().out) == accuracy
+    run(["train", "--resume", str(tmp_path / "one")])
+    assert f"top-1 {accuracy['top1_pct']:.2f} %" in " ".join(capsys.readouterr().out.split())
+    run(["train", "digits", *short, "--out", str(tmp_path / "three"), "--rows", "baseline", "mod", "control"])
+    assert "over control" in capsys.readouterr().out
+    assert (tmp_path / "three" / "accuracy.json").exists()
+
+
+def test_list_of_recipes(capsys):
+    run(["train", "--list"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("digits", "cifar10_fast", "imagenet_short"))

@@ -3,11 +3,12 @@ import pytest
 from cnnmod import demo
 from cnnmod.demo import run_demo
 from cnnmod.measure.results import read_result
+from cnnmod.training.recipes import recipe
 
 
 def test_makes_all_it_says(tmp_path, monkeypatch):
     """The demo as it is, but for fewer epochs and a smaller network to time."""
-    monkeypatch.setattr(demo, "_EPOCHS", 2)
+    monkeypatch.setattr(demo, "_RECIPE", recipe("digits", ["epochs=3", "warmup_epochs=1"]))
     monkeypatch.setattr(demo, "_TIMED", ("resnet18", "resnet26_mod"))
     seen = []
     made = run_demo(tmp_path / "new" / "folder", lambda *what: seen.append(what))

@@ -13,4 +13,4 @@ def test_without_the_extra_packages(tmp_path):
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "cnnmod", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("demo", "info", "compare", "plot"))
+    assert all(command in done.stdout for command in ("demo", "info", "compare", "plot", "train", "evaluate"))

@@ -2,28 +2,36 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
+from accelerate import PartialState
 from rich.console import Console
 from tyro.extras import SubcommandApp
 
 from cnnmod.demo import run_demo
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
+from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
-from cnnmod.networks.build import build
+from cnnmod.networks.build import build, load
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels
 from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import comparison_cells, network_cells
+from cnnmod.report.table import Cells, accuracy_text, comparison_cells, experiment_cells, network_cells, recipe_table
+from cnnmod.training.data import open_data
+from cnnmod.training.evaluate import evaluate as evaluate_network
+from cnnmod.training.loop import autocast
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import Row, Run, read_run, run_training
 
 app = SubcommandApp()
 _console = Console()
@@ -192,6 +200,128 @@ def plot(
         _console.print(f"Written to {out.resolve()}")
 
 
+@app.command
+def train(
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    data: str | None = None,
+    out: Path | None = None,
+    row: Row = "mod",
+    seed: int = 0,
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    rows: tuple[Row, ...] = (),
+    seeds: tuple[int, ...] = (0,),
+    resume: Path | None = None,
+    listing: Annotated[bool, tyro.conf.arg(name="list")] = False,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    save_every: float = 60,
+    as_json: Json = False,
+) -> None:
+    """Train a network by a recipe, in a folder that can be resumed; or all rows of a comparison with several seeds.
+
+    Example: cnnmod train --list
+
+    Example: cnnmod train digits --data digits --out runs/digits --set epochs=3
+
+    Example: cnnmod train cifar10_fast --data data/cifar10 --out runs/fast --rows baseline mod control --seeds 0 1 2
+
+    Example: cnnmod train --resume runs/digits
+
+    Args:
+        name: A recipe.
+        data: `digits`, or a folder of images: class folders, Parquet, WebDataset shards, or torchvision's CIFAR.
+        out: The run's folder; with `--rows` one folder for each run in it, and `accuracy.json`.
+        row: Which network of the recipe.
+        seed: Of the weights, the order and the augmentation.
+        changes: Fields of the recipe, as `epochs=3` or `config.order=index`.
+        rows: Train these instead of one; what is done in the folder is kept.
+        seeds: Of the rows' runs.
+        resume: The folder of a run that was cut off; its recipe, data and seed are in it.
+        listing: List the recipes.
+        workers: Processes that decode images beside the training, if they are decoded as they come; as many as there
+            are cores if not given.
+        skip_broken: Leave out images that cannot be read, with their number in metrics.jsonl.
+        save_every: Seconds after which the state to resume from is saved; it is at the end of an epoch too.
+    """
+    if listing:
+        _console.print(recipe_table())
+        return
+    if resume is not None:
+        if name is not None or data is not None or out is not None or changes or rows:
+            raise ValueError("--resume takes everything from the run's folder; give it alone")
+        found = read_run(resume)
+        how, row, seed, data, out = found.recipe, found.row, found.seed, found.data, resume
+        title = resume.name
+    else:
+        if name is None or data is None or out is None:
+            raise ValueError(
+                "train takes a recipe, --data and --out: cnnmod train digits --data digits --out runs/digits"
+            )
+        how, title = recipe(name, changes), ", ".join([name, *changes])
+        data = data if data == "digits" else str(Path(data).resolve())
+    with progress_bars(PartialState().is_main_process) as progress:
+        opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        if not rows:
+            this = Run(recipe=how, row=row, seed=seed, data=data)
+            result = run_training(this, out, opened, save_every_s=save_every, progress=progress)
+            shown: Cells | str = accuracy_text(result.accuracy, out)
+        else:
+            result = run_experiment(
+                title, how, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
+            )
+            shown = experiment_cells(result)
+    _show(shown, dataclasses.asdict(result), as_json)
+
+
+@app.command
+def evaluate(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    data: str,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Test a network that `cnnmod train` wrote, on the test images of a data set.
+
+    Example: cnnmod evaluate runs/digits/best.safetensors --data digits
+
+    Args:
+        checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
+        data: As for `cnnmod train`.
+        workers: Processes that decode images; the cores if not given.
+        skip_broken: Leave out images that cannot be read.
+    """
+    how = read_run(checkpoint.parent).recipe
+    model = load(checkpoint)
+    with progress_bars(PartialState().is_main_process) as progress:
+        opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        device = PartialState().device
+        assert device is not None
+        accuracy = evaluate_network(
+            model.to(device),
+            opened.test,
+            opened.num_classes,
+            precision=autocast(how, device),
+            progress=lambda done, total: progress("testing", done, total),
+        )
+    _show(accuracy_text(accuracy, checkpoint), dataclasses.asdict(accuracy), as_json)
+
+
+def _workers(given: int | None) -> int:
+    if given is not None and given < 0:
+        raise ValueError(f"--workers must be ≥ 0, not {given}")
+    return (os.cpu_count() or 1) // PartialState().num_processes if given is None else given
+
+
+def _show(people: Cells | str, values: object, as_json: bool) -> None:
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        _print_json(values)
+    else:
+        _console.print(people.rich() if isinstance(people, Cells) else people)
+
+
 def run(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend is one line on standard error and exit code 2."""
     sys.path.append(str(Path.cwd()))  # package.module:factory may be the user's own; last, so that it hides nothing
@@ -201,7 +331,7 @@ def run(args: list[str] | None = None) -> None:
             description="CNN Mixture-of-Depths: what it is worth, for which network, on this machine.",
             args=args,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"cnnmod: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

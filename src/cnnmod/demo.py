@@ -10,19 +10,20 @@ from torch import nn
 
 from cnnmod.measure.compare import compare
 from cnnmod.measure.results import Comparison, control_name, write_result
-from cnnmod.method.checkpoint import load_, save
-from cnnmod.method.config import MoDConfig
+from cnnmod.method.checkpoint import save
 from cnnmod.method.convert import control_, convert_
-from cnnmod.networks.build import build
-from cnnmod.networks.cifar import digits_resnet
+from cnnmod.networks.build import build, load
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.report.figure import four_panels
 from cnnmod.report.table import comparison_cells
-from cnnmod.training.data import digits
-from cnnmod.training.loop import accuracy_pct, train
+from cnnmod.training.data import open_data
+from cnnmod.training.evaluate import evaluate
+from cnnmod.training.loop import train
+from cnnmod.training.recipes import Recipe, recipe
+from cnnmod.training.run import build_row, factory_of
 
 Progress = Callable[[str, int, int], None]
-_EPOCHS = 20
+_RECIPE = recipe("digits")
 _TIMED = ("resnet50", "resnet75_mod")
 
 
@@ -54,26 +55,27 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "digits_mod.safetensors"
     check_writable(checkpoint)
-    data = digits()
-    networks = _small_networks()
+    data = open_data("digits", _RECIPE)
+    networks = _small_networks(_RECIPE)
     accuracies: dict[str, float] = {}
     for name, model in networks.items():
         what = f"training {name}"
-        done = iter(range(1, _EPOCHS + 1))
-        train(model, data, epochs=_EPOCHS, progress=lambda: progress(what, next(done), _EPOCHS))  # noqa: B023  called at once
-        accuracies[name] = accuracy_pct(model, data.test_images, data.test_labels)
+        train(model, data, _RECIPE, progress=lambda done, total, rate: progress(what, done, total))  # noqa: B023  called at once
+        accuracies[name] = evaluate(model, data.test, data.num_classes).top1_pct
+    (batch,) = data.test.batches([torch.arange(len(data.test))])
 
-    save(networks["digits_mod"], checkpoint)
-    reloaded = load_(digits_resnet(), checkpoint, example=data.test_images[:1]).eval()
+    factory, arguments = factory_of(_RECIPE, "mod", data.num_classes)
+    save(networks["digits_mod"], checkpoint, factory=factory, factory_args=arguments)
+    reloaded = load(checkpoint).eval()
     with torch.inference_mode():
-        assert torch.equal(reloaded(data.test_images), networks["digits_mod"](data.test_images))
+        assert torch.equal(reloaded(batch.images), networks["digits_mod"](batch.images))
 
     small = compare(
         {name: networks[name] for name in ("digits", "digits_mod")},
-        data.test_images[:64],
+        batch.images[:64],
         batch_sizes=(64,),
         accuracy_pct=accuracies,
-        accuracy_source=f"{len(data.test_images)} digits, 1 seed",
+        accuracy_source=f"{len(data.test)} digits, 1 seed",
         progress=progress,
     )
     large = compare(
@@ -91,10 +93,10 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     return Demo(small, large, [*files, checkpoint])
 
 
-def _small_networks() -> dict[str, nn.Module]:
-    """Dense, MoD and control with equal weights outside their MoD blocks; c and reduction suit so narrow networks."""
+def _small_networks(how: Recipe) -> dict[str, nn.Module]:
+    """Dense, MoD and control with equal weights outside their MoD blocks."""
     torch.manual_seed(0)
-    dense = digits_resnet()
-    mod = convert_(copy.deepcopy(dense), MoDConfig(c=8, reduction=4), example=torch.rand(1, 1, 8, 8))
+    dense = build_row(how, "baseline", 10)
+    mod = convert_(copy.deepcopy(dense), how.config, example=torch.rand(1, 1, 8, 8))
     control = control_(copy.deepcopy(mod))
     return {"digits": dense, "digits_mod": mod, control_name("digits_mod"): control}

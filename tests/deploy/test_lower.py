@@ -8,8 +8,8 @@ from torch import nn
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
 from cnnmod.deploy.lower import EagerForm
 from cnnmod.networks import build
-from cnnmod.networks.cifar import digits_resnet
 from conftest import trained_norms_
+from small import digits_resnet
 
 SMALL = torch.rand(1, 1, 8, 8)
 CONFIGS = [

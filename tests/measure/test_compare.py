@@ -3,7 +3,7 @@ import torch
 
 from cnnmod import MoDConfig, compare, convert_
 from cnnmod.measure.results import read_result, write_result
-from cnnmod.networks.cifar import digits_resnet
+from small import digits_resnet
 
 X = torch.rand(2, 1, 8, 8)
 

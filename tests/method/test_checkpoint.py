@@ -9,8 +9,8 @@ from torch import nn
 from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_structure
 from cnnmod.networks import build
-from cnnmod.networks.cifar import digits_resnet
 from format1 import FILE, IMAGES, small_network
+from small import digits_resnet
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 CONFIGS = [

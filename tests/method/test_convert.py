@@ -16,8 +16,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.networks import build
-from cnnmod.networks.cifar import digits_resnet
 from conftest import trained_norms_
+from small import digits_resnet
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 

@@ -5,8 +5,8 @@ from rich.console import Console
 
 from cnnmod import MoDConfig, compare, convert_, mod_blocks
 from cnnmod.networks import build
-from cnnmod.networks.cifar import digits_resnet
 from cnnmod.report.table import comparison_cells, network_cells
+from small import digits_resnet
 
 
 def rendered(cells, width=80):

@@ -1,26 +1,171 @@
+import copy
+import itertools
+
+import pytest
 import torch
+from torch import nn
 
-from cnnmod import MoDConfig, convert_
-from cnnmod.networks.cifar import digits_resnet
-from cnnmod.training.data import digits
-from cnnmod.training.loop import accuracy_pct, train
+from cnnmod.training.data import open_data
+from cnnmod.training.evaluate import evaluate
+from cnnmod.training.loop import train
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import build_row
+
+SHORT = ["epochs=2", "warmup_epochs=0", "train_images=256"]
 
 
-def test_learns_and_repeats_itself():
-    data, epochs, weights = digits(), [], []
-    for _ in range(2):
+class Looks:
+    """A record that remembers what it was told, and saves nothing."""
+
+    def __init__(self):
+        self.logged, self.best = [], []
+
+    def restore(self, state):
+        return {}
+
+    def save(self, state, progress):
+        self.progress = progress
+
+    def save_best(self, model):
+        self.best.append(self.logged[-1]["validation_top1_pct"])
+
+    def log(self, values):
+        self.logged.append(values)
+
+
+def trained(*changes, row="mod", seed=0, teacher=None):
+    """A network after a short training, and the record of it."""
+    made = recipe("digits", [*SHORT, *changes])
+    torch.manual_seed(seed)
+    record = Looks()
+    model = build_row(made, row, 10)
+    tested = train(model, open_data("digits", made), made, seed=seed, teacher=teacher, record=record)
+    return tested, record
+
+
+def weights(model):
+    return torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return trained()[0]
+
+
+def test_learns():
+    made = recipe("digits", ["epochs=3", "warmup_epochs=1"])
+    data = open_data("digits", made)
+    for row in ("baseline", "mod", "control"):
         torch.manual_seed(0)
-        model = convert_(digits_resnet(), MoDConfig(c=8), example=data.test_images[:1])
-        train(model, data, epochs=3, seed=1, progress=lambda: epochs.append(1))
+        model = train(build_row(made, row, 10), data, made)
         assert not model.training
-        assert accuracy_pct(model, data.test_images, data.test_labels) > 85
-        weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
-    assert len(epochs) == 6
-    assert torch.equal(*weights)
+        assert evaluate(model, data.test, 10).top1_pct > 85
 
 
-def test_accuracy_counts_every_image():
-    images = torch.eye(3)[torch.arange(300) % 3]
-    labels = (torch.arange(300) % 3).clone()
-    labels[-1] = 0  # wrong, and in the last, uneven part
-    assert accuracy_pct(torch.nn.Identity(), images, labels) == 100 * 299 / 300
+def test_repeats_itself_and_follows_the_seed(plain):
+    assert torch.equal(weights(trained()[0]), weights(plain))
+    assert not torch.equal(weights(trained(seed=1)[0]), weights(plain))
+
+
+def test_the_schedule():
+    rates = {}
+    for schedule in (["schedule=cosine"], ["schedule=step", "milestones=[1]", "decay=0.5"]):
+        _, record = trained(*schedule, "epochs=4", "batch_size=8", "learning_rate=0.1")
+        rates[schedule[0]] = [line["learning_rate"] for line in record.logged]
+    assert rates["schedule=step"] == [0.1] + [0.05] * 9  # looks at 20, 32, 40, 60, …
+    assert all(first > second for first, second in itertools.pairwise(rates["schedule=cosine"]))
+    _, record = trained("warmup_epochs=1", "batch_size=8", "learning_rate=0.1")
+    assert record.logged[0]["learning_rate"] == pytest.approx(0.1 * 19 / 32)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """In a network without batch norm, whose statistics are a part's own."""
+    made = recipe("digits", [*SHORT, "train_images=64"])
+    data = open_data("digits", made)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    ends = []
+    for accumulate in (1, 4):
+        start = copy.deepcopy(model)
+        train(start, data, recipe("digits", [*SHORT, "epochs=1", "optimizer=momentum", f"accumulate={accumulate}"]))
+        ends.append(weights(start))
+    assert not torch.equal(ends[0], weights(model))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["label_smoothing=0.2"],
+        ["mixup=0.5"],
+        ["cutmix=1.0"],
+        ["mixup=0.5", "cutmix=1.0"],
+        ["clip_grad=0.01"],
+        ["ema_decay=0.9"],
+        ["precision=bf16"],
+        ["optimizer=lamb", "learning_rate=0.005"],
+        ["decay_norms=false", "weight_decay=0.1"],
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_each_option_changes_the_weights_and_no_more(change, plain):
+    model, record = trained(*change)
+    assert not torch.equal(weights(model), weights(plain))
+    assert torch.isfinite(weights(model)).all()
+    assert record.progress["step"] == 8
+    assert torch.equal(weights(trained(*change)[0]), weights(model))
+
+
+def test_channels_last_computes_the_same():
+    """In the first step; then rounding grows."""
+    one = ["epochs=1", "train_images=64"]
+    model, _ = trained("channels_last=true", *one)
+    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(weights(model), weights(trained(*one)[0]), rtol=0, atol=1e-5)
+
+
+def test_the_moving_average_is_what_is_tested():
+    model, _ = trained("ema_decay=0.5")
+    plain_model, _ = trained()
+    assert not torch.equal(weights(model), weights(plain_model))
+
+
+def test_a_teacher():
+    """With nothing but the teacher's logits, and the teacher's own weights, there is nothing to learn."""
+    made = recipe("digits", SHORT)
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    start = weights(teacher)
+    data = open_data("digits", made)
+    moved = {}
+    for weight in (0.0, 1.0):
+        student = copy.deepcopy(teacher)
+        changes = [*SHORT, f"distill_weight={weight}", "weight_decay=0", "distill_temperature=2"]
+        train(student, data, recipe("digits", changes), teacher=teacher)
+        moved[weight] = (weights(student) - start).abs().max().item()
+    assert moved[1.0] < 1e-6
+    assert moved[0.0] > 1e-3
+    assert torch.equal(weights(teacher), start)
+
+
+def test_the_best_on_held_out_images():
+    _, record = trained("validation_fraction=0.1", "epochs=4", "train_images=None")
+    accuracies = [line["validation_top1_pct"] for line in record.logged if "validation_top1_pct" in line]
+    assert len(accuracies) == 4
+    running = [value for number, value in enumerate(accuracies) if value > max(accuracies[:number], default=-1)]
+    assert record.best == running
+    assert record.progress["best"] == max(accuracies)
+
+
+class TestErrors:
+    def test_a_loss_that_is_not_finite(self):
+        with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+ .*; a lower learning rate"):
+            trained("learning_rate=1e30", "train_images=None", "warmup_epochs=0")
+
+    def test_too_few_images(self):
+        with pytest.raises(ValueError, match="there are 30 images to train on, fewer than batch_size = 64"):
+            trained("train_images=30")
+
+    def test_a_batch_that_does_not_divide(self):
+        with pytest.raises(ValueError, match="batch_size = 64 is not a multiple of 1 processes × accumulate = 5"):
+            trained("accumulate=5")

@@ -6,11 +6,10 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from cnnmod.records.files import write_whole
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 
 SCHEMA = "cnnmod.comparison/1"
@@ -151,14 +150,7 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
         OSError: The file cannot be read.
         ValueError: It is no result file of this schema, with the first field that is wrong.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    schema = values.pop("schema", None) if isinstance(values, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has the schema {schema!r}; this cnnmod reads {SCHEMA!r}")
-    return parse(Comparison, values, str(path))
+    return parse(Comparison, read_values(path, SCHEMA), str(path))
 
 
 def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:

@@ -105,6 +105,18 @@ def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
     return build(name, config=config, **kwargs) if _converts(name) else convert_(build(name, **kwargs), config)
 
 
+def factory_name(name: str) -> str:
+    """The name with its library, as `cnnmod.save` wants a factory named.
+
+    Example:
+        >>> factory_name("resnet18"), factory_name("resnet18_mod")
+        ('timm/resnet18', 'cnnmod/resnet18_mod')
+    """
+    if "/" in name or ":" in name:
+        return name
+    return f"{'cnnmod' if name in _ours() else 'timm'}/{name}"
+
+
 def _converts(name: str) -> bool:
     """Whether the factory of this name makes a MoD network itself, and takes a config."""
     library, _, network = name.rpartition("/")

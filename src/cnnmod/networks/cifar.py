@@ -1,4 +1,4 @@
-"""The paper's networks for CIFAR, dense and converted, registered with timm, and one for scanned digits.
+"""The paper's networks for CIFAR, dense and converted, registered with timm.
 
 They take what the networks for ImageNet take (`classification.py`).
 """
@@ -51,11 +51,6 @@ def _cifar_resnet(**settings: Any) -> ResNet:
     for info in model.feature_info:
         info["reduction"] //= 2 if info["module"] == "act1" else 4
     return model
-
-
-def digits_resnet() -> ResNet:
-    """A ResNet for scanned digits, (N, 1, 8, 8) → (N, 10), of a quarter of ResNet18's width: 0.60 M parameters."""
-    return _cifar_resnet(block=BasicBlock, layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
 def _cifar_vgg(**settings: Any) -> VGG:

@@ -1,9 +1,29 @@
 """JSON values as dataclasses."""
 
 import dataclasses
+import json
+import os
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+
+def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
+    """The values of a JSON file of this schema.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON, or of another schema.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    found = values.pop("schema", None) if isinstance(values, dict) else None
+    if found != schema:
+        raise ValueError(f"{path} has the schema {found!r}; this cnnmod reads {schema!r}")
+    return values
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:

@@ -3,17 +3,21 @@
 import itertools
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
 from cnnmod.measure.count import count_modules
+from cnnmod.measure.experiment import Experiment
 from cnnmod.measure.results import Comparison, interquartile_range
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
+from cnnmod.training.evaluate import Accuracy
+from cnnmod.training.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,44 @@ def comparison_cells(comparison: Comparison) -> Cells:
 def _spread(values: list[float], form: str) -> str:
     half = interquartile_range(values) / 2
     return f"{form.format(statistics.median(values))} ±{form.format(half).lstrip('+')}"
+
+
+def experiment_cells(experiment: Experiment) -> Cells:
+    """Baseline, MoD network and control with their accuracies; differences are to the control where there is one."""
+    control = next((row for row in experiment.rows if row.row == "control"), None)
+    rows: list[list[str]] = []
+    for row in experiment.rows:
+        std = "" if row.std_pct is None else f" ±{row.std_pct:.2f}"
+        difference = "" if control is None or row is control else f"{row.mean_pct - control.mean_pct:+.2f}"
+        seconds = statistics.mean(result.seconds for result in row.results)
+        parameters = f"{row.results[0].parameters / 1e6:.3f}"
+        rows.append(
+            [row.row, parameters, f"{row.mean_pct:.2f}{std}", difference, str(len(row.results)), f"{seconds:.0f}"]
+        )
+    first, made = experiment.rows[0].results[0].accuracy, experiment.provenance
+    notes = [
+        f"top-1 on {first.images:,} test images of {experiment.data}, mean ± standard deviation of n runs; "
+        f"{experiment.train_images:,} training images, {experiment.recipe.epochs} epochs; "
+        f"{made.device} ({made.processor}), {made.threads} threads; torch {made.versions['torch']}."
+    ]
+    return Cells(experiment.name, ["network", "params M", "top-1 %", "over control", "n", "s a run"], rows, notes)
+
+
+def accuracy_text(accuracy: Accuracy, of: Path) -> str:
+    """One line for people."""
+    top5 = "" if accuracy.top5_pct is None else f", top-5 {accuracy.top5_pct:.2f} %"
+    broken = f"; {accuracy.broken} could not be read" if accuracy.broken else ""
+    return f"{of}: top-1 {accuracy.top1_pct:.2f} %{top5} of {accuracy.images:,} test images{broken}"
+
+
+def recipe_table() -> Table:
+    """The recipes, each with what it says of itself."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
+    for name, made in RECIPES.items():
+        table.add_row(name, " ".join((made.__doc__ or "").split()))
+    return table
 
 
 def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:

@@ -1,33 +1,148 @@
-"""Data sets as tensors."""
+"""A data set as a recipe wants it: which images are trained on, held out and tested on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from cnnmod.training.images import DecodedImages, Images, ImagesInMemory, in_colour
+from cnnmod.training.recipes import Recipe
+from cnnmod.training.sources import Source, find_sources, of_array
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Images (N, C, H, W) in float32 and labels (N,), to train on and to test on."""
+class Data:
+    """A data set's splits; `validation` is what the best checkpoint is chosen by, if anything is.
 
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    Attributes:
+        num_classes: How many classes there are.
+        classes: Their names, if the data set has names.
+    """
+
+    train: Images
+    validation: Images | None
+    test: Images
+    num_classes: int
+    classes: tuple[str, ...] | None
 
 
-def digits() -> ImageData:
-    """The 1,797 scanned digits that scikit-learn ships, 1 × 8 × 8, 10 classes: 1,347 to train on, 450 to test on.
+def open_data(
+    place: str | Path,
+    recipe: Recipe,
+    *,
+    workers: int = 0,
+    skip_broken: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Data:
+    """Open a data set as a recipe wants it.
 
-    Always the same split, balanced over the classes.
+    Args:
+        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `sources.py`.
+        recipe: Says how images are prepared, how many are held out and how many are used.
+        workers: Processes that decode, if the images are decoded as they come.
+        skip_broken: Leave broken images out, with a warning, instead of stopping at the first.
+        progress: Called while images are decoded into memory.
+
+    Raises:
+        OSError: The folder does not exist.
+        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, or an image
+            is broken.
 
     Example:
-        >>> digits().train_images.shape
-        torch.Size([1347, 1, 8, 8])
+        >>> from cnnmod.training.recipes import recipe
+        >>> data = open_data("digits", recipe("digits"))
+        >>> len(data.train), len(data.test), data.num_classes
+        (1347, 450, 10)
     """
+    sources, classes = _digits() if str(place) == "digits" else _sources(Path(place))
+    num_classes = _num_classes(place, sources, classes)
+    train = torch.arange(len(sources["train"]))
+    validation = None
+    if recipe.validation_fraction:
+        parts: list[Any] = train_test_split(
+            train.numpy(), test_size=recipe.validation_fraction, stratify=sources["train"].labels, random_state=0
+        )
+        train, held = map(torch.from_numpy, parts)
+        validation = ("train", torch.sort(held).values)
+    elif "validation" in sources and "test" in sources:
+        validation = ("validation", torch.arange(len(sources["validation"])))
+    test = "test" if "test" in sources else "validation"
+    if recipe.train_images is not None:
+        if recipe.train_images > len(train):
+            raise ValueError(f"train_images is {recipe.train_images}, but {place} has {len(train)} to train on")
+        train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: recipe.train_images]]
+
+    def made(split: str, numbers: Tensor, training: bool) -> Images:
+        if recipe.augmentation == "resized_crop":
+            return DecodedImages(sources[split], numbers, recipe, training, workers, skip_broken)
+        return _in_memory(split, sources[split], numbers, recipe, training, skip_broken, progress)
+
+    return Data(
+        train=made("train", torch.sort(train).values, True),
+        validation=None if validation is None else made(*validation, False),
+        test=made(test, torch.arange(len(sources[test])), False),
+        num_classes=num_classes,
+        classes=classes,
+    )
+
+
+def _in_memory(
+    split: str, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool, progress: Progress
+) -> ImagesInMemory:
+    size = [recipe.image_size, recipe.image_size]
+    pixels = torch.empty(len(numbers), recipe.in_channels, *size, dtype=torch.uint8)
+    broken: list[str] = []
+    whole = torch.ones(len(numbers), dtype=torch.bool)
+    for place, number in enumerate(numbers.tolist()):
+        try:
+            image = pil_to_tensor(in_colour(source.open(number), recipe.in_channels))
+            pixels[place] = image if list(image.shape[1:]) == size else resize(image, size, antialias=True)
+        except ValueError as error:
+            if not skip_broken:
+                raise
+            broken.append(str(error))
+            whole[place] = False
+        if place % 1000 == 999 or place + 1 == len(numbers):
+            progress(f"decoding {'train' if training else split} images", place + 1, len(numbers))
+    labels = torch.as_tensor(source.labels)[numbers]
+    return ImagesInMemory(pixels[whole], labels[whole], recipe, broken)
+
+
+def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
+    """scikit-learn's 1,797 scanned digits, 8 × 8: always the same split, balanced over the classes."""
     images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images.reshape(-1, 1, 8, 8) / 16, labels, test_size=450, stratify=labels, random_state=0)
-    train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
-    return ImageData(train_images.float(), train_labels, test_images.float(), test_labels)
+    pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
+    parts: list[Any] = train_test_split(pixels, labels, test_size=450, stratify=labels, random_state=0)
+    train_images, test_images, train_labels, test_labels = parts
+    return {
+        "train": of_array(train_images, train_labels.tolist(), "digits: train"),
+        "test": of_array(test_images, test_labels.tolist(), "digits: test"),
+    }, tuple(map(str, range(10)))
+
+
+def _sources(folder: Path) -> tuple[dict[str, Source], tuple[str, ...] | None]:
+    found = find_sources(folder)
+    splits = dict(found.splits)
+    if "train" not in splits or len(splits) < 2:
+        raise ValueError(f"{folder} has images to {' and '.join(splits)}; it needs train, and test or validation (val)")
+    return splits, found.classes
+
+
+def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[str, ...] | None) -> int:
+    for split, source in sources.items():
+        if not len(source):
+            raise ValueError(f"{place} has no {split} image")
+    count = len(classes) if classes else max(sources["train"].labels) + 1
+    for split, source in sources.items():
+        for number, label in enumerate(source.labels):
+            if not 0 <= label < count:
+                raise ValueError(f"{source.name(number)} ({split}) has the label {label}; there are {count} classes")
+    return count

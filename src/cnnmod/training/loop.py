@@ -1,57 +1,253 @@
-"""One plain training loop, over data in memory."""
+"""One plain training loop, in one process or many."""
 
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from cnnmod.training.data import ImageData
+from cnnmod.training.data import Data
+from cnnmod.training.evaluate import evaluate
+from cnnmod.training.images import mix_seeds
+from cnnmod.training.recipes import Recipe
+from cnnmod.training.state import State
+from cnnmod.training.sync_batch_norm import sync_batch_norm
+
+_LOOK = 20  # steps between looks at the loss, for which a GPU has to stop
+
+
+class Record(Protocol):
+    """Where a training keeps what it must not lose, and says what it has seen."""
+
+    def restore(self, state: State) -> dict[str, Any]:
+        """Load what was saved last into the state, and return the progress; without changes, `{}`, if nothing was."""
+        ...
+
+    def save(self, state: State, progress: dict[str, Any]) -> None:
+        """Called after every step; it is free not to save."""
+        ...
+
+    def save_best(self, model: nn.Module) -> None:
+        """Called when a network is better than all before it on the held-out images."""
+        ...
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Called every few steps and after every epoch."""
+        ...
 
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: Data,
+    recipe: Recipe,
     *,
-    epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 0.05,
     seed: int = 0,
-    progress: Callable[[], None] = lambda: None,
-) -> None:
-    """Train a classifier in place: SGD with Nesterov momentum 0.9, weight decay 5e-4, a one-cycle learning rate.
+    teacher: nn.Module | None = None,
+    record: Record | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, rate: None,
+) -> nn.Module:
+    """Train a classifier, in place, as the recipe says.
 
-    The last, incomplete batch of an epoch is left out. The seed sets the order of the images.
+    Everything random is drawn from the seed and the number of the epoch or step, and nothing else. So a training that
+    was cut off goes on to the same weights, and the images of a step do not depend on how many processes there are.
 
     Args:
-        model: (N, C, H, W) → logits (N, classes); it is left in evaluation mode.
-        data: What to train on.
-        epochs: How many times every image is seen.
-        batch_size: Images in a step.
-        learning_rate: The highest of the cycle.
-        seed: Of the shuffling.
-        progress: Called after every epoch.
+        model: (N, C, H, W) → logits (N, classes); it is left in evaluation mode, on the device that it was trained on.
+        data: What to train on, and to choose by.
+        recipe: How.
+        seed: Of order, augmentation and whatever layers draw.
+        teacher: The dense network whose logits are learned, if the recipe says so.
+        record: Where progress is kept, and taken up again.
+        progress: Called after every step with steps done, steps in all, and images a second.
+
+    Returns:
+        The network to test: the model itself, or its moving average.
+
+    Raises:
+        ValueError: Fewer images than the batch size, or a batch size that the processes cannot share.
+        FloatingPointError: The loss is no longer finite.
+
+    Example:
+        >>> from cnnmod.networks import build_mod
+        >>> from cnnmod.training.data import open_data
+        >>> from cnnmod.training.recipes import recipe
+        >>> short = recipe("digits", ["epochs=1", "warmup_epochs=0"])
+        >>> model = build_mod(short.network, short.config, in_chans=1, **short.network_args)
+        >>> model = train(model, open_data("digits", short), short)
     """
-    steps = len(data.train_images) // batch_size
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
-    shuffle = torch.Generator().manual_seed(seed)
-    model.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(data.train_images), generator=shuffle)
-        for batch in order[: steps * batch_size].split(batch_size):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(data.train_images[batch]), data.train_labels[batch]).backward()
-            optimizer.step()
-            schedule.step()
-        progress()
-    model.eval()
-
-
-@torch.inference_mode()
-def accuracy_pct(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy in percent, of the model as it is."""
-    hits = sum(
-        int((model(some).argmax(1) == their).sum())
-        for some, their in zip(images.split(256), labels.split(256), strict=True)
+    processes = PartialState()
+    _check(data, recipe, processes)
+    steps = len(data.train) // recipe.batch_size
+    device = processes.device
+    assert device is not None
+    mine = recipe.batch_size // processes.num_processes
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(device).to(memory_format=memory_format).train()
+    if recipe.sync_batch_norm and processes.num_processes > 1:
+        model = sync_batch_norm(model)
+    optimizer = create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        filter_bias_and_bn=not recipe.decay_norms,
     )
-    return 100 * hits / len(images)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
+        num_epochs=recipe.epochs,
+        decay_milestones=list(recipe.milestones),
+        decay_rate=recipe.decay,
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=0.0,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    assert schedule is not None
+    average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+    tested = model if average is None else average.module
+    precision = autocast(recipe, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    state = State(model, optimizer, None if average is None else average.module, scaler)
+    kept: dict[str, Any] = record.restore(state) if record else {}
+    done, best = kept.get("step", 0), kept.get("best", -1.0)
+    parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
+    forward = torch.compile(parallel) if recipe.compile else parallel
+    loss_of = _loss(recipe, data.num_classes, teacher, device)
+
+    broken: set[str] = set()
+    for epoch in range(done // steps, recipe.epochs):
+        order = _order(len(data.train), recipe.batch_size, seed, epoch)
+        ours = order[done - epoch * steps :, processes.process_index * mine :][:, :mine]
+        started, since = time.perf_counter(), done
+        for batch in data.train.batches(list(ours), mix_seeds("epoch", seed, epoch)):
+            torch.manual_seed(mix_seeds("step", seed, done, processes.process_index))
+            broken |= set(batch.broken)
+            batch = batch.to(device)
+            images = batch.images.contiguous(memory_format=memory_format)
+            schedule.step_update(done)
+            optimizer.zero_grad()
+            losses: list[Tensor] = []
+            parts = list(zip(images.chunk(recipe.accumulate), batch.labels.chunk(recipe.accumulate), strict=True))
+            for number, (some, labels) in enumerate(parts, 1):
+                waits = (
+                    parallel.no_sync()
+                    if isinstance(parallel, DistributedDataParallel) and number < len(parts)
+                    else nullcontext()
+                )
+                with waits:
+                    with precision():
+                        loss = loss_of(forward, some, labels) * (len(some) / len(images))
+                    scaler.scale(loss).backward()
+                losses.append(loss.detach())
+            if recipe.clip_grad:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            scaler.step(optimizer)
+            scaler.update()
+            done += 1
+            if average is not None:
+                average.update(model, step=done)
+            ends_epoch = done == (epoch + 1) * steps
+            rate = (done - since) * recipe.batch_size / (time.perf_counter() - started)
+            if ends_epoch or done % _LOOK == 0:
+                mean_loss = _mean_over_processes(sum(losses), processes)
+                if not mean_loss < float("inf"):
+                    raise FloatingPointError(
+                        f"the loss is {mean_loss} at step {done} (epoch {epoch + 1}); a lower learning rate, a longer "
+                        "warm-up or clip_grad may help"
+                    )
+                values = {"step": done, "epoch": epoch + 1, "loss": mean_loss, "images_per_s": round(rate, 1)}
+                if record:
+                    record.log(values | {"learning_rate": optimizer.param_groups[0]["lr"], "broken": len(broken)})
+            if ends_epoch and data.validation is not None:
+                found = evaluate(tested, data.validation, data.num_classes, precision=precision)
+                if record:
+                    record.log({"step": done, "epoch": epoch + 1, "validation_top1_pct": found.top1_pct})
+                    if found.top1_pct > best:
+                        record.save_best(tested)
+                best = max(best, found.top1_pct)
+            if record:
+                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best})
+            progress(done, recipe.epochs * steps, f"{rate:,.0f} images/s")
+    return tested.eval()
+
+
+def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """The recipe's precision, as a context to run the network in."""
+    if recipe.precision == "fp32":
+        return nullcontext
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    return partial(torch.autocast, device.type, dtype=dtype)
+
+
+def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
+    if len(data.train) < recipe.batch_size:
+        raise ValueError(f"there are {len(data.train)} images to train on, fewer than batch_size = {recipe.batch_size}")
+    parts = processes.num_processes * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"batch_size = {recipe.batch_size} is not a multiple of {processes.num_processes} processes × "
+            f"accumulate = {recipe.accumulate}"
+        )
+
+
+def _order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """The images of each step of an epoch, (steps, batch_size); what makes no whole batch is left out."""
+    generator = torch.Generator().manual_seed(mix_seeds("order", seed, epoch))
+    steps = count // batch_size
+    return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)
+
+
+def _loss(
+    recipe: Recipe, num_classes: int, teacher: nn.Module | None, device: torch.device
+) -> Callable[[nn.Module | Callable[..., Tensor], Tensor, Tensor], Tensor]:
+    mixes: list[nn.Module] = []
+    if recipe.mixup:
+        mixes.append(MixUp(alpha=recipe.mixup, num_classes=num_classes))
+    if recipe.cutmix:
+        mixes.append(CutMix(alpha=recipe.cutmix, num_classes=num_classes))
+    mix = RandomChoice(mixes) if mixes else None
+    if teacher is not None:
+        teacher.to(device).eval()
+
+    def loss(model: Any, images: Tensor, targets: Tensor) -> Tensor:
+        if mix is not None:
+            images, targets = mix(images, targets)
+        logits = model(images).float()
+        hard = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        if teacher is None:
+            return hard
+        temperature = recipe.distill_temperature
+        with torch.no_grad():
+            taught = teacher(images).float()
+        soft = nn.functional.kl_div(
+            (logits / temperature).log_softmax(1),
+            (taught / temperature).log_softmax(1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return (1 - recipe.distill_weight) * hard + recipe.distill_weight * temperature**2 * soft
+
+    return loss
+
+
+def _not_shared(model: nn.Module) -> AbstractContextManager[object]:
+    """Within it gradients are gathered in this process only."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _mean_over_processes(loss: Any, processes: PartialState) -> float:
+    if processes.num_processes > 1:
+        torch.distributed.all_reduce(loss)
+    return float(loss) / processes.num_processes

@@ -1,0 +1,146 @@
+"""Baseline, MoD network and control trained under one recipe with several seeds, and the file of their accuracies."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from cnnmod.records.files import write_whole
+from cnnmod.records.parse import parse, read_values
+from cnnmod.records.provenance import Provenance
+from cnnmod.training.data import Data
+from cnnmod.training.recipes import Recipe
+from cnnmod.training.run import Progress, Result, Row, Run, run_training
+
+SCHEMA = "cnnmod.accuracy/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """A network's accuracies.
+
+    Attributes:
+        row: Which network of the recipe.
+        seeds: One a run.
+        results: What each run came to.
+    """
+
+    row: Row
+    seeds: list[int]
+    results: list[Result]
+
+    @property
+    def top1_pct(self) -> list[float]:
+        """Of each run."""
+        return [result.accuracy.top1_pct for result in self.results]
+
+    @property
+    def mean_pct(self) -> float:
+        return statistics.mean(self.top1_pct)
+
+    @property
+    def std_pct(self) -> float | None:
+        """Of the sample; `None` of one run."""
+        return statistics.stdev(self.top1_pct) if len(self.results) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Accuracies that can be compared: of one recipe, one data set and the same seeds.
+
+    Attributes:
+        name: The recipe's, with what was changed in it.
+        recipe: In full.
+        data: The data set's name.
+        train_images: How many were trained on.
+        rows: In the order in which they were asked for.
+    """
+
+    name: str
+    recipe: Recipe
+    data: str
+    train_images: int
+    rows: list[RowResult]
+    provenance: Provenance
+
+
+def run_experiment(
+    name: str,
+    recipe: Recipe,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    place: str,
+    data: Data,
+    folder: Path,
+    *,
+    save_every_s: float = 60,
+    progress: Progress = lambda what, done, total, rate: None,
+) -> Experiment:
+    """Run what is missing, and go on with what was cut off; write `accuracy.json` into the folder.
+
+    Raises:
+        OSError: The folder cannot be written to.
+        ValueError: A run of the folder is of another recipe; or what training raises.
+        FloatingPointError: A loss is no longer finite.
+    """
+    found = [
+        RowResult(
+            row=row,
+            seeds=list(seeds),
+            results=[
+                run_training(
+                    Run(recipe=recipe, row=row, seed=seed, data=place),
+                    folder / f"{row}-seed{seed}",
+                    data,
+                    save_every_s=save_every_s,
+                    progress=progress,
+                )
+                for seed in seeds
+            ],
+        )
+        for row in rows
+    ]
+    device = PartialState().device
+    assert device is not None
+    experiment = Experiment(
+        name=name,
+        recipe=recipe,
+        data=Path(place).name,
+        train_images=len(data.train),
+        rows=found,
+        provenance=Provenance.now(
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads()
+        ),
+    )
+    write_experiment(experiment, folder / "accuracy.json")
+    return experiment
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """Write a file of accuracies: beside `path`, then renamed.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    rest = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
+    values = rest | {
+        "recipe": experiment.recipe.to_dict(),
+        "rows": [dataclasses.asdict(row) for row in experiment.rows],
+        "provenance": dataclasses.asdict(experiment.provenance),
+    }
+    write_whole(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read a file of accuracies back.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no such file, with the first field that is wrong.
+    """
+    return parse(Experiment, read_values(path, SCHEMA), str(path))

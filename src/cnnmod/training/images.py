@@ -1,0 +1,177 @@
+"""Batches of images: decoded once and kept in memory, or decoded as they come."""
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy
+import torch
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cnnmod.training.recipes import Recipe
+from cnnmod.training.sources import Source
+
+logger = logging.getLogger("cnnmod")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (N, C, H, W), normalised, and labels (N,); and the names of images that were broken and are not in it."""
+
+    images: Tensor
+    labels: Tensor
+    broken: Sequence[str] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        return Batch(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.broken)
+
+
+class Images(Protocol):
+    """The images of one split."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
+        """The images of these numbers, batch by batch; augmented by draws from the seed `draw` if there is one.
+
+        What is drawn for an image depends on the seed and the image's number alone, so that it does not matter how an
+        epoch is split over processes, or where it is taken up again.
+        """
+        ...
+
+
+def mix_seeds(*numbers: int | str) -> int:
+    """One seed of several numbers; near ones give seeds that have nothing in common."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+
+
+@dataclass(frozen=True)
+class ImagesInMemory:
+    """Small images, decoded: (N, C, H, W), uint8."""
+
+    pixels: Tensor
+    labels: Tensor
+    recipe: Recipe
+    broken: Sequence[str] = ()
+    _scale: tuple[Tensor, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (self.recipe.mean, self.recipe.std))
+        object.__setattr__(self, "_scale", (mean, std))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
+        mean, std = self._scale
+        changed = self._crop_flip(draw) if draw is not None and self.recipe.augmentation == "crop_flip" else None
+        for numbers in order:
+            pixels = changed(numbers) if changed else self.pixels[numbers]
+            yield Batch((pixels - mean) / std, self.labels[numbers], self.broken)
+
+    def _crop_flip(self, draw: int) -> Callable[[Tensor], Tensor]:
+        """The images of these numbers, each shifted with zeros around it, and mirrored or not, by its own draws."""
+        size, most = self.recipe.image_size, self.recipe.image_size // 8
+        generator = torch.Generator().manual_seed(draw)
+        shifts_N2 = torch.randint(0, 2 * most + 1, (len(self), 2), generator=generator)
+        mirrored_N = torch.rand(len(self), generator=generator) < 0.5
+        along = torch.arange(size)
+
+        def changed(numbers: Tensor) -> Tensor:
+            padded = torch.nn.functional.pad(self.pixels[numbers], (most, most, most, most))
+            rows_NH = shifts_N2[numbers, :1] + along
+            columns_NW = shifts_N2[numbers, 1:] + torch.where(mirrored_N[numbers, None], along.flip(0), along)
+            image_N = torch.arange(len(numbers))[:, None, None]
+            return padded[image_N, :, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
+
+        return changed
+
+
+class DecodedImages:
+    """Images that are decoded as they come, by processes beside the training if there are any."""
+
+    def __init__(
+        self, source: Source, numbers: Tensor, recipe: Recipe, training: bool, workers: int, skip_broken: bool
+    ) -> None:
+        self.labels = torch.as_tensor(source.labels)[numbers]
+        self._dataset = _Transformed(source, numbers, recipe, training, skip_broken)
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
+        wanted = [[(int(number), draw) for number in numbers] for numbers in order]
+        yield from DataLoader(
+            self._dataset,
+            batch_sampler=wanted,  # pyright: ignore[reportArgumentType]  a number and a seed are an index too
+            num_workers=min(self._workers, len(wanted)),
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
+    def __init__(self, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool) -> None:
+        self.source, self.numbers, self.recipe, self.skip_broken = source, numbers, recipe, skip_broken
+        augmentation = {"auto_augment": recipe.auto_augment, "re_prob": recipe.random_erasing, "color_jitter": 0.0}
+        self.transform = create_transform(
+            (recipe.in_channels, recipe.image_size, recipe.image_size),
+            is_training=training,
+            mean=recipe.mean,
+            std=recipe.std,
+            crop_pct=recipe.crop_pct,
+            **(augmentation if training else {}),
+        )
+
+    def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, int] | str:
+        place, draw = wanted
+        number = int(self.numbers[place])
+        if draw is not None:  # timm's transforms draw from all three
+            seed = mix_seeds(draw, number)
+            random.seed(seed)
+            numpy.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+        try:
+            image = in_colour(self.source.open(number), self.recipe.in_channels)
+        except ValueError as error:
+            if not self.skip_broken:
+                raise
+            return str(error)
+        transform: Any = self.transform
+        return transform(image), self.source.labels[number]
+
+
+def _collate(images: list[tuple[Tensor, int] | str]) -> Batch:
+    whole = [image for image in images if not isinstance(image, str)]
+    broken = [image for image in images if isinstance(image, str)]
+    if not whole:
+        raise ValueError(f"all images of a batch are broken, the first: {broken[0]}")
+    return Batch(torch.stack([image for image, _ in whole]), torch.tensor([label for _, label in whole]), broken)
+
+
+_said: set[tuple[str, int]] = set()
+
+
+def in_colour(image: Any, channels: int) -> Any:
+    """The image with three channels, or with one; another kind is converted, which is said once."""
+    wanted = {1: "L", 3: "RGB"}.get(channels)
+    if wanted is None:
+        raise ValueError(f"images have 1 or 3 channels, not in_channels = {channels}")
+    if image.mode == wanted:
+        return image
+    if (image.mode, channels) not in _said:
+        _said.add((image.mode, channels))
+        logger.warning("some images are %s, not %s, and are converted", image.mode, wanted)
+    return image.convert(wanted)

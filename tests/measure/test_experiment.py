@@ -1,0 +1,51 @@
+import pytest
+
+from cnnmod.measure.experiment import read_experiment, run_experiment
+from cnnmod.report.table import experiment_cells
+from cnnmod.training.data import open_data
+from cnnmod.training.recipes import recipe
+
+
+def test_rows_and_seeds(tmp_path):
+    made = recipe("digits", ["epochs=1", "warmup_epochs=0", "train_images=256"])
+    data = open_data("digits", made)
+    trained = []
+
+    def run(rows, seeds):
+        return run_experiment(
+            "digits", made, rows, seeds, "digits", data, tmp_path, progress=lambda *what: trained.append(what[0])
+        )
+
+    run(["baseline"], [0])
+    assert set(trained) == {"baseline, seed 0"}
+    trained.clear()
+    found = run(["baseline", "mod", "control"], [0, 1])
+    assert set(trained) == {"baseline, seed 1"} | {
+        f"{row}, seed {seed}" for row in ("mod", "control") for seed in (0, 1)
+    }
+    trained.clear()
+    assert run(["baseline", "mod", "control"], [0, 1]).rows == found.rows
+    assert trained == []
+    assert read_experiment(tmp_path / "accuracy.json").rows == found.rows
+    baseline, mod, control = found.rows
+    assert len(set(mod.top1_pct)) == 2 or mod.std_pct == 0
+    assert mod.mean_pct == pytest.approx(sum(mod.top1_pct) / 2)
+    assert baseline.results[0].parameters > mod.results[0].parameters > control.results[0].parameters
+    cells = experiment_cells(found)
+    assert [row[0] for row in cells.rows] == ["baseline", "mod", "control"]
+    assert cells.rows[2][3] == ""
+    assert float(cells.rows[1][3]) == pytest.approx(mod.mean_pct - control.mean_pct, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has the schema None"),
+        ('{"schema": "cnnmod.accuracy/1"}', "fields missing"),
+    ],
+)
+def test_files_that_are_none(content, error, tmp_path):
+    (tmp_path / "accuracy.json").write_text(content)
+    with pytest.raises(ValueError, match=error):
+        read_experiment(tmp_path / "accuracy.json")

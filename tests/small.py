@@ -1,0 +1,8 @@
+"""A network so small that tests can train it."""
+
+from cnnmod.networks import build
+
+
+def digits_resnet():
+    """(N, 1, 8, 8) → (N, 10), of a quarter of ResNet18's width: 0.60 M parameters."""
+    return build("resnet18_cifar", layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)

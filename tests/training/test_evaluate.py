@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod.training.evaluate import evaluate
+from cnnmod.training.images import ImagesInMemory
+from cnnmod.training.recipes import recipe
+
+
+def images(count, wrong):
+    """Each image is 255 at its class's place, and labelled so, but for the last ones."""
+    labels = torch.arange(count) % 10
+    pixels = (torch.eye(10) * 255)[labels].byte().view(count, 1, 1, 10).expand(count, 1, 10, 10)
+    labels = torch.where(torch.arange(count) >= count - wrong, (labels + 1) % 10, labels)
+    return ImagesInMemory(pixels, labels, recipe("digits", ["image_size=10"]))
+
+
+class FirstRow(nn.Module):
+    def forward(self, x_NCHW):
+        return x_NCHW[:, 0, 0]
+
+
+def test_counts_every_image():
+    """In the last, uneven batch too."""
+    model = FirstRow().train()
+    found = evaluate(model, images(300, wrong=3), 10, batch_size=64)
+    assert (found.top1_pct, found.images, found.broken) == (99, 300, 0)
+    assert found.top5_pct is not None
+    assert 99 <= found.top5_pct <= 100
+    assert model.training
+
+
+def test_another_number_of_classes():
+    with pytest.raises(ValueError, match="the network has 10 classes, the images have 12"):
+        evaluate(FirstRow(), images(20, wrong=0), 12)

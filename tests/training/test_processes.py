@@ -1,0 +1,50 @@
+"""Two processes over gloo do what one does."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from cnnmod.training.data import open_data
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import Run, run_training
+changes = sys.argv[2].split()
+run = Run(recipe=recipe("digits", changes), row="mod", seed=0, data="digits")
+run_training(run, Path(sys.argv[1]), open_data("digits", run.recipe))
+"""
+CHANGES = "epochs=1 warmup_epochs=0 train_images=640 batch_size=32 sync_batch_norm=true validation_fraction=0.2 "
+CHANGES += "learning_rate=0.01"  # so that rounding does not grow
+
+
+def trained(folder, processes, changes=CHANGES):
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, str(script), str(folder / "run"), changes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "run"
+
+
+def test_two_processes_are_as_one(tmp_path):
+    runs = []
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        runs.append(trained(tmp_path / str(processes), processes))
+    lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) for run in runs]
+    assert lines[0]["step"] == lines[1]["step"] == 20
+    assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], abs=1e-5)
+    states = [load_file(run / "last.safetensors") for run in runs]
+    for name, one in states[0].items():
+        torch.testing.assert_close(one, states[1][name], rtol=1e-3, atol=1e-4)
+    results = [json.loads((run / "result.json").read_text())["accuracy"] for run in runs]
+    assert results[0]["images"] == results[1]["images"] == 450  # an uneven last batch
+    assert results[0]["top1_pct"] == pytest.approx(results[1]["top1_pct"], abs=0.5)

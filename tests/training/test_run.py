@@ -1,0 +1,174 @@
+"""A run in its folder: killed, resumed, refused."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cnnmod
+from cnnmod.networks import load
+from cnnmod.training.data import open_data
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import Run, build_row, read_run, run_training
+
+SHORT = ["epochs=3", "warmup_epochs=0", "train_images=256", "batch_size=32", "ema_decay=0.9", "validation_fraction=0.2"]
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from cnnmod.training.data import open_data
+from cnnmod.training.run import read_run, run_training
+folder = Path(sys.argv[1])
+run = read_run(folder)
+print("ready", flush=True)
+run_training(run, folder, open_data(run.data, run.recipe), save_every_s=0)
+"""
+
+
+def a_run(*changes, row="mod", seed=0):
+    return Run(recipe=recipe("digits", [*SHORT, *changes]), row=row, seed=seed, data="digits")
+
+
+def trained(run, folder):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_training(run, folder, open_data(run.data, run.recipe), save_every_s=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def begin(run, folder):
+    """The folder as it is before the first step."""
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"run": run.to_dict()}))
+
+
+def steps(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never cut off."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, trained(a_run(), folder)
+
+
+def check_same(folder, whole):
+    for name in ("last", "best", "state"):
+        ours, theirs = (load_file(some / f"{name}.safetensors") for some in (folder, whole))
+        assert ours.keys() == theirs.keys()
+        assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    results = [json.loads((some / "result.json").read_text()) for some in (folder, whole)]
+    assert results[0]["accuracy"] == results[1]["accuracy"]
+    assert steps(folder) == steps(whole)
+
+
+def kill_at_random(folder, seconds):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_goes_on_to_the_same_weights(kills, whole, tmp_path):
+    draws = random.Random(0)
+    folder = tmp_path / "killed"
+    begin(a_run(), folder)
+    seen = []
+    for _ in range(kills):
+        kill_at_random(folder, draws.uniform(0.2, 2.5))
+        if (folder / "state.safetensors").exists():
+            load_file(folder / "state.safetensors")  # whole
+            seen.append(steps(folder)[-1] if (folder / "metrics.jsonl").exists() else 0)
+        if (folder / "result.json").exists():
+            check_same(folder, whole[0])
+            begin(a_run(), folder := tmp_path / f"killed after {len(seen)}")
+    assert seen
+    trained(read_run(folder), folder)
+    check_same(folder, whole[0])
+
+
+def test_what_a_run_leaves(whole):
+    folder, result = whole
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "state.safetensors",
+        "last.safetensors",
+        "best.safetensors",
+        "result.json",
+    }
+    made = json.loads((folder / "run.json").read_text())
+    assert made["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert read_run(folder) == a_run()
+    assert result.accuracy.images == 450
+    model = load(folder / "best.safetensors").eval()
+    assert len(cnnmod.mod_blocks(model)) == 5
+    data = open_data("digits", a_run().recipe)
+    (batch,) = data.test.batches([torch.arange(450)])
+    with torch.inference_mode():
+        hits = (model(batch.images).argmax(1) == batch.labels).float().mean().item()
+    assert 100 * hits == pytest.approx(result.accuracy.top1_pct, abs=1e-3)
+
+
+def test_a_run_that_is_done_is_not_run_again(whole):
+    folder, result = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert trained(a_run(), folder) == result
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("row", ["baseline", "control"])
+def test_the_other_rows(row, tmp_path):
+    run = a_run("epochs=1", row=row)
+    result = trained(run, tmp_path / row)
+    model = load(tmp_path / row / "best.safetensors")
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert not cnnmod.mod_blocks(model)
+    mod = build_row(run.recipe, "mod", 10)
+    assert (result.parameters < sum(parameter.numel() for parameter in mod.parameters())) == (row == "control")
+
+
+class TestRefused:
+    def test_another_recipe(self, whole):
+        with pytest.raises(ValueError, match=r"holds another run: its recipe\.config\.order is 'score', not 'index'"):
+            trained(a_run("config.order=index"), whole[0])
+        with pytest.raises(ValueError, match="its seed is 0, not 1"):
+            trained(a_run(seed=1), whole[0])
+
+    def test_a_folder_of_something_else(self, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(ValueError, match=r"is no run's folder, and not empty: it holds notes\.txt"):
+            trained(a_run(), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_nothing_to_resume(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"holds no run: there is no run\.json in it"):
+            read_run(tmp_path)
+
+    @pytest.mark.parametrize("content", ["{", "[]", '{"run": {"seed": 1}}'])
+    def test_no_run(self, content, tmp_path):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run\.json"):
+            read_run(tmp_path)
+
+
+def test_a_teacher_from_a_checkpoint(whole, tmp_path):
+    teacher = Path(whole[0]) / "best.safetensors"
+    result = trained(a_run("epochs=1", f"teacher={teacher}", "distill_weight=1"), tmp_path / "student")
+    assert result.accuracy.images == 450

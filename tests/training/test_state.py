@@ -1,0 +1,72 @@
+import pytest
+import torch
+from timm.optim._optim_factory import create_optimizer_v2
+from torch import nn
+
+from cnnmod.training.state import State
+
+
+def state(optimizer="momentum", average=False, layers=1):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(layers)), nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+    made = create_optimizer_v2(model, opt=optimizer, lr=0.1, momentum=0.9)
+    return State(model, made, nn.Conv2d(4, 4, 3) if average else None, torch.amp.GradScaler("cpu", enabled=average))
+
+
+def step(some):
+    some.optimizer.zero_grad()
+    some.model(torch.ones(2, 4, 9, 9)).square().sum().backward()
+    some.optimizer.step()
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("optimizer", ["momentum", "sgd", "adamw", "lamb"])
+def test_goes_on_as_if_nothing_had_been(optimizer, average, tmp_path):
+    first = state(optimizer, average)
+    for _ in range(3):
+        step(first)
+    first.save(tmp_path / "state", {"step": 3, "best": 0.5})
+    second = state(optimizer, average)
+    assert second.load(tmp_path / "state") == {"step": 3, "best": 0.5}
+    for _ in range(3):
+        step(first)
+        step(second)
+    for one, other in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    for parameter, values in second.optimizer.state.items():
+        for value in values.values():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                assert value.stride() == parameter.stride()
+
+
+def test_of_another_network_or_optimizer(tmp_path):
+    state().save(tmp_path / "state", {})
+    with pytest.raises(ValueError, match=r"(?s)is of another network or optimizer: .*Missing key"):
+        state(layers=2).load(tmp_path / "state")
+
+
+def test_no_state(tmp_path):
+    (tmp_path / "state").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no state of a training"):
+        state().load(tmp_path / "state")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    """The process may write no more than some bytes to a file, which is what a full disk looks like."""
+    import resource
+
+    first = state()
+    first.save(tmp_path / "state", {"step": 1})
+    before = (tmp_path / "state").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            first.save(tmp_path / "state", {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert state().load(tmp_path / "state") == {"step": 1}
