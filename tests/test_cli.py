@@ -100,6 +100,8 @@ def test_compare_json_train_against(capsys):
         (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
         (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
         (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "nowhere holds no run"),
+        (["inspect", "nowhere/best.safetensors", "--data", "digits"], "nowhere holds no run"),
+        (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "file name ends in one of"),
         (["plot", "nothing.json"], "No such file or directory: 'nothing.json'"),
         (["plot", "--out", "figure.bmpx"], "file name ends in one of .eps, "),
         (["plot", "--out", "figure"], "'figure' does not"),
@@ -129,7 +131,7 @@ def test_misspelt_arguments_exit_2(arguments, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate", "inspect"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run([command, "--help"])
@@ -151,6 +153,9 @@ def test_train_evaluate_and_rows(tmp_path, capsys):
     assert accuracy["images"] == 450
     run(["evaluate", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--json"])
     assert json.loads(capsys.readouterr().out) == accuracy
+    run(["inspect", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--out", str(tmp_path / "a.png")])
+    assert "layer2.3" in capsys.readouterr().out
+    assert (tmp_path / "a.png").exists()
     run(["train", "--resume", str(tmp_path / "one")])
     assert f"top-1 {accuracy['top1_pct']:.2f} %" in " ".join(capsys.readouterr().out.split())
     run(["train", "digits", *short, "--out", str(tmp_path / "three"), "--rows", "baseline", "mod", "control"])

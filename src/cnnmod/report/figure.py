@@ -1,16 +1,14 @@
 """The paper's figure: top-1 over GMACs, parameters, CPU time and GPU time; dense and MoD as two lines."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnnmod.measure.results import Comparison, Row
 from cnnmod.networks.paper import PaperRow, paper_rows
-from cnnmod.records.files import write_whole
+from cnnmod.report.image import image_format, write_figure
 
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
@@ -33,10 +31,8 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
         ValueError: An ending that is no image format.
         OSError: The file cannot be written.
     """
+    image_format(path)
     figure = Figure(figsize=(13, 9), layout="constrained")
-    ending, endings = Path(path).suffix.removeprefix("."), figure.canvas.get_supported_filetypes()
-    if ending not in endings:
-        raise ValueError(f"a figure's file name ends in one of .{', .'.join(endings)}; {os.fspath(path)!r} does not")
     gmacs, parameters, cpu, gpu = figure.subplots(2, 2, sharey=True).flat
     panels: tuple[tuple[Axes, str, Callable[[PaperRow], float]], ...] = (
         (gmacs, "GMACs", lambda row: row.gmacs_ptflops),
@@ -60,9 +56,7 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
     for axes, _, _ in panels:
         axes.legend(loc="lower right", fontsize=8)
     figure.suptitle("CNN Mixture-of-Depths: ResNets on ImageNet")
-    content = io.BytesIO()
-    figure.savefig(content, format=ending, dpi=120)
-    write_whole(path, content.getvalue())
+    write_figure(figure, path)
 
 
 def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:

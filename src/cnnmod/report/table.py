@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment
 from cnnmod.measure.results import Comparison, interquartile_range
+from cnnmod.measure.selection import Selection
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
@@ -104,6 +106,19 @@ def experiment_cells(experiment: Experiment) -> Cells:
         f"{made.device} ({made.processor}), {made.threads} threads; torch {made.versions['torch']}."
     ]
     return Cells(experiment.name, ["network", "params M", "top-1 %", "over control", "n", "s a run"], rows, notes)
+
+
+def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
+    """What each MoD block selects; entropy 0 and 100 % mean that its selector has collapsed."""
+    rows = [
+        [one.block, f"{one.channels}", f"{one.k}", f"{one.entropy:.3f}", f"{100 * one.most_selected_share:.1f}"]
+        for one in selections
+    ]
+    notes = [
+        f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0, always the same k; 1, all "
+        "alike often. Same k: the share of images that select exactly the k most selected channels."
+    ]
+    return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
 def accuracy_text(accuracy: Accuracy, of: Path) -> str:

@@ -1,0 +1,29 @@
+"""What the subcommands share: the app they register with, and how they print."""
+
+import json
+from typing import Annotated
+
+import tyro
+from accelerate import PartialState
+from rich.console import Console
+from tyro.extras import SubcommandApp
+
+from cnnmod.report.table import Cells
+
+app = SubcommandApp()
+console = Console()
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of tables.")]
+
+
+def show(people: Cells | str, values: object, as_json: bool) -> None:
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        print_json(values)
+    else:
+        console.print(people.rich() if isinstance(people, Cells) else people)
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=1))

@@ -1,0 +1,210 @@
+"""demo, info, compare, plot: what networks are, and what they cost."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.demo import run_demo
+from cnnmod.measure.compare import compare as compare_networks
+from cnnmod.measure.count import count_modules
+from cnnmod.measure.results import Comparison, read_result, write_result
+from cnnmod.method.convert import mod_blocks
+from cnnmod.method.plan import plan
+from cnnmod.method.trace import example_for
+from cnnmod.networks.build import build
+from cnnmod.networks.paper import paper_rows
+from cnnmod.records.files import check_writable
+from cnnmod.report.figure import four_panels
+from cnnmod.report.progress import progress_bars
+from cnnmod.report.table import (
+    comparison_cells,
+    network_cells,
+)
+
+
+@app.command
+def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
+    """See the whole of cnnmod in under three minutes, on images that come with scikit-learn.
+
+    Trains a small dense network, its MoD form and its control on scanned digits; times ResNet50, ResNet75-MoD and its
+    control at 224 pixels; writes a folder with tables, figure, result files and a checkpoint.
+
+    Example: cnnmod demo --out my-demo
+
+    Args:
+        out: The folder to write.
+    """
+    with progress_bars() as progress:
+        made = run_demo(out, progress)
+    if as_json:
+        print_json({name: dataclasses.asdict(getattr(made, name)) for name in ("digits", "imagenet")})
+        return
+    for comparison in (made.digits, made.imagenet):
+        console.print(comparison_cells(comparison).rich())
+        console.print()
+    console.print(f"Written to {out.resolve()}: {', '.join(file.name for file in made.files)}")
+
+
+@app.command
+def info(
+    name: Annotated[str, tyro.conf.Positional], size: tuple[int, int] | None = None, as_json: Json = False
+) -> None:
+    """Show a network block by block: C, k, parameters, MACs; which blocks are MoD blocks or, for a dense network, which
+    `convert_` would make MoD blocks and why not the others; the paper's figures beside ours.
+
+    Example: cnnmod info resnet75_mod
+
+    Example: cnnmod info torchvision/mobilenet_v3_large
+
+    Example: cnnmod info my_package.networks:make_network --size 64 64
+
+    Args:
+        name: A network of cnnmod's or timm's, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`, which
+            imports the module and calls the factory.
+        size: Height and width of its images in pixels; what the network states, or 224, if not given.
+    """
+    model = build(name)
+    example = example_for(model)
+    if size is not None:
+        if min(size) < 1:
+            raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+        example = example.new_empty(*example.shape[:2], *size)
+    if not as_json:
+        console.print(network_cells(name, model, example).rich())
+        return
+    mod = mod_blocks(model)
+    sizes = count_modules(model, example)
+    planned: object = None
+    if not mod:
+        try:
+            planned = dataclasses.asdict(plan(model, example=example))
+        except ValueError as error:
+            planned = str(error)
+    paper = paper_rows().get(name)
+    print_json(
+        {
+            "network": name,
+            **dataclasses.asdict(sizes[""]),
+            "mod_blocks": {
+                block: {"channels": found.channels, "k": found.k, **dataclasses.asdict(sizes[block])}
+                for block, found in mod.items()
+            },
+            "plan": planned,
+            "paper": paper and dataclasses.asdict(paper),
+        }
+    )
+
+
+@app.command
+def compare(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional],
+    batch: tuple[int, ...] = (1,),
+    against: str | None = None,
+    train: bool = False,
+    size: int | None = None,
+    channels_last: bool = False,
+    threads: int | None = None,
+    rounds: int = 20,
+    device: str = "cpu",
+    out: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Time MoD networks beside their baseline and their controls, interleaved in one process.
+
+    Example: cnnmod compare resnet75_mod --batch 1 8
+
+    Example: cnnmod compare resnet50_mod resnet75_mod --batch 8 --channels-last --out result.json
+
+    Args:
+        names: MoD networks; `cnnmod info NAME` shows one.
+        batch: Batch sizes.
+        against: The baseline; the paper's dense counterpart of the first network if not given.
+        train: Time a training step (forward, backward, optimizer) instead of inference.
+        size: Height and width of the images in pixels; the network's own if not given.
+        channels_last: Use the channels-last memory format.
+        threads: torch's threads; all cores' if not given.
+        rounds: How many times each network is timed at each batch size.
+        device: `cpu`, or `cuda` for a GPU.
+        out: A result file to write; `cnnmod plot` reads it.
+    """
+    if not names:
+        raise ValueError("compare takes the name of a MoD network: cnnmod compare resnet75_mod")
+    if out is not None:
+        check_writable(out)
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here")
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be ≥ 1, not {size}")
+    baseline = against or _counterpart(names[0])
+    if len({baseline, *names}) <= len(names):
+        raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
+    models = {name: build(name).to(device) for name in (baseline, *names)}
+    _, channels, height, width = example_for(models[names[0]]).shape
+    example = torch.rand(1, channels, size or height, size or width, device=device)
+    with progress_bars() as progress:
+        comparison = compare_networks(
+            models,
+            example,
+            batch_sizes=batch,
+            threads=threads,
+            training=train,
+            channels_last=channels_last,
+            rounds=rounds,
+            progress=progress,
+        )
+    if out is not None:
+        write_result(comparison, out)
+    if as_json:
+        print_json(_with_ratios(comparison))
+    else:
+        console.print(comparison_cells(comparison).rich())
+
+
+@app.command
+def plot(
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    out: Path = Path("figure.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks.
+
+    Example: cnnmod plot result.json --out figure.png
+
+    Args:
+        results: Result files of `cnnmod compare`; the paper's lines alone without any.
+        out: The image file; its ending (.png, .svg, .pdf) says the format.
+    """
+    four_panels([read_result(path) for path in results], out)
+    if as_json:
+        print_json({"figure": str(out)})
+    else:
+        console.print(f"Written to {out.resolve()}")
+
+
+def _counterpart(name: str) -> str:
+    build(name)  # a misspelt name is the likelier mistake, and its error names the nearest
+    row = paper_rows().get(name)
+    if row is None or row.baseline is None:
+        raise ValueError(f"the paper has no dense counterpart of {name!r}; name one with --against")
+    return row.baseline
+
+
+def _with_ratios(comparison: Comparison) -> dict[str, Any]:
+    ratios = [
+        {
+            "network": row.name,
+            "runtime": runtime,
+            "batch_size": batch_size,
+            "speedup": comparison.speedup(row, runtime, batch_size),
+            "mod_tax": comparison.mod_tax(row, runtime, batch_size) if row.role == "mod" else None,
+        }
+        for row in comparison.rows
+        for runtime, batch_size in comparison.conditions
+    ]
+    return {"ratios": ratios, **dataclasses.asdict(comparison)}

@@ -1,0 +1,35 @@
+"""The picture of what MoD blocks select, class by class, as the paper's figure 4."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from cnnmod.measure.selection import Selection
+from cnnmod.report.image import write_figure
+
+_MOST_NAMES = 20
+
+
+def selection_figure(selections: Sequence[Selection], classes: Sequence[str] | None, path: Path) -> None:
+    """Draw a map for each MoD block: classes downwards, channels to the right, the share of images in grey.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: Its ending is no format that can be drawn.
+    """
+    count = len(selections[0].images)
+    figure = Figure(figsize=(8, 0.6 + len(selections) * max(0.9, 0.16 * min(count, _MOST_NAMES))), layout="constrained")
+    for axes, found in zip(figure.subplots(len(selections), squeeze=False)[:, 0], selections, strict=True):
+        drawn = axes.imshow(found.shares.numpy(), aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(
+            f"{found.block}: {found.k} of {found.channels} channels; entropy {found.entropy:.2f}; "
+            f"{100 * found.most_selected_share:.0f} % of images select the same",
+            fontsize=8,
+            loc="left",
+        )
+        if classes is not None and count <= _MOST_NAMES:
+            axes.set_yticks(range(count), classes)
+        axes.tick_params(labelsize=6)
+        figure.colorbar(drawn, ax=axes, pad=0.01).ax.tick_params(labelsize=6)
+    write_figure(figure, path)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig
+from cnnmod.measure.selection import inspect_selection
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.report.selection import selection_figure
+from cnnmod.report.table import selection_cells
+from cnnmod.training.images import ImagesInMemory
+from cnnmod.training.recipes import recipe
+
+CLASSES, COUNT = 16, 80
+CONFIG = MoDConfig(c=16, reduction=1)
+
+
+class Channels(nn.Module):
+    """An image's row r is the constant value of channel r."""
+
+    def forward(self, x_NCHW):
+        return x_NCHW[:, 0, :, :1, None].expand(-1, -1, 4, 4).contiguous()
+
+
+def network(config=CONFIG):
+    block = MoDBlock(nn.Conv2d(1, 1, 1), CLASSES, 1, config)
+    if config.select == "learned":
+        nn.init.eye_(block.selector.reduce.weight)
+        nn.init.eye_(block.selector.expand.weight)
+    return nn.Sequential(Channels(), block).train()
+
+
+def images():
+    """Of each class its own row is bright, so that a selector of the identity selects the class's channel."""
+    labels = torch.arange(COUNT) % CLASSES
+    pixels = (torch.eye(CLASSES) * 255).byte()[labels].view(COUNT, 1, CLASSES, 1).expand(-1, -1, -1, CLASSES)
+    return ImagesInMemory(pixels, labels, recipe("digits", [f"image_size={CLASSES}"]))
+
+
+def test_a_selection_that_follows_the_image():
+    model = network()
+    (found,) = inspect_selection(model, images(), CLASSES, batch_size=32)
+    assert (found.block, found.channels, found.k) == ("1", CLASSES, 1)
+    assert found.images == [5] * CLASSES
+    assert torch.equal(found.shares, torch.eye(CLASSES))
+    assert found.entropy == pytest.approx(1)
+    assert found.most_selected_share == 1 / CLASSES
+    assert model.training
+    assert not model[1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("select", ["first", "random"])
+def test_a_selection_that_does_not(select):
+    (found,) = inspect_selection(network(MoDConfig(c=16, select=select)), images(), CLASSES)
+    assert found.entropy == pytest.approx(0)
+    assert found.most_selected_share == 1
+
+
+def test_table_and_picture(tmp_path):
+    found = inspect_selection(network(), images(), CLASSES)
+    assert selection_cells(tmp_path, found).rows == [["1", "16", "1", "1.000", "6.2"]]
+    selection_figure(found, [f"class {number}" for number in range(CLASSES)], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_mod_block():
+    with pytest.raises(ValueError, match="Sequential has no MoD block that could select anything"):
+        inspect_selection(nn.Sequential(Channels()), images(), CLASSES)
