@@ -23,7 +23,7 @@ def test_makes_all_it_says(tmp_path, monkeypatch):
     assert read_result(tmp_path / "new" / "folder" / "digits.json") == made.digits
     assert [row.name for row in made.digits.rows] == ["digits", "digits_mod", "digits_mod control"]
     assert all(row.accuracy_pct > 30 for row in made.digits.rows)
-    assert ("training digits_mod control", 2, 2) in seen
+    assert ("training digits_mod control", 63, 63) in seen
 
 
 def test_an_unwritable_folder_shows_before_the_training(tmp_path):
