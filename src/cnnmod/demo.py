@@ -20,7 +20,7 @@ from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.loop import train
 from cnnmod.training.recipes import Recipe, recipe
-from cnnmod.training.run import build_row, factory_of
+from cnnmod.training.rows import build_row, factory_of
 
 Progress = Callable[[str, int, int], None]
 _RECIPE = recipe("digits")

@@ -9,7 +9,7 @@ from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.loop import train
 from cnnmod.training.recipes import recipe
-from cnnmod.training.run import build_row
+from cnnmod.training.rows import build_row
 
 SHORT = ["epochs=2", "warmup_epochs=0", "train_images=256"]
 

@@ -16,7 +16,8 @@ import cnnmod
 from cnnmod.networks import load
 from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
-from cnnmod.training.run import Run, build_row, read_run, run_training
+from cnnmod.training.rows import build_row
+from cnnmod.training.run import Run, read_run, run_training
 
 SHORT = ["epochs=3", "warmup_epochs=0", "train_images=256", "batch_size=32", "ema_decay=0.9", "validation_fraction=0.2"]
 SCRIPT = """
@@ -156,6 +157,11 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"is no run's folder, and not empty: it holds notes\.txt"):
             trained(a_run(), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_what_a_kill_left_half_written_is_no_reason(self, tmp_path):
+        (tmp_path / ".run.json.1.partial").touch()
+        trained(a_run("epochs=1"), tmp_path)
+        assert not list(tmp_path.glob(".*"))
 
     def test_nothing_to_resume(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"holds no run: there is no run\.json in it"):

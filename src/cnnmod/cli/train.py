@@ -27,7 +27,8 @@ from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
 from cnnmod.training.loop import autocast
 from cnnmod.training.recipes import recipe
-from cnnmod.training.run import Row, Run, read_run, run_training
+from cnnmod.training.rows import Row
+from cnnmod.training.run import Run, read_run, run_training
 
 
 @app.command

@@ -15,7 +15,8 @@ from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.training.data import Data
 from cnnmod.training.recipes import Recipe
-from cnnmod.training.run import Progress, Result, Row, Run, run_training
+from cnnmod.training.rows import Row
+from cnnmod.training.run import Progress, Result, Run, run_training
 
 SCHEMA = "cnnmod.accuracy/1"
 

@@ -115,8 +115,8 @@ class _AddToSlice(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
         _, y_NKHW, start = inputs
-        ctx.start, ctx.stop = start, start + y_NKHW.shape[1]  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.start, ctx.stop = start, start + y_NKHW.shape[1]  # pyright: ignore[reportAttributeAccessIssue]  our own
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_NCHW: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
-        return grad_NCHW, grad_NCHW[:, ctx.start : ctx.stop], None  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, grad_NCHW: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  one output
+        return grad_NCHW, grad_NCHW[:, ctx.start : ctx.stop], None  # pyright: ignore[reportAttributeAccessIssue]  our own

@@ -48,7 +48,7 @@ def open_data(
         place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `sources.py`.
         recipe: Says how images are prepared, how many are held out and how many are used.
         workers: Processes that decode, if the images are decoded as they come.
-        skip_broken: Leave broken images out, with a warning, instead of stopping at the first.
+        skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
         progress: Called while images are decoded into memory.
 
     Raises:

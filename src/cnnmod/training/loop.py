@@ -13,11 +13,11 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from cnnmod.training.data import Data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.images import mix_seeds
+from cnnmod.training.loss import make_loss
 from cnnmod.training.recipes import Recipe
 from cnnmod.training.state import State
 from cnnmod.training.sync_batch_norm import sync_batch_norm
@@ -123,7 +123,7 @@ def train(
     done, best = kept.get("step", 0), kept.get("best", -1.0)
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
     forward = torch.compile(parallel) if recipe.compile else parallel
-    loss_of = _loss(recipe, data.num_classes, teacher, device)
+    loss_of = make_loss(recipe, data.num_classes, teacher, device)
 
     broken: set[str] = set()
     for epoch in range(done // steps, recipe.epochs):
@@ -140,12 +140,7 @@ def train(
             losses: list[Tensor] = []
             parts = list(zip(images.chunk(recipe.accumulate), batch.labels.chunk(recipe.accumulate), strict=True))
             for number, (some, labels) in enumerate(parts, 1):
-                waits = (
-                    parallel.no_sync()
-                    if isinstance(parallel, DistributedDataParallel) and number < len(parts)
-                    else nullcontext()
-                )
-                with waits:
+                with _not_shared(parallel) if number < len(parts) else nullcontext():
                     with precision():
                         loss = loss_of(forward, some, labels) * (len(some) / len(images))
                     scaler.scale(loss).backward()
@@ -207,39 +202,6 @@ def _order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(mix_seeds("order", seed, epoch))
     steps = count // batch_size
     return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)
-
-
-def _loss(
-    recipe: Recipe, num_classes: int, teacher: nn.Module | None, device: torch.device
-) -> Callable[[nn.Module | Callable[..., Tensor], Tensor, Tensor], Tensor]:
-    mixes: list[nn.Module] = []
-    if recipe.mixup:
-        mixes.append(MixUp(alpha=recipe.mixup, num_classes=num_classes))
-    if recipe.cutmix:
-        mixes.append(CutMix(alpha=recipe.cutmix, num_classes=num_classes))
-    mix = RandomChoice(mixes) if mixes else None
-    if teacher is not None:
-        teacher.to(device).eval()
-
-    def loss(model: Any, images: Tensor, targets: Tensor) -> Tensor:
-        if mix is not None:
-            images, targets = mix(images, targets)
-        logits = model(images).float()
-        hard = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-        if teacher is None:
-            return hard
-        temperature = recipe.distill_temperature
-        with torch.no_grad():
-            taught = teacher(images).float()
-        soft = nn.functional.kl_div(
-            (logits / temperature).log_softmax(1),
-            (taught / temperature).log_softmax(1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        return (1 - recipe.distill_weight) * hard + recipe.distill_weight * temperature**2 * soft
-
-    return loss
 
 
 def _not_shared(model: nn.Module) -> AbstractContextManager[object]:

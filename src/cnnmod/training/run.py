@@ -6,20 +6,18 @@ from, the networks `last.safetensors` and `best.safetensors`, and at the end `re
 
 import dataclasses
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import nn
 
 from cnnmod.method.checkpoint import save
-from cnnmod.method.convert import control_
-from cnnmod.networks.build import build, build_mod, factory_name, load
+from cnnmod.networks.build import build, load
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.parse import parse
 from cnnmod.records.provenance import Provenance
@@ -27,10 +25,9 @@ from cnnmod.training.data import Data
 from cnnmod.training.evaluate import Accuracy, evaluate
 from cnnmod.training.loop import autocast, train
 from cnnmod.training.recipes import Recipe
+from cnnmod.training.rows import Row, build_row, factory_of
 from cnnmod.training.state import State
 
-logger = logging.getLogger("cnnmod")
-Row = Literal["baseline", "mod", "control"]
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, how much there is, images/s
 
 
@@ -68,22 +65,6 @@ class Result:
     accuracy: Accuracy
     seconds: float
     parameters: int
-
-
-def factory_of(recipe: Recipe, row: Row, num_classes: int) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments of the factory that a row's network is built by."""
-    grey = {"in_chans": recipe.in_channels} if recipe.in_channels != 3 else {}
-    name = recipe.baseline if row == "baseline" else recipe.network
-    return factory_name(name), recipe.network_args | {"num_classes": num_classes} | grey
-
-
-def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
-    """A network of the recipe, with fresh weights."""
-    name, arguments = factory_of(recipe, row, num_classes)
-    if row == "baseline":
-        return build(name, **arguments)
-    model = build_mod(name, recipe.config, **arguments)
-    return control_(model) if row == "control" else model
 
 
 def read_run(folder: Path) -> Run:
@@ -177,6 +158,7 @@ class _Folder:
                 raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
         elif self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
             if there := [path.name for path in self.folder.iterdir()]:
                 raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {there[0]}")
             device = PartialState().device
@@ -186,7 +168,13 @@ class _Folder:
             write_whole(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
         PartialState().wait_for_everyone()
         if self.is_main:
+            self._clear()
             check_writable(self.folder / "state.safetensors")
+
+    def _clear(self) -> None:
+        """Delete what a kill left half written."""
+        for path in self.folder.glob(".*.partial"):
+            path.unlink()
 
     def restore(self, state: State) -> dict[str, Any]:
         path = self.folder / "state.safetensors"

@@ -1,0 +1,44 @@
+"""What a step makes smaller: cross-entropy, of mixed images if the recipe says so, and the distance to a teacher."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
+
+from cnnmod.training.recipes import Recipe
+
+
+def make_loss(
+    recipe: Recipe, num_classes: int, teacher: nn.Module | None, device: torch.device
+) -> Callable[[nn.Module | Callable[..., Tensor], Tensor, Tensor], Tensor]:
+    """A function (model, images, labels) → loss, as the recipe says; the teacher is put into evaluation mode."""
+    mixes: list[nn.Module] = []
+    if recipe.mixup:
+        mixes.append(MixUp(alpha=recipe.mixup, num_classes=num_classes))
+    if recipe.cutmix:
+        mixes.append(CutMix(alpha=recipe.cutmix, num_classes=num_classes))
+    mix = RandomChoice(mixes) if mixes else None
+    if teacher is not None:
+        teacher.to(device).eval()
+
+    def loss(model: Any, images: Tensor, targets: Tensor) -> Tensor:
+        if mix is not None:
+            images, targets = mix(images, targets)
+        logits = model(images).float()
+        hard = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        if teacher is None:
+            return hard
+        temperature = recipe.distill_temperature
+        with torch.no_grad():
+            taught = teacher(images).float()
+        soft = nn.functional.kl_div(
+            (logits / temperature).log_softmax(1),
+            (taught / temperature).log_softmax(1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return (1 - recipe.distill_weight) * hard + recipe.distill_weight * temperature**2 * soft
+
+    return loss

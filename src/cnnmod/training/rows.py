@@ -1,0 +1,27 @@
+"""The three networks of a recipe: baseline, MoD network, control."""
+
+from typing import Any, Literal
+
+from torch import nn
+
+from cnnmod.method.convert import control_
+from cnnmod.networks.build import build, build_mod, factory_name
+from cnnmod.training.recipes import Recipe
+
+Row = Literal["baseline", "mod", "control"]
+
+
+def factory_of(recipe: Recipe, row: Row, num_classes: int) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of the factory that a row's network is built by."""
+    grey = {"in_chans": recipe.in_channels} if recipe.in_channels != 3 else {}
+    name = recipe.baseline if row == "baseline" else recipe.network
+    return factory_name(name), recipe.network_args | {"num_classes": num_classes} | grey
+
+
+def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
+    """A network of the recipe, with fresh weights."""
+    name, arguments = factory_of(recipe, row, num_classes)
+    if row == "baseline":
+        return build(name, **arguments)
+    model = build_mod(name, recipe.config, **arguments)
+    return control_(model) if row == "control" else model
