@@ -1,6 +1,7 @@
 """Render the tables of README.md and docs from the committed result files.
 
-A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results.
+A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
+accuracies that stand together make one table.
 
     python benchmarks/render.py           # writes
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
@@ -12,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cnnmod.measure import experiment
 from cnnmod.measure.results import read_result
 from cnnmod.records.files import write_whole
-from cnnmod.report.table import comparison_cells
+from cnnmod.report.table import comparison_cells, experiment_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "convert.md")
@@ -25,16 +27,25 @@ def rendered(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        return match[1] + "\n\n".join(map(_of_file, match[2].split())) + "\n" + match[3]
+        paths = [ROOT / "benchmarks" / "results" / name for name in match[2].split()]
+        if all(read_schema(path) == experiment.SCHEMA for path in paths):
+            made = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
+        else:
+            made = "\n\n".join(map(_of_file, paths))
+        return f"{match[1]}{made}\n{match[3]}"
 
     return _TABLE.sub(table, page)
 
 
-def _of_file(name: str) -> str:
-    path = ROOT / "benchmarks" / "results" / name
-    if name in ("families.json", "identity_start.json"):
+def read_schema(path: Path) -> str | None:
+    """What kind of result file it is, if it says so."""
+    return json.loads(path.read_text(encoding="utf-8")).get("schema")
+
+
+def _of_file(path: Path) -> str:
+    if path.name in ("families.json", "identity_start.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        return families(result) if name == "families.json" else identity_start(result)
+        return families(result) if path.name == "families.json" else identity_start(result)
     return comparison_cells(read_result(path)).markdown()
 
 

@@ -1,8 +1,12 @@
 """Networks and inputs that several tests share."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+
+from cnnmod.cli import run
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +21,26 @@ def small_resnet() -> nn.Module:
     from small import digits_resnet
 
     return trained_norms_(digits_resnet())
+
+
+@pytest.fixture
+def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
+    """Check that these arguments give one line with the message, exit code 2, and write nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+
+    def check(arguments: list[str], message: str) -> None:
+        with pytest.raises(SystemExit) as stop:
+            run(arguments)
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2
+        assert out == ""
+        assert err.startswith("cnnmod: ")
+        assert err.count("\n") == 1
+        assert message in err
+        assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+    return check
 
 
 def trained_norms_(model: nn.Module) -> nn.Module:

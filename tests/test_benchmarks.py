@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from cnnmod.measure.experiment import read_experiment
 from cnnmod.measure.results import read_result
+from pictures import classes
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,3 +63,24 @@ def test_committed_results_keep_what_was_asked_of_them():
     comparison, mod = result("train-batch8")
     assert comparison.step == "training"
     assert comparison.speedup(mod, "eager", 8) > 1
+
+
+def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
+    """Without a GPU; cut off by its time, it goes on where it stopped."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cifar10_gpu
+
+    for split in ("train", "test"):
+        classes(tmp_path / "data", split, list("abcdefghij"), count=2)
+    monkeypatch.setattr(cifar10_gpu, "NETWORKS", ("resnet18", "vgg16_bn"))
+    monkeypatch.setattr(cifar10_gpu, "FULL_WIDTH", ("network_args={}", "epochs=1", "warmup_epochs=0", "batch_size=10"))
+    folders = {"data": tmp_path / "data", "runs": tmp_path / "runs", "out": tmp_path}
+    cifar10_gpu.main(minutes=0, seeds=1, **folders)
+    assert "out of time" in capsys.readouterr().out
+    cifar10_gpu.main(minutes=5, seeds=1, **folders)
+    for network in ("resnet18", "vgg16_bn"):
+        found = read_experiment(tmp_path / f"cifar10_gpu-{network}.json")
+        assert [(row.row, row.results[0].accuracy.images) for row in found.rows] == [
+            (row, 20) for row in ("baseline", "mod", "control")
+        ]
+        assert found.recipe.network == f"{network}_cifar_mod"

@@ -19,7 +19,8 @@ from cnnmod.report.table import comparison_cells
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.loop import train
-from cnnmod.training.recipes import Recipe, recipe
+from cnnmod.training.recipe import Recipe
+from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, factory_of
 
 Progress = Callable[[str, int, int], None]

@@ -34,7 +34,14 @@ def test_rows_and_seeds(tmp_path):
     cells = experiment_cells(found)
     assert [row[0] for row in cells.rows] == ["baseline", "mod", "control"]
     assert cells.rows[2][3] == ""
-    assert float(cells.rows[1][3]) == pytest.approx(mod.mean_pct - control.mean_pct, abs=0.006)
+    assert float(cells.rows[1][3].split(" ±")[0]) == pytest.approx(mod.mean_pct - control.mean_pct, abs=0.006)
+    assert found.accuracies() == {
+        "resnet18_cifar": baseline.mean_pct,
+        "resnet18_cifar_mod": mod.mean_pct,
+        "resnet18_cifar_mod control": control.mean_pct,
+    }
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in found.networks().values()]
+    assert counts == [baseline.results[0].parameters, mod.results[0].parameters]
 
 
 @pytest.mark.parametrize(

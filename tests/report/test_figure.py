@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from matplotlib.image import imread
@@ -5,7 +7,7 @@ from matplotlib.image import imread
 from cnnmod.measure.results import Comparison, Measurement, Row
 from cnnmod.records.provenance import Provenance
 from cnnmod.report import figure
-from cnnmod.report.figure import four_panels
+from cnnmod.report.figure import four_panels, measured_panels
 
 
 def comparison(device="cpu", baseline="resnet50"):
@@ -26,11 +28,11 @@ def comparison(device="cpu", baseline="resnet50"):
     )
 
 
-def drawn(comparisons, path, monkeypatch):
-    """The four panels' marks: (label, xs)."""
+def drawn(comparisons, path, monkeypatch, draw=four_panels):
+    """The panels' marks: (label, xs)."""
     figures = []
     monkeypatch.setattr(figure, "Figure", lambda **kw: figures.append(original(**kw)) or figures[-1])
-    four_panels(comparisons, path)
+    draw(comparisons, path)
     return [[(line.get_label(), list(line.get_xdata())) for line in axes.lines] for axes in figures[0].axes]
 
 
@@ -62,4 +64,24 @@ def test_other_baselines_give_no_mark(tmp_path, monkeypatch):
 def test_unknown_ending(tmp_path):
     with pytest.raises(ValueError, match=r"ends in one of \.eps, .*bmpx' does not"):
         four_panels([], tmp_path / "figure.bmpx")
+    assert not [*tmp_path.iterdir()]
+
+
+def with_accuracies(values, **changes):
+    plain = comparison(**changes)
+    rows = [replace(row, accuracy_pct=value) for row, value in zip(plain.rows, values, strict=True)]
+    return replace(plain, rows=rows, accuracy_source="three seeds")
+
+
+def test_ones_own_networks(tmp_path, monkeypatch):
+    own = with_accuracies([90.0, 89.0, None], baseline="dense")
+    panels = drawn([own], tmp_path / "figure.png", monkeypatch, measured_panels)
+    assert panels[0] == [("dense", [2.0]), ("resnet75_mod", [2.0])]  # the control's was not measured
+    assert panels[1][1] == ("resnet75_mod", [10.0])
+    assert panels[2] == [("dense", [1.0]), ("resnet75_mod", [0.75])]
+
+
+def test_ones_own_need_accuracies(tmp_path):
+    with pytest.raises(ValueError, match="make no one figure"):
+        measured_panels([with_accuracies([1.0, 2.0, 3.0]), comparison()], tmp_path / "figure.png")
     assert not [*tmp_path.iterdir()]

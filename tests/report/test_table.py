@@ -1,11 +1,17 @@
 import io
 
+import pytest
 import torch
 from rich.console import Console
 
 from cnnmod import MoDConfig, compare, convert_, mod_blocks
+from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.networks import build
-from cnnmod.report.table import comparison_cells, network_cells
+from cnnmod.records.provenance import Provenance
+from cnnmod.report.table import comparison_cells, experiment_cells, network_cells
+from cnnmod.training.evaluate import Accuracy
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import Result
 from small import digits_resnet
 
 
@@ -56,3 +62,45 @@ def test_comparison():
     markdown = cells.markdown()
     assert markdown.count("\n|") == 2 + 6
     assert "somewhere" in markdown
+
+
+def experiment(name, rows, changes=()):
+    """Of made-up accuracies."""
+    found = [
+        RowResult(
+            row=row,
+            seeds=list(range(len(accuracies))),
+            results=[
+                Result(accuracy=Accuracy(value, None, 10_000, 0), seconds=60.0, parameters=10**6)
+                for value in accuracies
+            ],
+        )
+        for row, accuracies in rows.items()
+    ]
+    return Experiment(
+        name=name,
+        recipe=recipe("cifar10_fast", changes),
+        data="cifar10",
+        train_images=50_000,
+        num_classes=10,
+        rows=found,
+        provenance=Provenance.now(torch.device("cpu"), 1),
+    )
+
+
+def test_experiments_in_one_table():
+    first = experiment("fast", {"mod": [80.0, 80.2, 80.4], "control": [79.0, 79.4]})
+    order = experiment("fast, config.order=index", {"mod": [81.0]}, ["config.order=index"])
+    cells = experiment_cells(first, order)
+    assert cells.header == ["network", "params M", "top-1 %", "over control", "over mod", "n", "s a run"]
+    assert cells.rows[0] == ["mod", "1.000", "80.20 ±0.20", "+1.00 ±0.94", "", "3", "60"]
+    assert cells.rows[1][2:5] == ["79.20 ±0.28", "", "-1.00 ±0.94"]
+    assert cells.rows[2] == ["config.order=index", "1.000", "81.00", "+1.80", "+0.80", "1", "60"]
+    assert "over mod" not in experiment_cells(first).header
+
+
+def test_experiments_that_cannot_be_compared():
+    first = experiment("fast", {"mod": [80.0]})
+    longer = experiment("fast, epochs=3", {"mod": [80.0]}, ["epochs=3"])
+    with pytest.raises(ValueError, match=r"'fast, epochs=3' differs from 'fast' in more than the MoD config"):
+        experiment_cells(first, longer)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from cnnmod import MoDConfig
-from cnnmod.training.recipes import RECIPES, Recipe, recipe
+from cnnmod.training.recipe import Recipe
+from cnnmod.training.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)

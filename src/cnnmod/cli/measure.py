@@ -11,6 +11,7 @@ from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.demo import run_demo
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
+from cnnmod.measure.experiment import Experiment, read_experiment
 from cnnmod.measure.results import Comparison, read_result, write_result
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.plan import plan
@@ -18,7 +19,7 @@ from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import check_writable
-from cnnmod.report.figure import four_panels
+from cnnmod.report.figure import four_panels, measured_panels
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import (
     comparison_cells,
@@ -101,7 +102,8 @@ def info(
 
 @app.command
 def compare(
-    names: Annotated[tuple[str, ...], tyro.conf.Positional],
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    accuracy: Path | None = None,
     batch: tuple[int, ...] = (1,),
     against: str | None = None,
     train: bool = False,
@@ -119,8 +121,11 @@ def compare(
 
     Example: cnnmod compare resnet50_mod resnet75_mod --batch 8 --channels-last --out result.json
 
+    Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
+
     Args:
         names: MoD networks; `cnnmod info NAME` shows one.
+        accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
         batch: Batch sizes.
         against: The baseline; the paper's dense counterpart of the first network if not given.
         train: Time a training step (forward, backward, optimizer) instead of inference.
@@ -131,8 +136,10 @@ def compare(
         device: `cpu`, or `cuda` for a GPU.
         out: A result file to write; `cnnmod plot` reads it.
     """
-    if not names:
-        raise ValueError("compare takes the name of a MoD network: cnnmod compare resnet75_mod")
+    if bool(names) == (accuracy is not None):
+        raise ValueError("compare takes the names of MoD networks, or --accuracy: cnnmod compare resnet75_mod")
+    if accuracy is not None and (against is not None or size is not None):
+        raise ValueError("--accuracy says which networks at which size; give it without --against and --size")
     if out is not None:
         check_writable(out)
     if device not in ("cpu", "cuda"):
@@ -141,21 +148,28 @@ def compare(
         raise ValueError("--device cuda: torch finds no GPU here")
     if size is not None and size < 1:
         raise ValueError(f"--size must be ≥ 1, not {size}")
-    baseline = against or _counterpart(names[0])
-    if len({baseline, *names}) <= len(names):
-        raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
-    models = {name: build(name).to(device) for name in (baseline, *names)}
-    _, channels, height, width = example_for(models[names[0]]).shape
-    example = torch.rand(1, channels, size or height, size or width, device=device)
+    experiment = None if accuracy is None else read_experiment(accuracy)
+    if experiment is not None:
+        models = experiment.networks()
+        shape = (1, experiment.recipe.in_channels, experiment.recipe.image_size, experiment.recipe.image_size)
+    else:
+        baseline = against or _counterpart(names[0])
+        if len({baseline, *names}) <= len(names):
+            raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
+        models = {name: build(name) for name in (baseline, *names)}
+        _, channels, height, width = example_for(models[names[0]]).shape
+        shape = (1, channels, size or height, size or width)
     with progress_bars() as progress:
         comparison = compare_networks(
-            models,
-            example,
+            {name: model.to(device) for name, model in models.items()},
+            torch.rand(shape, device=device),
             batch_sizes=batch,
             threads=threads,
             training=train,
             channels_last=channels_last,
             rounds=rounds,
+            accuracy_pct=experiment and experiment.accuracies(),
+            accuracy_source=experiment and f"{experiment.data}, {experiment.name}, {_seeds(experiment)}",
             progress=progress,
         )
     if out is not None:
@@ -172,7 +186,8 @@ def plot(
     out: Path = Path("figure.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks.
+    """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks; or,
+    of results with accuracies, their own.
 
     Example: cnnmod plot result.json --out figure.png
 
@@ -180,11 +195,17 @@ def plot(
         results: Result files of `cnnmod compare`; the paper's lines alone without any.
         out: The image file; its ending (.png, .svg, .pdf) says the format.
     """
-    four_panels([read_result(path) for path in results], out)
+    comparisons = [read_result(path) for path in results]
+    own = any(comparison.accuracy_source is not None for comparison in comparisons)
+    (measured_panels if own else four_panels)(comparisons, out)
     if as_json:
         print_json({"figure": str(out)})
     else:
         console.print(f"Written to {out.resolve()}")
+
+
+def _seeds(experiment: Experiment) -> str:
+    return f"mean of {max(len(row.seeds) for row in experiment.rows)} seeds"
 
 
 def _counterpart(name: str) -> str:

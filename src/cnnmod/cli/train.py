@@ -25,10 +25,11 @@ from cnnmod.report.table import (
 )
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
-from cnnmod.training.loop import autocast
+from cnnmod.training.folder import Run, read_run
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
-from cnnmod.training.run import Run, read_run, run_training
+from cnnmod.training.run import run_training
+from cnnmod.training.step import autocast
 
 
 @app.command

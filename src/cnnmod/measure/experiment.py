@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from torch import nn
 
+from cnnmod.measure.results import control_name
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.training.data import Data
-from cnnmod.training.recipes import Recipe
-from cnnmod.training.rows import Row
-from cnnmod.training.run import Progress, Result, Run, run_training
+from cnnmod.training.folder import Run
+from cnnmod.training.recipe import Recipe
+from cnnmod.training.rows import Row, build_row
+from cnnmod.training.run import Progress, Result, run_training
 
 SCHEMA = "cnnmod.accuracy/1"
 
@@ -59,6 +61,7 @@ class Experiment:
         recipe: In full.
         data: The data set's name.
         train_images: How many were trained on.
+        num_classes: How many the images have.
         rows: In the order in which they were asked for.
     """
 
@@ -66,8 +69,27 @@ class Experiment:
     recipe: Recipe
     data: str
     train_images: int
+    num_classes: int
     rows: list[RowResult]
     provenance: Provenance
+
+    def row(self, row: Row) -> RowResult | None:
+        """The accuracies of a row, if it was trained."""
+        return next((found for found in self.rows if found.row == row), None)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Baseline and MoD network with fresh weights, by name, as `compare` takes them."""
+        names = self._names()
+        return {names[row]: build_row(self.recipe, row, self.num_classes) for row in ("baseline", "mod")}
+
+    def accuracies(self) -> dict[str, float]:
+        """The mean accuracy of each row, by the name of its network."""
+        return {self._names()[row.row]: row.mean_pct for row in self.rows}
+
+    def _names(self) -> dict[Row, str]:
+        baseline, mod = self.recipe.baseline, self.recipe.network
+        mod = f"{mod} MoD" if mod == baseline else mod
+        return {"baseline": baseline, "mod": mod, "control": control_name(mod)}
 
 
 def run_experiment(
@@ -106,13 +128,12 @@ def run_experiment(
         )
         for row in rows
     ]
-    device = PartialState().device
-    assert device is not None
     experiment = Experiment(
         name=name,
         recipe=recipe,
         data=Path(place).name,
         train_images=len(data.train),
+        num_classes=data.num_classes,
         rows=found,
         provenance=Provenance.now(
             torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads()

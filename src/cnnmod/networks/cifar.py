@@ -40,11 +40,10 @@ default_cfgs = generate_default_cfgs(
 
 
 def _cifar_resnet(**settings: Any) -> ResNet:
-    """timm's ResNet with CIFAR's stem: a 3×3 convolution of stride 1 and no max-pooling."""
-    model = ResNet(**settings)
-    stem = model.conv1
-    assert isinstance(stem, nn.Conv2d)
-    model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+    """timm's ResNet with CIFAR's stem: a 3×3 convolution of stride 1, as wide as the first module, no max-pooling."""
+    half = settings.get("channels", (64,))[0] // 2
+    model = ResNet(stem_type="deep", stem_width=half, **settings)  # timm's other stems are always 64 wide
+    model.conv1 = nn.Conv2d(settings.get("in_chans", 3), 2 * half, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     info: dict[str, Any]

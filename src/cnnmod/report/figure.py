@@ -1,4 +1,4 @@
-"""The paper's figure: top-1 over GMACs, parameters, CPU time and GPU time; dense and MoD as two lines."""
+"""Top-1 over what it costs: the paper's figure with times measured here in it, and one of networks trained here."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from cnnmod.report.image import image_format, write_figure
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
 _LINES = (("dense", _DENSE, "#666666"), ("MoD", _MOD, "#0b62a4"))
+_ROLES = {"baseline": ("o", "#666666"), "mod": ("s", "#0b62a4"), "control": ("^", "#c05020")}
 _REFERENCE = "resnet50"
 
 
@@ -56,6 +57,48 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
     for axes, _, _ in panels:
         axes.legend(loc="lower right", fontsize=8)
     figure.suptitle("CNN Mixture-of-Depths: ResNets on ImageNet")
+    write_figure(figure, path)
+
+
+def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
+    """Draw networks whose accuracies were measured: top-1 over GMACs, parameters and time, to an image file.
+
+    Args:
+        comparisons: Inference results with accuracies; times are divided by each one's baseline.
+        path: The image file to write; its ending says the format.
+
+    Raises:
+        ValueError: A comparison without accuracies or of training steps; an ending that is no image format.
+        OSError: The file cannot be written.
+    """
+    if any(one.accuracy_source is None or one.step == "training" for one in comparisons):
+        raise ValueError("results with accuracies and results without them, or of training steps, make no one figure")
+    image_format(path)
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    gmacs, parameters, time = figure.subplots(1, 3, sharey=True)
+    for comparison in comparisons:
+        runtime, batch_size = comparison.conditions[0]
+        for axes, label, value in (
+            (gmacs, "GMACs", lambda row: row.gmacs),
+            (parameters, "Million parameters", lambda row: row.parameters / 1e6),
+            (
+                time,
+                f"Time / the baseline's ({runtime}, batch {batch_size})",
+                lambda row, c=comparison, r=runtime, b=batch_size: 1 / c.speedup(row, r, b),
+            ),
+        ):
+            axes.set_xlabel(label)
+            for row in comparison.rows:
+                if row.accuracy_pct is not None:
+                    marker, color = _ROLES[row.role]
+                    axes.plot(value(row), row.accuracy_pct, marker, color=color, ms=9, ls="none", label=row.name)
+    for axes in (gmacs, parameters, time):
+        axes.margins(0.1)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    gmacs.set_ylabel("top-1 (%)")
+    gmacs.legend(fontsize=8)
+    figure.suptitle("; ".join(dict.fromkeys(str(one.accuracy_source) for one in comparisons)))
     write_figure(figure, path)
 
 

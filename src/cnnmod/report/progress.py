@@ -1,11 +1,14 @@
 """Progress bars for what takes longer than a few seconds; on standard error, so that output can be piped."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_REDRAW_S = 0.1  # drawing takes milliseconds, as much as the step of a small network
 
 
 class Update(Protocol):
@@ -21,12 +24,17 @@ def progress_bars(shown: bool = True) -> Iterator[Update]:
         *columns, console=Console(stderr=True), auto_refresh=False, disable=not shown
     )  # no thread beside a timing
     tasks: dict[str, TaskID] = {}
+    drawn = 0.0
 
     def update(what: str, done: int, total: int, rate: str = "") -> None:
+        nonlocal drawn
         bars.start()
         if what not in tasks:
             tasks[what] = bars.add_task(what, total=total, rate=rate)
-        bars.update(tasks[what], completed=done, rate=rate, refresh=True)
+        now = time.monotonic()
+        draw = done == total or now - drawn > _REDRAW_S
+        drawn = now if draw else drawn
+        bars.update(tasks[what], completed=done, rate=rate, refresh=draw)
 
     try:
         yield update

@@ -1,5 +1,6 @@
 """Tables: a comparison, and a network block by block, as text cells and for the terminal."""
 
+import dataclasses
 import itertools
 import statistics
 from collections.abc import Sequence
@@ -8,10 +9,11 @@ from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
 from cnnmod.measure.count import count_modules
-from cnnmod.measure.experiment import Experiment
+from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.measure.results import Comparison, interquartile_range
 from cnnmod.measure.selection import Selection
 from cnnmod.method.convert import mod_blocks
@@ -87,25 +89,49 @@ def _spread(values: list[float], form: str) -> str:
     return f"{form.format(statistics.median(values))} ±{form.format(half).lstrip('+')}"
 
 
-def experiment_cells(experiment: Experiment) -> Cells:
-    """Baseline, MoD network and control with their accuracies; differences are to the control where there is one."""
-    control = next((row for row in experiment.rows if row.row == "control"), None)
+def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
+    """Baseline, MoD network and control with their accuracies, and other forms of the MoD network below them.
+
+    Args:
+        first: Its rows are what all is compared with.
+        others: Experiments that differ from it in the MoD config alone; a row is called after its difference.
+
+    Raises:
+        ValueError: One differs in more than that.
+    """
+    for other in others:
+        alike = dataclasses.replace(other.recipe, config=first.recipe.config)
+        if (alike, other.data, other.train_images) != (first.recipe, first.data, first.train_images):
+            raise ValueError(f"{other.name!r} differs from {first.name!r} in more than the MoD config")
+    labelled = [(row.row, row) for row in first.rows]
+    labelled += [(other.name.removeprefix(f"{first.name}, "), row) for other in others for row in other.rows]
+    control, mod = first.row("control"), first.row("mod")
     rows: list[list[str]] = []
-    for row in experiment.rows:
+    for label, row in labelled:
         std = "" if row.std_pct is None else f" ±{row.std_pct:.2f}"
-        difference = "" if control is None or row is control else f"{row.mean_pct - control.mean_pct:+.2f}"
         seconds = statistics.mean(result.seconds for result in row.results)
         parameters = f"{row.results[0].parameters / 1e6:.3f}"
-        rows.append(
-            [row.row, parameters, f"{row.mean_pct:.2f}{std}", difference, str(len(row.results)), f"{seconds:.0f}"]
-        )
-    first, made = experiment.rows[0].results[0].accuracy, experiment.provenance
+        cells = [label, parameters, f"{row.mean_pct:.2f}{std}", _difference(row, control)]
+        rows.append([*cells, *([_difference(row, mod)] if others else []), str(len(row.results)), f"{seconds:.0f}"])
+    accuracy, made = first.rows[0].results[0].accuracy, first.provenance
     notes = [
-        f"top-1 on {first.images:,} test images of {experiment.data}, mean ± standard deviation of n runs; "
-        f"{experiment.train_images:,} training images, {experiment.recipe.epochs} epochs; "
-        f"{made.device} ({made.processor}), {made.threads} threads; torch {made.versions['torch']}."
+        f"top-1 on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; differences "
+        f"± half of the 95 % interval (Welch's t); {first.train_images:,} training images, {first.recipe.epochs} "
+        f"epochs; {made.device} ({made.processor}), {made.threads} threads; torch {made.versions['torch']}."
     ]
-    return Cells(experiment.name, ["network", "params M", "top-1 %", "over control", "n", "s a run"], rows, notes)
+    over = ["over control", *(["over mod"] if others else [])]
+    return Cells(first.name, ["network", "params M", "top-1 %", *over, "n", "s a run"], rows, notes)
+
+
+def _difference(row: RowResult, other: RowResult | None) -> str:
+    """How many points the row's mean is above the other's, and how sure that is."""
+    if other is None or row is other:
+        return ""
+    points = f"{row.mean_pct - other.mean_pct:+.2f}"
+    if row.std_pct is None or other.std_pct is None or row.std_pct == other.std_pct == 0:
+        return points
+    interval = ttest_ind(row.top1_pct, other.top1_pct, equal_var=False).confidence_interval()
+    return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 
 def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:

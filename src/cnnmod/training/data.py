@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from cnnmod.training.images import DecodedImages, Images, ImagesInMemory, in_colour
-from cnnmod.training.recipes import Recipe
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.sources import Source, find_sources, of_array
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is

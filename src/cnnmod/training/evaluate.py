@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -61,7 +62,7 @@ def evaluate(
             torch.distributed.broadcast(buffer, 0)
     mine = torch.arange(len(images))[processes.process_index :: processes.num_processes]
     order = mine.split(batch_size)
-    counts = torch.zeros(2, dtype=torch.long, device=device)
+    tested = torch.zeros(1, dtype=torch.long, device=device)
     broken: set[str] = set()
     training = model.training
     model.eval()
@@ -74,13 +75,17 @@ def evaluate(
                 raise ValueError(f"the network has {logits.shape[-1]} classes, the images have {num_classes}")
             for metric in metrics:
                 metric.update(logits.float(), batch.labels)
-            counts[0] += len(batch.labels)
+            tested += len(batch.labels)
             broken |= set(batch.broken)
             progress(done, len(order))
     finally:
         model.train(training)
-    counts[1] = len(broken)
     if processes.num_processes > 1:
-        torch.distributed.all_reduce(counts)
+        torch.distributed.all_reduce(tested)
     values = [round(100 * metric.compute().item(), 4) for metric in metrics]  # float32 has no more
-    return Accuracy(values[0], values[1] if len(values) > 1 else None, *counts.tolist())
+    return Accuracy(values[0], values[1] if len(values) > 1 else None, int(tested), count_distinct(broken))
+
+
+def count_distinct(names: set[str]) -> int:
+    """How many names there are in all processes together; called in each of them."""
+    return len(set(gather_object(sorted(names))))

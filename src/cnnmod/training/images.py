@@ -13,7 +13,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnmod.training.recipes import Recipe
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.sources import Source
 
 logger = logging.getLogger("cnnmod")

@@ -2,24 +2,21 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from timm.optim._optim_factory import create_optimizer_v2
-from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cnnmod.training.data import Data
-from cnnmod.training.evaluate import evaluate
+from cnnmod.training.evaluate import count_distinct, evaluate
 from cnnmod.training.images import mix_seeds
 from cnnmod.training.loss import make_loss
-from cnnmod.training.recipes import Recipe
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.state import State
+from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
 
 _LOOK = 20  # steps between looks at the loss, for which a GPU has to stop
@@ -89,42 +86,27 @@ def train(
     steps = len(data.train) // recipe.batch_size
     device = processes.device
     assert device is not None
-    mine = recipe.batch_size // processes.num_processes
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model.to(device).to(memory_format=memory_format).train()
+    model.to(device).to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format).train()
     if recipe.sync_batch_norm and processes.num_processes > 1:
         model = sync_batch_norm(model)
-    optimizer = create_optimizer_v2(
-        model,
-        opt=recipe.optimizer,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=not recipe.decay_norms,
-    )
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
-        num_epochs=recipe.epochs,
-        decay_milestones=list(recipe.milestones),
-        decay_rate=recipe.decay,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_lr=0.0,
-        step_on_epochs=False,
-        updates_per_epoch=steps,
-    )
-    assert schedule is not None
+    optimizer, schedule = make_optimizer(model, recipe, steps)
     average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
     tested = model if average is None else average.module
-    precision = autocast(recipe, device)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
     kept: dict[str, Any] = record.restore(state) if record else {}
     done, best = kept.get("step", 0), kept.get("best", -1.0)
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
-    forward = torch.compile(parallel) if recipe.compile else parallel
-    loss_of = make_loss(recipe, data.num_classes, teacher, device)
+    step = Step(
+        recipe=recipe,
+        model=parallel,
+        forward=torch.compile(parallel) if recipe.compile else parallel,
+        loss=make_loss(recipe, data.num_classes, teacher, device),
+        optimizer=optimizer,
+        scaler=scaler,
+    )
 
+    mine = recipe.batch_size // processes.num_processes
     broken: set[str] = set()
     for epoch in range(done // steps, recipe.epochs):
         order = _order(len(data.train), recipe.batch_size, seed, epoch)
@@ -133,40 +115,26 @@ def train(
         for batch in data.train.batches(list(ours), mix_seeds("epoch", seed, epoch)):
             torch.manual_seed(mix_seeds("step", seed, done, processes.process_index))
             broken |= set(batch.broken)
-            batch = batch.to(device)
-            images = batch.images.contiguous(memory_format=memory_format)
             schedule.step_update(done)
-            optimizer.zero_grad()
-            losses: list[Tensor] = []
-            parts = list(zip(images.chunk(recipe.accumulate), batch.labels.chunk(recipe.accumulate), strict=True))
-            for number, (some, labels) in enumerate(parts, 1):
-                with _not_shared(parallel) if number < len(parts) else nullcontext():
-                    with precision():
-                        loss = loss_of(forward, some, labels) * (len(some) / len(images))
-                    scaler.scale(loss).backward()
-                losses.append(loss.detach())
-            if recipe.clip_grad:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            scaler.step(optimizer)
-            scaler.update()
+            loss = step(batch.to(device))
             done += 1
             if average is not None:
                 average.update(model, step=done)
             ends_epoch = done == (epoch + 1) * steps
             rate = (done - since) * recipe.batch_size / (time.perf_counter() - started)
             if ends_epoch or done % _LOOK == 0:
-                mean_loss = _mean_over_processes(sum(losses), processes)
+                mean_loss = _mean_over_processes(loss, processes)
                 if not mean_loss < float("inf"):
                     raise FloatingPointError(
                         f"the loss is {mean_loss} at step {done} (epoch {epoch + 1}); a lower learning rate, a longer "
                         "warm-up or clip_grad may help"
                     )
                 values = {"step": done, "epoch": epoch + 1, "loss": mean_loss, "images_per_s": round(rate, 1)}
+                values |= {"learning_rate": optimizer.param_groups[0]["lr"], "broken": count_distinct(broken)}
                 if record:
-                    record.log(values | {"learning_rate": optimizer.param_groups[0]["lr"], "broken": len(broken)})
+                    record.log(values)
             if ends_epoch and data.validation is not None:
-                found = evaluate(tested, data.validation, data.num_classes, precision=precision)
+                found = evaluate(tested, data.validation, data.num_classes, precision=autocast(recipe, device))
                 if record:
                     record.log({"step": done, "epoch": epoch + 1, "validation_top1_pct": found.top1_pct})
                     if found.top1_pct > best:
@@ -176,14 +144,6 @@ def train(
                 record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best})
             progress(done, recipe.epochs * steps, f"{rate:,.0f} images/s")
     return tested.eval()
-
-
-def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """The recipe's precision, as a context to run the network in."""
-    if recipe.precision == "fp32":
-        return nullcontext
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
-    return partial(torch.autocast, device.type, dtype=dtype)
 
 
 def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
@@ -204,12 +164,7 @@ def _order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)
 
 
-def _not_shared(model: nn.Module) -> AbstractContextManager[object]:
-    """Within it gradients are gathered in this process only."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def _mean_over_processes(loss: Any, processes: PartialState) -> float:
+def _mean_over_processes(loss: Tensor, processes: PartialState) -> float:
     if processes.num_processes > 1:
         torch.distributed.all_reduce(loss)
     return float(loss) / processes.num_processes

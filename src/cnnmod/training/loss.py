@@ -1,18 +1,17 @@
 """What a step makes smaller: cross-entropy, of mixed images if the recipe says so, and the distance to a teacher."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from cnnmod.training.recipes import Recipe
+from cnnmod.training.recipe import Recipe
+
+Loss = Callable[[Callable[..., Tensor], Tensor, Tensor], Tensor]  # model, images, labels → loss
 
 
-def make_loss(
-    recipe: Recipe, num_classes: int, teacher: nn.Module | None, device: torch.device
-) -> Callable[[nn.Module | Callable[..., Tensor], Tensor, Tensor], Tensor]:
+def make_loss(recipe: Recipe, num_classes: int, teacher: nn.Module | None, device: torch.device) -> Loss:
     """A function (model, images, labels) → loss, as the recipe says; the teacher is put into evaluation mode."""
     mixes: list[nn.Module] = []
     if recipe.mixup:
@@ -23,7 +22,7 @@ def make_loss(
     if teacher is not None:
         teacher.to(device).eval()
 
-    def loss(model: Any, images: Tensor, targets: Tensor) -> Tensor:
+    def loss(model: Callable[..., Tensor], images: Tensor, targets: Tensor) -> Tensor:
         if mix is not None:
             images, targets = mix(images, targets)
         logits = model(images).float()

@@ -1,139 +1,10 @@
-"""Recipes: everything that decides a network's weights, but where the images are and the seed."""
+"""The named recipes: the paper's, a short modern one, and two for small hardware."""
 
 import dataclasses
-import difflib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from collections.abc import Callable, Sequence
 
 from cnnmod.method.config import MoDConfig
-from cnnmod.records.parse import parse
-
-Augmentation = Literal["none", "crop_flip", "resized_crop"]
-Schedule = Literal["step", "cosine"]
-Precision = Literal["fp32", "bf16", "fp16"]
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a dense network, its MoD form and its control are trained, so that their accuracies can be compared.
-
-    Attributes:
-        baseline: The dense network of the comparison, as `cnnmod.networks.build` takes it.
-        network: The MoD network: one of cnnmod's, or a dense one that is converted.
-        network_args: What both are built with.
-        config: The MoD network's choices.
-        image_size: Height and width in pixels.
-        in_channels: 3, or 1 for grey images.
-        mean, std: Of the pixels from 0 to 1, by channel; images are normalised with them.
-        augmentation: `"none"`; `"crop_flip"`, a shift by up to an eighth of the size and a mirror image, for small
-            images, which are kept in memory; `"resized_crop"`, for photographs, which are decoded as they come.
-        auto_augment: timm's name of a policy, as `"rand-m7-mstd0.5"`; with `"resized_crop"` only.
-        random_erasing: Its probability; with `"resized_crop"` only.
-        crop_pct: For evaluation the short side is `image_size / crop_pct` before the centre is cut out; with
-            `"resized_crop"` only.
-        validation_fraction: How much of the training images is held out; then the checkpoint that is best on them is
-            the one that is tested. 0 tests the last.
-        train_images: Train on so many only, the first of a shuffled order; `None` takes all.
-        epochs: How many times every image is seen.
-        batch_size: Images in a step, of all processes together.
-        accumulate: In how many parts a process runs its images of a step.
-        optimizer: timm's name; `"momentum"` is plain SGD with momentum, `"sgd"` Nesterov's.
-        learning_rate, momentum, weight_decay: The optimizer's.
-        decay_norms: Whether norms and biases are decayed too.
-        schedule: `"step"` multiplies the learning rate by `decay` at each of `milestones`; `"cosine"` goes to 0.
-        milestones, decay: Of `"step"`; epochs, and a factor.
-        warmup_epochs: With a learning rate that rises from 0.
-        label_smoothing, mixup, cutmix: 0 is none; the latter two are alphas, of which each step draws one.
-        ema_decay: Of a moving average of the weights, which is then what is tested; 0 is none.
-        clip_grad: The largest norm of the gradient; 0 is none.
-        teacher: A dense teacher whose logits are learned: a checkpoint's path, or a network as `build` takes it, with
-            its pretrained weights, which are fetched.
-        distill_weight, distill_temperature: The teacher's part of the loss, and how much its logits are softened.
-        precision: `"bf16"` and `"fp16"` are automatic mixed precision.
-        channels_last, compile, sync_batch_norm: The memory format; torch.compile; statistics over all processes.
-    """
-
-    baseline: str
-    network: str
-    network_args: dict[str, Any] = field(default_factory=dict)
-    config: MoDConfig = field(default_factory=MoDConfig)
-    image_size: int
-    in_channels: int = 3
-    mean: tuple[float, ...] = _MEAN
-    std: tuple[float, ...] = _STD
-    augmentation: Augmentation
-    auto_augment: str | None = None
-    random_erasing: float = 0.0
-    crop_pct: float = 0.875
-    validation_fraction: float = 0.0
-    train_images: int | None = None
-    epochs: int
-    batch_size: int
-    accumulate: int = 1
-    optimizer: str = "momentum"
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float
-    decay_norms: bool = True
-    schedule: Schedule
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-    warmup_epochs: int = 0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema_decay: float = 0.0
-    clip_grad: float = 0.0
-    teacher: str | None = None
-    distill_weight: float = 0.5
-    distill_temperature: float = 1.0
-    precision: Precision = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-    sync_batch_norm: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "in_channels", "epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be ≥ 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "distill_temperature", "crop_pct"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "mixup", "cutmix", "clip_grad", "decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be ≥ 0, not {getattr(self, name)}")
-        for name in ("validation_fraction", "label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to less than 1, not {getattr(self, name)}")
-        for name in ("distill_weight", "random_erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        if self.train_images is not None and self.train_images < 1:
-            raise ValueError(f"train_images must be ≥ 1 or None, not {self.train_images}")
-        if not len(self.mean) == len(self.std) == self.in_channels:
-            raise ValueError(f"mean and std must have {self.in_channels} numbers, not {self.mean} and {self.std}")
-        if self.schedule == "step" and not self.milestones:
-            raise ValueError("the schedule 'step' needs milestones, the epochs after which the learning rate falls")
-        if self.augmentation != "resized_crop" and (self.auto_augment or self.random_erasing):
-            raise ValueError(
-                f"auto_augment and random_erasing go with the augmentation 'resized_crop', not {self.augmentation!r}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; `from_dict` reads them back."""
-        values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
-        return json.loads(json.dumps(values | {"config": self.config.to_dict()}))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The inverse of `to_dict`; a missing field with a default takes it, an unknown one is a `ValueError`."""
-        hints = get_type_hints(cls)
-        if unknown := [name for name in values if name not in hints]:
-            raise ValueError(_unknown("recipe field", unknown[0], hints))
-        return cls(**{name: parse(hints[name], value, name) for name, value in values.items()})
+from cnnmod.training.recipe import Recipe, unknown_name
 
 
 def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
@@ -141,7 +12,7 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: One of `RECIPES`.
-        changes: `"field=value"`, the value as JSON or a plain word; `"config.field=value"` for the MoD config's.
+        changes: As `Recipe.changed` takes them.
 
     Raises:
         ValueError: An unknown recipe or field, with the nearest; or a value that does not fit.
@@ -155,38 +26,8 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         ValueError: unknown recipe field 'epoch'; did you mean epochs, warmup_epochs?
     """
     if name not in RECIPES:
-        raise ValueError(_unknown("recipe", name, RECIPES))
-    values = RECIPES[name]().to_dict()
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"a change is field=value, not {change!r}")
-        holder, _, inner = key.partition(".")
-        fields = values
-        if inner and holder in ("config", "network_args"):
-            fields, key = values[holder], inner
-            if holder == "config" and key not in fields:
-                raise ValueError(_unknown("config field", key, fields))
-        elif key not in values:
-            raise ValueError(_unknown("recipe field", key, values))
-        fields[key] = _value(text)
-    return Recipe.from_dict(values)
-
-
-def _value(text: str) -> Any:
-    words = {"None": None, "True": True, "False": False}
-    if text in words:
-        return words[text]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _unknown(what: str, name: str, known: Mapping[str, object]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+        raise ValueError(unknown_name("recipe", name, RECIPES))
+    return RECIPES[name]().changed(changes)
 
 
 def digits() -> Recipe:

@@ -6,7 +6,7 @@ from torch import nn
 
 from cnnmod.method.convert import control_
 from cnnmod.networks.build import build, build_mod, factory_name
-from cnnmod.training.recipes import Recipe
+from cnnmod.training.recipe import Recipe
 
 Row = Literal["baseline", "mod", "control"]
 

@@ -1,0 +1,166 @@
+"""The folder of a training.
+
+It holds `run.json` (recipe, row, seed, data, versions, commit), `metrics.jsonl`, the same for TensorBoard if that is
+installed, `state.safetensors` to resume from, `last.safetensors`, `best.safetensors`, and at the end `result.json`.
+"""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from cnnmod.method.checkpoint import save
+from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.parse import parse
+from cnnmod.records.provenance import Provenance
+from cnnmod.training.recipe import Recipe
+from cnnmod.training.rows import Row, factory_of
+from cnnmod.training.state import State
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    SummaryWriter = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run's folder is of.
+
+    Attributes:
+        recipe: How it is trained.
+        row: Which network of the recipe: the dense one, the MoD network, or its control.
+        seed: Of the weights and of all that is drawn.
+        data: The place of the images, as `open_data` takes it.
+    """
+
+    recipe: Recipe
+    row: Row
+    seed: int
+    data: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {"recipe": self.recipe.to_dict(), "row": self.row, "seed": self.seed, "data": self.data}
+
+
+def read_run(folder: Path) -> Run:
+    """What a folder is of.
+
+    Raises:
+        OSError: It holds no run.
+        ValueError: Its `run.json` is not what `run_training` writes.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {path.name} in it")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what a run writes: {error}") from error
+    return parse(Run, values, str(path))
+
+
+class RunFolder:
+    """The record of a training that `loop.train` keeps; only the main process writes."""
+
+    def __init__(self, run: Run, folder: Path, num_classes: int, save_every_s: float) -> None:
+        self.run, self.folder, self.num_classes, self.save_every_s = run, folder, num_classes, save_every_s
+        self.is_main = PartialState().is_main_process
+        self.seconds = 0.0
+        self._since = self._saved = time.monotonic()
+        self._tensorboard: Any = None
+
+    def begin(self) -> None:
+        """Make the folder, or see that what is there is of the same run."""
+        if (self.folder / "run.json").exists():
+            if (there := read_run(self.folder)) != self.run:
+                raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
+        elif self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            if there := [path.name for path in self.folder.iterdir()]:
+                raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {there[0]}")
+            device = PartialState().device
+            assert device is not None
+            provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
+            content = {"run": self.run.to_dict(), "provenance": provenance}
+            write_whole(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+        PartialState().wait_for_everyone()
+        if self.is_main:
+            self._clear()
+            check_writable(self.folder / "state.safetensors")
+
+    def _clear(self) -> None:
+        """Delete what a kill left half written."""
+        for path in self.folder.glob(".*.partial"):
+            path.unlink()
+
+    def restore(self, state: State) -> dict[str, Any]:
+        path = self.folder / "state.safetensors"
+        progress = state.load(path) if path.exists() else {}
+        self.seconds = progress.get("seconds", 0.0)
+        self._since = self._saved = time.monotonic()
+        metrics = self.folder / "metrics.jsonl"
+        if self.is_main and metrics.exists():
+            write_whole(metrics, "".join(f"{line}\n" for line in _lines_until(metrics, progress.get("step", 0))))
+        if self.is_main and SummaryWriter is not None:
+            self._tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=progress.get("step", 0) + 1)
+        return progress
+
+    def save(self, state: State, progress: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if progress["epoch_ends"] or now - self._saved > self.save_every_s:
+            self.seconds += now - self._since
+            self._since = self._saved = now
+            if self.is_main:
+                state.save(self.folder / "state.safetensors", progress | {"seconds": self.seconds})
+
+    def save_best(self, model: nn.Module) -> None:
+        self._save("best.safetensors", model)
+
+    def save_last(self, model: nn.Module) -> None:
+        self._save("last.safetensors", model)
+
+    def log(self, values: dict[str, Any]) -> None:
+        if self.is_main:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        if self._tensorboard is not None:
+            for name in values.keys() - {"step"}:
+                self._tensorboard.add_scalar(name, values[name], values["step"])
+            self._tensorboard.flush()
+
+    def _save(self, name: str, model: nn.Module) -> None:
+        if not self.is_main:
+            return
+        factory, arguments = factory_of(self.run.recipe, self.run.row, self.num_classes)
+        save(model, self.folder / name, factory=factory, factory_args=arguments)
+
+
+def _difference(there: Any, here: Any, where: str = "") -> str:
+    """The first value that differs between two dictionaries."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*there, *here]:
+            if there.get(key) != here.get(key):
+                return _difference(there.get(key), here.get(key), f"{where}.{key}" if where else key)
+    return f"its {where} is {there!r}, not {here!r}"
+
+
+def _lines_until(metrics: Path, step: int) -> list[str]:
+    """The lines up to a step; what a kill cut off is no line."""
+    kept: list[str] = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept.append(line)
+    return kept

@@ -1,0 +1,95 @@
+"""One step of training: forward, backward, and what the optimizer makes of the gradients."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cnnmod.training.images import Batch
+from cnnmod.training.loss import Loss
+from cnnmod.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step as a recipe wants it; called with a batch it changes the weights and returns the mean loss.
+
+    Attributes:
+        recipe: Says in how many parts, at which precision, and where gradients are clipped.
+        model: Whose weights change; within DistributedDataParallel if there are several processes.
+        forward: The same, compiled or not.
+        loss: (model, images, labels) → loss.
+        optimizer: Of the model.
+        scaler: Of the loss, where fp16 needs it.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    forward: Callable[..., Tensor]
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def __call__(self, batch: Batch) -> Tensor:
+        precision = autocast(self.recipe, batch.images.device)
+        memory_format = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        images, count = batch.images.contiguous(memory_format=memory_format), self.recipe.accumulate
+        self.optimizer.zero_grad()
+        losses: list[Tensor] = []
+        for part, (some, labels) in enumerate(zip(images.chunk(count), batch.labels.chunk(count), strict=True), 1):
+            with _not_shared(self.model) if part < count else nullcontext():
+                with precision():
+                    loss = self.loss(self.forward, some, labels) * (len(some) / len(images))
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.stack(losses).sum()
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, Scheduler]:
+    """The recipe's optimizer, and its schedule over epochs of so many steps."""
+    optimizer = create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        filter_bias_and_bn=not recipe.decay_norms,
+    )
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
+        num_epochs=recipe.epochs,
+        decay_milestones=list(recipe.milestones),
+        decay_rate=recipe.decay,
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=0.0,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    assert schedule is not None
+    return optimizer, schedule
+
+
+def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """The recipe's precision, as a context to run the network in."""
+    if recipe.precision == "fp32":
+        return nullcontext
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    return partial(torch.autocast, device.type, dtype=dtype)
+
+
+def _not_shared(model: nn.Module) -> AbstractContextManager[object]:
+    """Within it gradients are gathered in this process only."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

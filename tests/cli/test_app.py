@@ -1,0 +1,19 @@
+import pytest
+
+from cnnmod.cli import run
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["compare", "--bacth", "1"], ["cmpare"], []], ids=" ".join)
+def test_misspelt_arguments_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate", "inspect"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: cnnmod {command}" in capsys.readouterr().out
