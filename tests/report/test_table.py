@@ -93,8 +93,8 @@ def test_experiments_in_one_table():
     order = experiment("fast, config.order=index", {"mod": [81.0]}, ["config.order=index"])
     cells = experiment_cells(first, order)
     assert cells.header == ["network", "params M", "top-1 %", "over control", "over mod", "n", "s a run"]
-    assert cells.rows[0] == ["mod", "1.000", "80.20 ±0.20", "+1.00 ±0.94", "", "3", "60"]
-    assert cells.rows[1][2:5] == ["79.20 ±0.28", "", "-1.00 ±0.94"]
+    assert cells.rows[0] == ["mod", "1.000", "80.20 ±0.20", "+1.00 ±1.20", "", "3", "60"]
+    assert cells.rows[1][2:5] == ["79.20 ±0.28", "", "-1.00 ±1.20"]
     assert cells.rows[2] == ["config.order=index", "1.000", "81.00", "+1.80", "+0.80", "1", "60"]
     assert "over mod" not in experiment_cells(first).header
 

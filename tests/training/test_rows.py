@@ -25,7 +25,7 @@ def test_three_networks(network):
 def test_factory():
     grey = recipe("digits")
     assert factory_of(grey, "mod", 7) == (
-        "cnnmod.networks.cifar:resnet18_cifar_mod",
+        "cnnmod/resnet18_cifar_mod",
         grey.network_args | {"num_classes": 7, "in_chans": 1},
     )
-    assert factory_of(recipe("cifar10"), "baseline", 10)[0] == "cnnmod.networks.cifar:resnet18_cifar"
+    assert factory_of(recipe("cifar10"), "baseline", 10)[0] == "cnnmod/resnet18_cifar"
