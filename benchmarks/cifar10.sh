@@ -11,17 +11,21 @@ cd "$(dirname "$0")/.."
 data=${CNNMOD_DATA:-../shared/data}/cifar10
 export OMP_NUM_THREADS=1
 rows=(baseline control mod)
-changes=(order=index select=first select=random candidates=4 candidates=16 residual=false order=index,c=4 c=4)
+changes=(order=index select=first select=random candidates=4 candidates=16 residual=false order=index,c=4)
 sets() { for change in ${1//,/ }; do printf 'config.%s ' "$change"; done; }
 
+{
 for seed in $seeds; do
   for row in "${rows[@]}"; do
     echo "--row $row --seed $seed --out $runs/rows/$row-seed$seed"
   done
+done
+for seed in $seeds; do
   for change in "${changes[@]}"; do
     echo "--row mod --seed $seed --out $runs/$change/mod-seed$seed --set $(sets "$change")"
   done
-done | xargs -P 2 -L 1 cnnmod train cifar10_fast --data "$data"
+done
+} | xargs -P 2 -L 1 cnnmod train cifar10_fast --data "$data"
 
 collect() { cnnmod train cifar10_fast --data "$data" --out "$runs/$1" --seeds $seeds "${@:3}"; cp "$runs/$1/accuracy.json" "benchmarks/results/$2.json"; }
 collect rows cifar10 --rows baseline mod control
