@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
-from cnnmod.deploy.lower import EagerForm
+from cnnmod.deploy.forms import EagerForm
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet

@@ -1,8 +1,7 @@
 """Which channels MoD blocks select: does the selection follow the image, or has it collapsed?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.record import recorded_selection
 from cnnmod.training.images import Images
 
 
@@ -84,32 +84,22 @@ def inspect_selection(
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD block that could select anything")
-    found: dict[str, list[Tensor]] = {name: [] for name in blocks}
-    hooks = [block.register_forward_pre_hook(partial(_note, found[name])) for name, block in blocks.items()]
     device = next(model.parameters()).device
     order = torch.arange(len(images)).split(batch_size)
     labels: list[Tensor] = []
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), recorded_selection(model) as found:
             for done, batch in enumerate(images.batches(order), 1):
                 model(batch.images.to(device))
                 labels.append(batch.labels)
                 progress(done, len(order))
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
     return [
         _count(name, block, torch.cat(found[name]), torch.cat(labels), num_classes) for name, block in blocks.items()
     ]
-
-
-def _note(found: list[Tensor], block: nn.Module, args: Sequence[Tensor]) -> None:
-    assert isinstance(block, MoDBlock)
-    x_NCHW = args[0].movedim(3, 1) if block.layout == "NHWC" else args[0]
-    found.append(block.select(x_NCHW)[1].expand(len(x_NCHW), -1).cpu())
 
 
 def _count(name: str, block: MoDBlock, index_NK: Tensor, label_N: Tensor, num_classes: int) -> Selection:

@@ -99,7 +99,8 @@ class MoDBlock(nn.Module):
         if not 1 <= k <= channels:
             raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
         self.conv_block = conv_block
-        self.channels, self.k, self.config, self.layout = channels, k, config, layout
+        self.channels, self.k, self.config = channels, k, config
+        self.layout: Layout = layout
         self.pool = channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
         if config.select == "random":
             self.register_buffer("fixed_index_K", _draw(self.pool, k, config.order, device))
@@ -116,14 +117,15 @@ class MoDBlock(nn.Module):
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_input(x_NCHW, self.channels)
         score_NK, index_NK = self.select(x_NCHW)
-        selected_NKHW = gather_channels(x_NCHW, index_NK)
-        if self.layout == "NHWC":
-            y_NKHW = self.conv_block(selected_NKHW.movedim(1, 3), *args, **kwargs).movedim(3, 1)
-        else:
-            y_NKHW = self.conv_block(selected_NKHW, *args, **kwargs)
+        y_NKHW = self._run_conv_block(gather_channels(x_NCHW, index_NK), *args, **kwargs)
         if score_NK is not None:
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
+
+    def _run_conv_block(self, x_NKHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.layout == "NHWC":
+            return self.conv_block(x_NKHW.movedim(1, 3), *args, **kwargs).movedim(3, 1)
+        return self.conv_block(x_NKHW, *args, **kwargs)
 
     def select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """The selected channels' scores (N, K), `None` where nothing scales, and their indices (N, K)."""

@@ -1,0 +1,180 @@
+"""export: a network as a file that a runtime runs fast, checked against eager PyTorch before it is kept."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.graph import SUFFIXES, Format, write
+from cnnmod.deploy.lower import FORMS, lower
+from cnnmod.deploy.parity import Parity, check_parity, tied
+from cnnmod.deploy.runtimes import Runtime, check_runtime, load
+from cnnmod.method.convert import mod_blocks
+from cnnmod.records.files import check_writable
+
+logger = logging.getLogger("cnnmod")
+_RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        format: `"onnx"`, `"openvino"` or `"pt2"`.
+        form: The form of its MoD blocks; `None` if it has none.
+        opset: Of ONNX.
+        versions: Of what wrote and checked it.
+        operators: Name → how many.
+        file_bytes: Its size, OpenVINO's two files together.
+        weight_bytes: What the network's weights take in float32.
+        largest_error: Against eager PyTorch, relative to the largest output.
+        selection_agreement: The share of selected channels that are the same as in eager.
+        tied_agreement: The same for a copy whose importance scores tie in pairs.
+    """
+
+    path: Path
+    format: Format
+    form: str | None
+    opset: int | None
+    versions: dict[str, str]
+    operators: dict[str, int]
+    file_bytes: int
+    weight_bytes: int
+    largest_error: float
+    selection_agreement: float
+    tied_agreement: float
+
+
+def export(
+    model: nn.Module,
+    example: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    format: Format = "onnx",  # noqa: A002  what it is
+    dynamic_batch: bool = True,
+    half: bool = False,
+) -> ExportReport:
+    """Write a network as a file for a runtime, its MoD blocks in the form that is fastest there.
+
+    The file is run in its runtime, and its outputs and selected channels are compared with eager PyTorch's: on random
+    images, a black one, and with importance scores that tie. Only then it is put in place.
+
+    Args:
+        model: Any network, with MoD blocks or without; it stays as it is. It is exported in evaluation mode.
+        example: Images (N, C, H, W), float32; the file takes this size.
+        path: The file, ending in .onnx, .xml (OpenVINO writes .bin beside it) or .pt2.
+        format: `"onnx"`, `"openvino"` or `"pt2"` (torch.export).
+        dynamic_batch: Whether the file takes any number of images, or N.
+        half: Store weights in 16 bits; arithmetic stays in float32.
+
+    Raises:
+        ValueError: An unknown format, an example or a path that does not fit, a network that cannot be exported (with
+            the layer that cannot), or a file that computes something else (with the input's seed).
+        ModuleNotFoundError: The runtime is not installed, with the extra that brings it.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import cnnmod, timm, torch
+        >>> model = cnnmod.convert_(timm.create_model("resnet18"))
+        >>> report = export(model.eval(), torch.rand(1, 3, 64, 64), "resnet18_mod.onnx")
+        >>> report.operators["TopK"], report.largest_error < 1e-4
+        (4, True)
+    """
+    path = Path(path)
+    _check(model, example, path, format, half)
+    runtime = _RUNTIME_OF[format]
+    if any(module.training for module in model.modules()):
+        logger.warning("the network is in training mode; it is exported in evaluation mode")
+    lowered = lower(model, runtime, example=example[:1])
+    reference = lower(model, "compile", example=example[:1])  # the training form, norms folded
+    batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
+        beside = Path(folder) / path.name
+        write(lowered, example, beside, format, dynamic_batch=dynamic_batch, half=half)
+        parity = _compare(reference, beside, format, example, batch_sizes)
+        limit = _HALF_TOLERANCE if half else _TOLERANCE
+        if not parity.largest_error <= limit:
+            raise ValueError(
+                f"the file computes something else than the network: an error of {parity.largest_error:.1e}, more than "
+                f"{limit:.0e}, on the input of seed {parity.seed}; nothing was written"
+            )
+        tied_agreement = 1.0
+        if mod_blocks(model):
+            other = Path(folder) / f"tied{path.suffix}"
+            write(tied(lowered), example, other, format, dynamic_batch=dynamic_batch)
+            tied_agreement = _compare(tied(reference), other, format, example, batch_sizes).selection_agreement
+        files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
+        form = FORMS[runtime]
+        report = ExportReport(
+            path=path,
+            format=format,
+            form=form.__name__ if form and mod_blocks(model) else None,
+            opset=_opset(beside) if format == "onnx" else None,
+            versions={name: version(name) for name in ("torch", *_packages(format))},
+            operators=_operators(beside, format),
+            file_bytes=sum(file.stat().st_size for file in files),
+            weight_bytes=sum(4 * parameter.numel() for parameter in lowered.parameters()),
+            largest_error=parity.largest_error,
+            selection_agreement=parity.selection_agreement,
+            tied_agreement=tied_agreement,
+        )
+        for file in sorted(files, key=lambda file: file.name == path.name):  # the one that is opened comes last
+            shutil.move(file, path.with_name(file.name))
+    return report
+
+
+def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool) -> None:
+    if kind not in SUFFIXES:
+        raise ValueError(f"unknown format {kind!r}; the formats are {', '.join(SUFFIXES)}")
+    check_runtime(_RUNTIME_OF[kind])
+    if path.suffix != SUFFIXES[kind]:
+        raise ValueError(f"a file of format {kind!r} ends in {SUFFIXES[kind]}; {str(path)!r} does not")
+    if half and kind == "pt2":
+        raise ValueError("half stores weights in 16 bits in ONNX and OpenVINO files; torch.export has no such files")
+    if not isinstance(example, Tensor) or example.ndim != 4 or example.dtype != torch.float32:
+        given = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"example must be images (N, C, H, W) in float32, not {given}")
+    if wrong := next((p.dtype for p in model.parameters() if p.dtype != torch.float32), None):
+        raise ValueError(f"the network must be in float32, not {wrong}; `half` stores the file's weights in 16 bits")
+    check_writable(path)
+
+
+def _compare(reference: nn.Module, path: Path, kind: Format, example: Tensor, batch_sizes: tuple[int, ...]) -> Parity:
+    run = load(path, _RUNTIME_OF[kind], torch.get_num_threads(), selected=True).run
+    return check_parity(reference, run, example.cpu(), batch_sizes)
+
+
+def _opset(path: Path) -> int:
+    import onnx
+
+    return onnx.load(path, load_external_data=False).opset_import[0].version
+
+
+def _packages(kind: Format) -> tuple[str, ...]:
+    return {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "pt2": ()}[kind]
+
+
+def _operators(path: Path, kind: Format) -> dict[str, int]:
+    if kind == "onnx":
+        import onnx
+
+        names = [node.op_type for node in onnx.load(path).graph.node]
+    elif kind == "openvino":
+        import openvino
+
+        ops = openvino.Core().read_model(path).get_ops()
+        names = [op.get_type_name() for op in ops if op.get_type_name() not in ("Constant", "Parameter", "Result")]
+    else:
+        nodes = torch.export.load(path).graph.nodes
+        names = [str(node.target) for node in nodes if node.op == "call_function"]
+    return dict(Counter(names).most_common())

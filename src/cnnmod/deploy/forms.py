@@ -1,0 +1,179 @@
+"""The forms that a MoD block takes for inference, each a small class; which runtime gets which is `lower.py`'s."""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, linear
+
+from cnnmod.method.blocks import MoDBlock, check_input
+from cnnmod.method.convert import swap_
+from cnnmod.method.functional import gather_channels
+
+
+class _Form(MoDBlock):
+    """A MoD block made of another's parts."""
+
+    def __init__(self, block: MoDBlock, conv_block: nn.Module) -> None:
+        super().__init__(conv_block, block.channels, block.k, block.config, layout=block.layout)
+        if block.config.select == "random":
+            self.fixed_index_K = block.fixed_index_K
+        else:
+            self.selector = block.selector
+        self.gain_K = block.gain_K
+
+
+class EagerForm(_Form):
+    """The MoD block for eager PyTorch, where most of its time goes into dispatching small operators.
+
+    It adds the result to its input in the input's memory, which is why it is for inference only. On a CPU in float32
+    it also ranks with one `topk`, and it computes the Conv-Block's 1×1 convolutions as matrix products.
+    """
+
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block, _with_pointwise_products(block.conv_block))
+        self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
+        self.to_original = block.config.fuse_to == "original"
+        if block.config.select == "learned" and block.config.order == "score":
+            self.weights = (self.selector.reduce.weight, self.selector.expand.weight)  # a tuple is looked up faster
+        else:
+            self.weights = None
+
+    def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, C, H, W) → the same tensor, changed."""
+        if x_NCHW.size(1) != self.channels:
+            check_input(x_NCHW, self.channels)
+        if x_NCHW.requires_grad:
+            raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
+        if self.weights is None or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32:
+            score_NK11, index_NK = self._select_any(x_NCHW)
+        else:
+            score_NK11, index_NK = self._select_on_cpu(x_NCHW, *self.weights)
+        if x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
+            x_NKHW = x_NCHW.index_select(1, index_NK[0])  # a quarter of the time of an index for each image
+        else:
+            x_NKHW = gather_channels(x_NCHW, index_NK)
+        y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
+        if self.to_original:
+            y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
+            return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)
+        target_NKHW = x_NCHW.narrow(1, self.start, self.k)
+        if score_NK11 is None:
+            target_NKHW.add_(y_NKHW)
+        else:
+            target_NKHW.addcmul_(y_NKHW, score_NK11)
+        return x_NCHW
+
+    def _select_any(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+        """`select`, with the scores as (N, K, 1, 1)."""
+        score_NK, index_NK = self.select(x_NCHW)
+        return None if score_NK is None else score_NK[:, :, None, None], index_NK
+
+    def _select_on_cpu(self, x_NCHW: Tensor, reduce: Tensor, expand: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The same, in as few operators and as little Python as the CPU allows: both are dear between large ones."""
+        if torch.is_autocast_enabled("cpu"):
+            return self._select_any(x_NCHW)
+        pool_NCHW = x_NCHW if self.pool == self.channels else x_NCHW[:, : self.pool]
+        # channels last, average pooling is the faster mean
+        in_order = x_NCHW.is_contiguous()
+        pooled_NC = pool_NCHW.mean((2, 3)) if in_order else avg_pool2d(pool_NCHW, x_NCHW.shape[2:]).flatten(1)
+        logit_NC = linear(linear(pooled_NC, reduce).relu_(), expand)
+        logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.pool), 1)
+        for logits in logit_NK.tolist():
+            if len(set(logits)) < len(logits):  # a tie, whose order topk leaves open
+                return self._select_any(x_NCHW)
+        score_NK11 = logit_NK[:, : self.k, None, None].sigmoid_()
+        if self.gain_K is not None:
+            score_NK11.mul_(self.gain_K[:, None, None])
+        return score_NK11, index_NK[:, : self.k]
+
+
+class GraphForm(_Form):
+    """The MoD block for a runtime that compiles a graph: plain operators, k a constant, no control flow.
+
+    Each image's channels are taken along one axis, images × channels. Fusion is a constant 1×1 convolution from k to C
+    channels and an addition, which runtimes run as one operator without changing the feature map's layout.
+    """
+
+    spread_CK11: Tensor
+
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block, block.conv_block)
+        parameter = next(block.parameters())
+        start = block.channels - block.k if block.config.fuse_to == "last" else 0
+        spread_CK = torch.zeros(block.channels, block.k, dtype=parameter.dtype, device=parameter.device)
+        spread_CK[start : start + block.k] = torch.eye(block.k)
+        self.register_buffer("spread_CK11", spread_CK[:, :, None, None])
+
+    def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        score_NK, index_NK = self.select(x_NCHW)
+        selected_NKHW = self._gather(x_NCHW, index_NK)
+        y_NKHW = self._run_conv_block(selected_NKHW, *args, **kwargs)
+        if score_NK is not None:
+            y_NKHW = y_NKHW * score_NK[:, :, None, None]
+        y_NKHW = y_NKHW.to(x_NCHW.dtype)
+        if self.config.fuse_to != "original":
+            return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
+        place_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)
+        return x_NCHW + (place_NCK @ y_NKHW.flatten(2)).unflatten(2, x_NCHW.shape[2:])
+
+    def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
+        if self.config.select == "first":
+            return x_NCHW[:, : self.k]
+        if self.config.select == "random":
+            return x_NCHW.index_select(1, self.fixed_index_K)
+        image_N1 = torch.arange(x_NCHW.shape[0], device=x_NCHW.device)[:, None]
+        flat_index = (index_NK + self.channels * image_N1).flatten()
+        return x_NCHW.flatten(0, 1).index_select(0, flat_index).unflatten(0, (-1, self.k))
+
+
+class OnnxForm(GraphForm):
+    """The same for runtimes whose TopK sends ties to the lower index: ONNX's, and OpenVINO's if it is told to."""
+
+    def _select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+        if self.config.select != "learned":
+            return super()._select(x_NCHW)
+        logit_NC = self.selector(x_NCHW[:, : self.pool])
+        logit_NK, index_NK = logit_NC.topk(self.k, 1)
+        if self.config.order == "index":
+            index_NK = index_NK.sort(1).values
+            logit_NK = logit_NC.gather(1, index_NK)
+        return logit_NK.sigmoid(), index_NK
+
+
+class PointwiseConv(nn.Module):
+    """A 1×1 convolution, over several images as a matrix product: with few channels much faster than oneDNN's."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = conv.weight
+        if conv.bias is None:
+            self.register_buffer("bias", conv.weight.new_zeros(conv.out_channels))
+        else:
+            self.bias = conv.bias
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """As the convolution."""
+        images, _, height, width = x_NCHW.shape
+        if images == 1:
+            return torch.conv2d(x_NCHW, self.weight, self.bias)
+        weight = self.weight.flatten(1).expand(images, -1, -1)
+        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(images, -1, height, width)
+
+
+def _with_pointwise_products(conv_block: nn.Module) -> nn.Module:
+    pointwise = {name: PointwiseConv(layer) for name, layer in conv_block.named_modules() if _is_small_pointwise(layer)}
+    if "" in pointwise:
+        return pointwise[""]
+    swap_(conv_block, pointwise)
+    return conv_block
+
+
+def _is_small_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding == (0, 0)
+        and layer.groups == 1
+        and max(layer.in_channels, layer.out_channels) <= 64
+    )

@@ -1,0 +1,193 @@
+"""A lowered network as a file: ONNX, OpenVINO's, or torch.export's."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.method.convert import mod_blocks
+
+Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+SELECTED = ".selected"  # after a MoD block's name: the tensor of the channel indices that it selects, (N, K)
+
+
+def write(
+    model: nn.Module, example: Tensor, path: Path, kind: Format, *, dynamic_batch: bool, half: bool = False
+) -> None:
+    """Write a lowered network.
+
+    Args:
+        model: What `lower` returns for the runtime.
+        example: Images (N, C, H, W); without a dynamic batch the file takes N at a time.
+        path: The file, with the ending of its format; OpenVINO's second lies beside it.
+        kind: The format.
+        dynamic_batch: Whether the file takes any number of images.
+        half: Store weights in 16 bits; they are widened when the file is loaded.
+
+    Raises:
+        ValueError: The network cannot be exported, with the layer that cannot.
+    """
+    if kind == "pt2":
+        _write_pt2(model, example, path, dynamic_batch)
+    elif kind == "onnx":
+        _write_onnx(model, example, path, dynamic_batch, half)
+    else:
+        onnx_path = path.with_suffix(".onnx")
+        _write_onnx(model, example, onnx_path, dynamic_batch, half=False)
+        _write_openvino(onnx_path, path, half)
+        onnx_path.unlink()
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool) -> None:
+    """All weights are in the one file. The tensors that hold the MoD blocks' selected channels are called after the
+    blocks; nothing else of where the network came from is in it."""
+    import onnx
+
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    with _quiet():
+        program = _exported(
+            lambda: torch.onnx.export(
+                model,
+                (_batch(example, dynamic_batch),),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=["images"],
+                verbose=False,
+            ),
+            model,
+            example,
+        )
+    assert program is not None
+    proto = program.model_proto
+    names = set(mod_blocks(model))
+    for node in proto.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+        block = next((name for name in names if f"'{name}'" in scopes), None)
+        if node.op_type == "TopK" and block is not None and f"{block}{SELECTED}" not in names:
+            names.add(f"{block}{SELECTED}")
+            _rename(proto.graph, node.output[1], f"{block}{SELECTED}")
+        del node.metadata_props[:]
+    del proto.graph.metadata_props[:], proto.metadata_props[:]
+    if half:
+        _store_half(proto.graph)
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString())
+
+
+def _store_half(graph: Any) -> None:
+    """Weights in 16 bits, each with a cast that the runtime does once, when it loads the file."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts: list[Any] = []
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
+            name = weight.name
+            values = numpy_helper.to_array(weight).astype("float16")
+            weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        graph.node.insert(0, cast)
+
+
+def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
+    import openvino
+
+    model = openvino.convert_model(onnx_path)
+    _break_ties_downwards(model)
+    openvino.save_model(model, path, compress_to_fp16=half)
+
+
+def _break_ties_downwards(model: Any) -> None:
+    """OpenVINO's TopK leaves the order of ties open unless it is told to be stable."""
+    from openvino import opset11
+
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK":
+            given = node.get_attributes()
+            parts = (given[name] for name in ("axis", "mode", "sort", "index_element_type"))
+            stable = opset11.topk(node.input_value(0), node.input_value(1), *parts, stable=True)
+            stable.set_friendly_name(node.get_friendly_name())
+            for number in range(2):
+                stable.output(number).set_names(node.output(number).get_names())
+                node.output(number).replace(stable.output(number))
+
+
+def _write_pt2(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    with _quiet():
+        program = _exported(
+            lambda: torch.export.export(model, (_batch(example, dynamic_batch),), dynamic_shapes=shapes),
+            model,
+            example,
+        )
+        torch.export.save(program, path)
+
+
+def _batch(example: Tensor, dynamic: bool) -> Tensor:
+    """torch.export takes a batch of one for a constant."""
+    return example[:1].repeat(2, 1, 1, 1) if dynamic else example
+
+
+def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor) -> Any:
+    try:
+        return export()
+    except Exception as error:
+        name, reason = _culprit(model, example, error)
+        raise ValueError(f"the network cannot be exported: {name}: {reason}") from error
+
+
+def _culprit(model: nn.Module, example: Tensor, error: Exception) -> tuple[str, str]:
+    """The innermost layer that torch.export does not take alone, and why."""
+    inputs: dict[nn.Module, tuple[Any, Any]] = {}
+
+    def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs[layer] = (args, kwargs)
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.modules()]
+    with torch.inference_mode():
+        model(example)
+    for hook in hooks:
+        hook.remove()
+    layer, where = model, type(model).__name__
+    inside = True
+    while inside:
+        inside = False
+        for name, child in layer.named_children():
+            if child not in inputs:
+                continue
+            try:
+                torch.export.export(child, *inputs[child])
+            except Exception as its:
+                layer, where, error, inside = child, f"{where}.{name}", its, True
+                break
+    return f"{where} ({type(layer).__name__})", str(error).strip().splitlines()[0]
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+    for value in graph.value_info:
+        if value.name == old:
+            value.name = new
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of their own innards."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

@@ -1,0 +1,76 @@
+"""Does a written file compute what the network computes in eager PyTorch?"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnnmod.deploy.graph import SELECTED
+from cnnmod.method.convert import mod_blocks
+from cnnmod.method.record import recorded_selection
+
+Run = Callable[[Tensor], dict[str, Tensor]]  # images → outputs by name, among them the selected channels
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a file is from the network.
+
+    Attributes:
+        largest_error: Of any output on any image that selects alike, relative to the largest output.
+        selection_agreement: The share of the selected channels that are the same; 1 without MoD blocks.
+        seed: Of the input with the largest error.
+    """
+
+    largest_error: float
+    selection_agreement: float
+    seed: int
+
+
+def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Sequence[int]) -> Parity:
+    """Compare outputs and selections, on random images and on a black one.
+
+    Args:
+        model: The network, in evaluation mode.
+        run: The file in its runtime.
+        example: Images (N, C, H, W); random ones are drawn with its mean and standard deviation.
+        batch_sizes: How many images at a time.
+    """
+    worst, seed_of_worst, same, all_of_them = 0.0, 0, 0, 0
+    for seed, images_NCHW in _inputs(example, batch_sizes):
+        with torch.inference_mode(), recorded_selection(model) as selected:
+            expected = [leaf for leaf in tree_leaves(model(images_NCHW)) if isinstance(leaf, Tensor)]
+        found = run(images_NCHW)
+        alike_N = torch.ones(len(images_NCHW), dtype=torch.bool)
+        for block, (index_NK,) in selected.items():
+            if (theirs := found.get(f"{block}{SELECTED}")) is not None:
+                equal_NK = index_NK.sort(1).values == theirs.sort(1).values
+                same, all_of_them = same + int(equal_NK.sum()), all_of_them + equal_NK.numel()
+                alike_N &= equal_NK.all(1)
+        outputs = [value for name, value in found.items() if not name.endswith(SELECTED)]
+        for output, wanted in zip(outputs, expected, strict=True):
+            error = (output - wanted)[alike_N].abs().max() / wanted.abs().max() if alike_N.any() else torch.tensor(0.0)
+            if not error <= worst:
+                worst, seed_of_worst = float(error), seed
+    return Parity(worst, same / all_of_them if all_of_them else 1.0, seed_of_worst)
+
+
+def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    std, mean = torch.std_mean(example)
+    for seed, count in enumerate(batch_sizes):
+        generator = torch.Generator().manual_seed(seed)
+        yield seed, torch.randn(count, *example.shape[1:], generator=generator) * std + mean
+    yield -1, torch.zeros(batch_sizes[-1], *example.shape[1:])
+
+
+def tied(model: nn.Module) -> nn.Module:
+    """A copy whose channel selectors score channels alike in pairs, so that a runtime must break ties as we do."""
+    model = copy.deepcopy(model)
+    for block in mod_blocks(model).values():
+        if block.config.select == "learned":
+            weight = block.selector.expand.weight.data
+            weight.copy_(weight[torch.arange(len(weight)) // 2].clone())
+    return model

@@ -1,0 +1,40 @@
+"""What the MoD blocks of a network select while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.convert import mod_blocks
+
+
+@contextmanager
+def recorded_selection(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Within it, every call of a MoD block adds the channel indices (N, K) that it selects to its list.
+
+    Example:
+        >>> import timm, torch
+        >>> from cnnmod import convert_
+        >>> model = convert_(timm.create_model("resnet18")).eval()
+        >>> with recorded_selection(model) as selected:
+        ...     _ = model(torch.rand(2, 3, 64, 64))
+        >>> {name: indices[0].shape for name, indices in selected.items()}["layer4.1"]
+        torch.Size([2, 8])
+    """
+    blocks = mod_blocks(model)
+    selected: dict[str, list[Tensor]] = {name: [] for name in blocks}
+    hooks = [block.register_forward_pre_hook(partial(_note, selected[name])) for name, block in blocks.items()]
+    try:
+        yield selected
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _note(selected: list[Tensor], block: nn.Module, args: Any) -> None:
+    assert isinstance(block, MoDBlock)
+    x_NCHW = args[0].movedim(3, 1) if block.layout == "NHWC" else args[0]
+    selected.append(block.select(x_NCHW)[1].expand(len(x_NCHW), -1).cpu())
