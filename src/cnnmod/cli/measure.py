@@ -9,6 +9,7 @@ import tyro
 
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.demo import run_demo
+from cnnmod.deploy.runtimes import RUNTIMES, check_runtime
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, read_experiment
@@ -105,6 +106,7 @@ def compare(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     accuracy: Path | None = None,
     batch: tuple[int, ...] = (1,),
+    runtimes: tuple[str, ...] = ("eager",),
     against: str | None = None,
     train: bool = False,
     size: int | None = None,
@@ -121,12 +123,15 @@ def compare(
 
     Example: cnnmod compare resnet50_mod resnet75_mod --batch 8 --channels-last --out result.json
 
+    Example: cnnmod compare resnet75_mod --runtimes onnxruntime openvino --batch 1 8
+
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
         names: MoD networks; `cnnmod info NAME` shows one.
         accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
         batch: Batch sizes.
+        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `openvino`, `openvino-bf16`, `pt2`, or `all` of them.
         against: The baseline; the paper's dense counterpart of the first network if not given.
         train: Time a training step (forward, backward, optimizer) instead of inference.
         size: Height and width of the images in pixels; the network's own if not given.
@@ -148,6 +153,7 @@ def compare(
         raise ValueError("--device cuda: torch finds no GPU here")
     if size is not None and size < 1:
         raise ValueError(f"--size must be ≥ 1, not {size}")
+    chosen = [check_runtime(name) for name in (RUNTIMES if "all" in runtimes else runtimes)]
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()
@@ -163,6 +169,7 @@ def compare(
         comparison = compare_networks(
             {name: model.to(device) for name, model in models.items()},
             torch.rand(shape, device=device),
+            runtimes=chosen,
             batch_sizes=batch,
             threads=threads,
             training=train,

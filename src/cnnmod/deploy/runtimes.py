@@ -14,6 +14,7 @@ from cnnmod.deploy.lower import lower
 
 Runtime: TypeAlias = Literal["eager", "compile", "onnxruntime", "openvino", "openvino-bf16", "pt2"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+IN_TORCH = ("eager", "compile", "pt2")
 _FORMAT_OF: dict[Runtime, Format] = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
@@ -164,13 +165,20 @@ def load(path: Path, runtime: Runtime, threads: int, *, selected: bool = False) 
     return OpenVino(path, threads, "bf16" if runtime == "openvino-bf16" else "f32", selected)
 
 
-def check_runtime(runtime: str) -> None:
-    """Raise for a runtime that is unknown or not installed."""
-    if runtime not in RUNTIMES:
-        raise ValueError(f"unknown runtime {runtime!r}; the runtimes are {', '.join(RUNTIMES)}")
+def check_runtime(name: str) -> Runtime:
+    """The runtime of this name.
+
+    Raises:
+        ValueError: There is none.
+        ModuleNotFoundError: It is not installed, with the extra that brings it.
+    """
+    runtime = {str(one): one for one in RUNTIMES}.get(name)
+    if runtime is None:
+        raise ValueError(f"unknown runtime {name!r}; the runtimes are {', '.join(RUNTIMES)}")
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "pt2": ()}
     for package in needed[_FORMAT_OF.get(runtime, "pt2")]:
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{runtime} needs {package}: pip install 'cnnmod[deploy]'") from error
+    return runtime

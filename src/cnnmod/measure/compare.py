@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.lower import lower
+from cnnmod.deploy.runtimes import IN_TORCH, Runtime, start
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
@@ -21,7 +22,7 @@ def compare(
     models: Mapping[str, nn.Module],
     example: Tensor,
     *,
-    runtimes: Sequence[str] = ("eager",),
+    runtimes: Sequence[Runtime] = ("eager",),
     batch_sizes: Sequence[int] = (1,),
     threads: int | None = None,
     training: bool = False,
@@ -34,16 +35,17 @@ def compare(
     """Measure MoD networks beside their baseline and their controls.
 
     Each MoD network's control is made here, so that no comparison goes without. Every row is lowered to the runtime
-    in the same way and timed in the same rounds.
+    in the same way, and the rows of a runtime and batch size are timed in the same rounds.
 
     Args:
         models: Name → network, the baseline first, then MoD networks. They stay as they are.
         example: Images (N, C, H, W), repeated to the batch sizes; its device is where all runs.
-        runtimes: As for `lower`; a training step runs in eager only.
+        runtimes: Of `cnnmod.deploy.runtimes.RUNTIMES`; a training step runs in eager only. Files for a runtime are
+            written for the batch size that is timed, and deleted.
         batch_sizes: Images in a batch.
         threads: torch's threads; `None` leaves them.
         training: Time a training step (forward, backward, SGD with momentum) instead of inference.
-        channels_last: Put weights and images into the channels-last memory format.
+        channels_last: Put weights and images into the channels-last memory format, where torch runs them.
         rounds: How many times each row is timed under each condition.
         accuracy_pct: Row name → accuracy, for the rows that have one.
         accuracy_source: What these accuracies are of.
@@ -68,16 +70,18 @@ def compare(
     warmup = 2
     with use_threads(threads):
         for runtime in runtimes:
-            ready = {
-                name: (copy.deepcopy(model) if training else lower(model, runtime, example=example[:1]))
-                for name, (model, _) in networks.items()
-            }
             for batch_size in batch_sizes:
-                images = example[torch.arange(batch_size) % len(example)].contiguous(memory_format=memory_format)
-                runs = {
-                    name: (_training_step if training else _inference)(model.to(memory_format=memory_format), images)
-                    for name, model in ready.items()
-                }
+                images = example[torch.arange(batch_size) % len(example)]
+                if runtime in IN_TORCH:
+                    images = images.contiguous(memory_format=memory_format)
+                runs: dict[str, Run] = {}
+                for number, (name, (model, _)) in enumerate(networks.items()):
+                    if training:
+                        runs[name] = _training_step(copy.deepcopy(model).to(memory_format=memory_format), images)
+                    else:
+                        if runtime != "eager":
+                            progress(f"preparing {runtime}, batch {batch_size}", number, len(networks))
+                        runs[name] = partial(start(model, runtime, images, channels_last=channels_last), images)
                 done = iter(range(1, warmup + rounds + 1))
                 condition = f"{'training step' if training else runtime}, batch {batch_size}"
                 times_ms = time_interleaved(
@@ -87,7 +91,7 @@ def compare(
                     progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called at once
                 )
                 for name, run in runs.items():
-                    memory = peak_memory_mib(run)
+                    memory = peak_memory_mib(run) if runtime in IN_TORCH else None
                     measurements[name].append(
                         Measurement(
                             runtime=runtime, batch_size=batch_size, times_ms=times_ms[name], peak_memory_mib=memory
@@ -153,14 +157,6 @@ def _check(
         raise ValueError(f"threads must be ≥ 1, not {threads}")
     if unknown := [name for name in accuracy_pct if name not in networks]:
         raise ValueError(f"accuracy_pct names {unknown[0]!r}, but the rows are {', '.join(map(repr, networks))}")
-
-
-def _inference(model: nn.Module, images: Tensor) -> Run:
-    def run() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    return run
 
 
 def _training_step(model: nn.Module, images: Tensor) -> Run:

@@ -22,13 +22,13 @@ class Measurement:
 
     Attributes:
         times_ms: Milliseconds of one batch, a number a round; the same round of all rows ran side by side.
-        peak_memory_mib: The most memory that tensors held at once, parameters included.
+        peak_memory_mib: The most memory that tensors held at once, parameters included; where torch runs the network.
     """
 
     runtime: str
     batch_size: int
     times_ms: list[float]
-    peak_memory_mib: float
+    peak_memory_mib: float | None
 
     @property
     def median_ms(self) -> float:

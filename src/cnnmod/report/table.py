@@ -53,6 +53,7 @@ class Cells:
 def comparison_cells(comparison: Comparison) -> Cells:
     """Baseline, MoD networks and controls; a row for each network and condition."""
     with_accuracy = comparison.accuracy_source is not None
+    with_runtime = any(runtime != "eager" for runtime, _ in comparison.conditions)
     rows: list[list[str]] = []
     for runtime, batch_size in comparison.conditions:
         for row in comparison.rows:
@@ -66,10 +67,12 @@ def comparison_cells(comparison: Comparison) -> Cells:
             cells.append("1" if row.role == "baseline" else _spread(speedups, "{:.2f}"))
             taxes = comparison.mod_taxes(row, runtime, batch_size) if row.role == "mod" else []
             cells.append(_spread([100 * tax for tax in taxes], "{:+.1f}") if taxes else "")
-            cells.append(f"{found.peak_memory_mib:.0f}")
-            rows.append(cells)
+            cells.append("" if found.peak_memory_mib is None else f"{found.peak_memory_mib:.0f}")
+            rows.append([cells[0], runtime, cells[1], *cells[4:-1]] if with_runtime else cells)
     accuracy = ["top-1 %"] if with_accuracy else []
     header = ["network", "batch", "params M", "GMACs", *accuracy, "ms", "speed-up", "MoD tax %", "peak MiB"]
+    if with_runtime:
+        header = [header[0], "runtime", header[1], *header[4:-1]]
     made = comparison.provenance
     conditions = [
         f"{made.device} ({made.processor}), {made.threads} threads",
