@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
+from cnnmod import MoDBlock, MoDConfig, control_, convert_, lower, mod_blocks
 from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.lower import FORMS
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet
@@ -20,8 +21,8 @@ CONFIGS = [
 ]
 
 
-def forms(model):
-    return [module for module in model.modules() if isinstance(module, EagerForm)]
+def forms(model, kind=EagerForm):
+    return [module for module in model.modules() if type(module) is kind]
 
 
 @torch.no_grad()
@@ -32,11 +33,12 @@ def tie_(model):
         weight.copy_(weight[:1].clone() if number % 2 else weight[torch.arange(len(weight)) // 2].clone())
 
 
+@pytest.mark.parametrize("runtime", FORMS)
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_equals_the_training_form(config):
+def test_equals_the_training_form(config, runtime):
     model = trained_norms_(convert_(digits_resnet(), config, example=SMALL))
-    lowered = lower(model, example=SMALL)
-    assert len(forms(lowered)) == len(mod_blocks(model)) > 0
+    lowered = lower(model, runtime, example=SMALL)
+    assert len(forms(lowered, FORMS[runtime] or MoDBlock)) == len(mod_blocks(model)) > 0
     for images in (1, 2, 5):
         x_NCHW = torch.rand(images, 1, 8, 8)
         for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -45,13 +47,16 @@ def test_equals_the_training_form(config):
                 torch.testing.assert_close(ours, model(x_NCHW), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("runtime", ["eager", "pt2"])
 @pytest.mark.parametrize("order", ["score", "index"])
-def test_equals_the_training_form_where_scores_tie(order):
+def test_equals_the_training_form_where_scores_tie(order, runtime):
+    """For ONNX Runtime and OpenVINO, whose own TopK decides, see test_export.py."""
     model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, order=order), example=SMALL))
     tie_(model)
     x_NCHW = torch.rand(3, 1, 8, 8)
     with torch.inference_mode():
-        torch.testing.assert_close(lower(model, example=SMALL)(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
+        lowered = lower(model, runtime, example=SMALL)
+        torch.testing.assert_close(lowered(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod", "vgg16_bn_cifar_mod"])
@@ -109,7 +114,9 @@ def test_other_types_and_autocast(dtype):
 
 
 def test_unknown_runtime():
-    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager"):
+    with pytest.raises(
+        ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime, openvino, pt2"
+    ):
         lower(build("resnet18"), "tensorrt")
 
 

@@ -9,7 +9,7 @@ import tyro
 
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.demo import run_demo
-from cnnmod.deploy.runtimes import RUNTIMES, check_runtime
+from cnnmod.deploy.runtimes import RUNTIMES, Runtime, check_runtime
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, read_experiment
@@ -153,7 +153,7 @@ def compare(
         raise ValueError("--device cuda: torch finds no GPU here")
     if size is not None and size < 1:
         raise ValueError(f"--size must be ≥ 1, not {size}")
-    chosen = [check_runtime(name) for name in (RUNTIMES if "all" in runtimes else runtimes)]
+    chosen: list[Runtime] = [check_runtime(name) for name in (RUNTIMES if "all" in runtimes else runtimes)]
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()

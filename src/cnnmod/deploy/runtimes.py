@@ -172,8 +172,8 @@ def check_runtime(name: str) -> Runtime:
         ValueError: There is none.
         ModuleNotFoundError: It is not installed, with the extra that brings it.
     """
-    runtime = {str(one): one for one in RUNTIMES}.get(name)
-    if runtime is None:
+    known: dict[str, Runtime] = {runtime: runtime for runtime in RUNTIMES}
+    if (runtime := known.get(name)) is None:
         raise ValueError(f"unknown runtime {name!r}; the runtimes are {', '.join(RUNTIMES)}")
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "pt2": ()}
     for package in needed[_FORMAT_OF.get(runtime, "pt2")]:

@@ -53,20 +53,21 @@ def digits() -> Recipe:
 
 
 def cifar10_fast() -> Recipe:
-    """CIFAR-10 in seven epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns
-    from fewer images than SGD."""
+    """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns from
+    fewer images than SGD."""
     return dataclasses.replace(
         cifar10(),
         network_args={"channels": [16, 32, 64, 128]},
         config=MoDConfig(reduction=4),
         validation_fraction=0.0,
-        epochs=7,
+        epochs=10,
         optimizer="muon",
         momentum=0.95,
         learning_rate=0.03,
         weight_decay=0.01,
         schedule="cosine",
         milestones=(),
+        label_smoothing=0.1,
         channels_last=True,
     )
 

@@ -1,0 +1,184 @@
+import json
+import re
+import subprocess
+import sys
+import threading
+import venv
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, control_, convert_, mod_blocks
+from cnnmod.deploy import export as export_module
+from cnnmod.deploy.export import export
+from cnnmod.deploy.runtimes import load
+from conftest import trained_norms_
+from small import digits_resnet
+
+EXAMPLE = torch.rand(1, 1, 8, 8)
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+
+
+def network(**fields):
+    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
+    model = network()
+    path = tmp_path / f"network{FORMATS[kind]}"
+    report = export(model, EXAMPLE, path, format=kind)
+    assert report.largest_error < 1e-5
+    assert (report.selection_agreement, report.tied_agreement) == (1, 1)
+    assert {file.suffix for file in tmp_path.iterdir()} == {path.suffix, *([".bin"] if kind == "openvino" else [])}
+    assert report.file_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+    run = load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1)
+    for count in (1, 3):
+        images = torch.rand(count, 1, 8, 8)
+        logits = next(iter(run.run(images).values()))
+        with torch.inference_mode():
+            torch.testing.assert_close(logits, model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"order": "index", "candidates": 1},
+        {"fuse_to": "original", "residual": False},
+        {"fuse_to": "last", "select": "random"},
+        {"select": "first", "identity_start": True},
+    ],
+    ids=str,
+)
+def test_every_choice(fields, tmp_path):
+    report = export(network(**fields), EXAMPLE, tmp_path / "network.onnx", dynamic_batch=False)
+    assert report.largest_error < 1e-5
+    assert report.selection_agreement == report.tied_agreement == 1
+
+
+def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
+    import onnx
+
+    model = convert_(digits_resnet(), MoDConfig(), example=EXAMPLE).eval()
+    report = export(model, EXAMPLE, tmp_path / "network.onnx")
+    assert report.form == "OnnxForm"
+    assert report.operators["TopK"] == len(mod_blocks(model))
+    assert not {"ScatterND", "ScatterElements", "Loop", "If", "BatchNormalization"} & report.operators.keys()
+    proto = onnx.load(tmp_path / "network.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    initial = {one.name for one in proto.graph.initializer}
+    for node in proto.graph.node:
+        assert node.op_type != "TopK" or node.input[1] in initial
+        assert not node.metadata_props
+    assert report.weight_bytes < report.file_bytes
+    assert b"site-packages" not in (tmp_path / "network.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_weights_in_16_bits(kind, tmp_path):
+    model = trained_norms_(digits_resnet())
+    whole = export(model, EXAMPLE, tmp_path / f"whole{FORMATS[kind]}", format=kind)
+    half = export(model, EXAMPLE, tmp_path / f"half{FORMATS[kind]}", format=kind, half=True)
+    assert half.file_bytes < 0.65 * whole.file_bytes
+    assert whole.largest_error < half.largest_error < 1e-2
+
+
+def test_dense_networks_and_controls(tmp_path):
+    for number, model in enumerate((digits_resnet(), control_(network()))):
+        report = export(model.eval(), EXAMPLE, tmp_path / f"{number}.onnx")
+        assert report.form is None
+        assert "TopK" not in report.operators
+
+
+def test_training_mode_is_said_once(tmp_path, caplog):
+    model = digits_resnet().train()
+    export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")
+    assert [record.getMessage() for record in caplog.records] == [
+        "the network is in training mode; it is exported in evaluation mode"
+    ]
+    assert model.training
+
+
+def test_many_threads_on_one_session(tmp_path):
+    export(network(), EXAMPLE, tmp_path / "network.onnx")
+    run = load(tmp_path / "network.onnx", "onnxruntime", 1)
+    images = torch.rand(64, 1, 8, 8)
+    one_by_one = [run(image[None])[0] for image in images]
+    found = [None] * 64
+
+    def work(start):
+        for number in range(start, 64, 8):
+            found[number] = run(images[number : number + 1])[0]
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for ours, theirs in zip(found, one_by_one, strict=True):
+        numpy.testing.assert_array_equal(ours, theirs)
+
+
+class Branches(nn.Module):
+    def forward(self, x_NCHW):
+        return x_NCHW * 2 if x_NCHW.sum() > 0 else x_NCHW
+
+
+class TestErrors:
+    def refused(self, match, tmp_path, model=None, example=EXAMPLE, name="network.onnx", error=ValueError, **given):
+        with pytest.raises(error, match=match):
+            export(model or network(), example, tmp_path / name, **given)
+        assert not [*tmp_path.iterdir()]
+
+    def test_what_does_not_fit(self, tmp_path):
+        refused = self.refused
+        refused("unknown format 'tflite'; the formats are onnx, openvino, pt2", tmp_path, format="tflite")
+        refused(r"a file of format 'onnx' ends in \.onnx; '.*network\.pb' does not", tmp_path, name="network.pb")
+        refused("torch.export has no such files", tmp_path, name="a.pt2", format="pt2", half=True)
+        refused(r"in float32, not torch\.float64 \(1, 1, 8, 8\)", tmp_path, example=EXAMPLE.double())
+        refused(r"in float32, not torch\.float32 \(1, 8, 8\)", tmp_path, example=EXAMPLE[0])
+        refused(r"does not run on an example of shape \(1, 3, 8, 8\)", tmp_path, example=torch.rand(1, 3, 8, 8))
+        refused(r"the network must be in float32, not torch\.bfloat16", tmp_path, model=network().bfloat16())
+        refused("does not exist", tmp_path, name="nowhere/network.onnx", error=FileNotFoundError)
+
+    def test_the_layer_that_cannot(self, tmp_path):
+        model = digits_resnet().eval()
+        model.layer2[0].act1 = Branches()
+        self.refused(r"cannot be exported: ResNet\.layer2\.0\.act1 \(Branches\): ", tmp_path, model=model)
+
+    def test_a_file_that_computes_something_else(self, tmp_path, monkeypatch):
+        plain = export_module.check_parity
+        monkeypatch.setattr(
+            export_module, "check_parity", lambda *args: replace(plain(*args), largest_error=0.5, seed=1)
+        )
+        self.refused(r"an error of 5\.0e-01, more than 1e-04, on the input of seed 1", tmp_path)
+
+    def test_a_runtime_that_is_not_there(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        match = re.escape("onnxruntime needs onnxruntime: pip install 'cnnmod[deploy]'")
+        self.refused(match, tmp_path, error=ModuleNotFoundError)
+
+
+@pytest.mark.slow
+def test_runs_without_torch_and_cnnmod(tmp_path):
+    """In an environment with onnxruntime alone."""
+    model = network()
+    export(model, EXAMPLE, tmp_path / "network.onnx")
+    venv.create(tmp_path / "bare", with_pip=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "onnxruntime"], check=True)
+    script = """
+import importlib.util, json, sys
+import numpy, onnxruntime
+assert not any(importlib.util.find_spec(name) for name in ("torch", "cnnmod", "onnx"))
+session = onnxruntime.InferenceSession(sys.argv[1])
+print(json.dumps(session.run(None, {"images": numpy.full((2, 1, 8, 8), 0.5, "float32")})[0].tolist()))
+"""
+    command = [python, "-c", script, str(tmp_path / "network.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with torch.inference_mode():
+        expected = model(torch.full((2, 1, 8, 8), 0.5))
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, atol=1e-5, rtol=1e-4)
