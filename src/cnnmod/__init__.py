@@ -1,5 +1,6 @@
 """CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train and measure convolutional networks."""
 
+from cnnmod.deploy.export import ExportReport, export
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.compare import compare
 from cnnmod.measure.count import count

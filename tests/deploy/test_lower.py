@@ -14,7 +14,7 @@ from small import digits_resnet
 
 SMALL = torch.rand(1, 1, 8, 8)
 CONFIGS = [
-    MoDConfig(c=4, select=select, order=order, fuse_to=fuse_to, candidates=candidates, residual=residual)
+    MoDConfig(c=4, reduction=2, select=select, order=order, fuse_to=fuse_to, candidates=candidates, residual=residual)
     for select, order, fuse_to, candidates, residual in itertools.product(
         ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 1), (True, False)
     )

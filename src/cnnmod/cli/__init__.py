@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import cnnmod.cli.deploy
 import cnnmod.cli.measure
 import cnnmod.cli.train
 from cnnmod.cli.app import app
@@ -17,7 +18,7 @@ def run(args: list[str] | None = None) -> None:
             description="CNN Mixture-of-Depths: what it is worth, for which network, on this machine.",
             args=args,
         )
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"cnnmod: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.graph import SUFFIXES, Format, write
+from cnnmod.deploy.graph import SUFFIXES, Format, not_exportable, write
 from cnnmod.deploy.lower import FORMS, lower
 from cnnmod.deploy.parity import Parity, check_parity, tied
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
@@ -95,7 +95,10 @@ def export(
     runtime = _RUNTIME_OF[format]
     if any(module.training for module in model.modules()):
         logger.warning("the network is in training mode; it is exported in evaluation mode")
-    lowered = lower(model, runtime, example=example[:1])
+    try:
+        lowered = lower(model, runtime, example=example[:1])
+    except ValueError as error:
+        raise not_exportable(model, example, error) from error
     reference = lower(model, "compile", example=example[:1])  # the training form, norms folded
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:

@@ -1,5 +1,6 @@
 """A lowered network as a file: ONNX, OpenVINO's, or torch.export's."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -138,35 +139,47 @@ def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor) -> A
     try:
         return export()
     except Exception as error:
-        name, reason = _culprit(model, example, error)
-        raise ValueError(f"the network cannot be exported: {name}: {reason}") from error
+        raise not_exportable(model, example, error) from error
 
 
-def _culprit(model: nn.Module, example: Tensor, error: Exception) -> tuple[str, str]:
-    """The innermost layer that torch.export does not take alone, and why."""
+def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> ValueError:
+    """An error that names the innermost layer that torch.export does not take alone, and why.
+
+    Raises:
+        ValueError: The error itself, if the network does not even run on the example.
+    """
     inputs: dict[nn.Module, tuple[Any, Any]] = {}
 
     def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[layer] = (args, kwargs)
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in model.modules()]
-    with torch.inference_mode():
-        model(example)
+    layer, where = copy.deepcopy(model).eval(), type(model).__name__
+    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in layer.modules()]
+    try:
+        with torch.no_grad():
+            layer(example)
+    except Exception:
+        raise error from None
     for hook in hooks:
         hook.remove()
-    layer, where = model, type(model).__name__
     inside = True
     while inside:
         inside = False
         for name, child in layer.named_children():
-            if child not in inputs:
-                continue
-            try:
-                torch.export.export(child, *inputs[child])
-            except Exception as its:
-                layer, where, error, inside = child, f"{where}.{name}", its, True
+            if child in inputs and (found := _fails(child, *inputs[child])) is not None:
+                layer, where, error, inside = child, f"{where}.{name}", found, True
                 break
-    return f"{where} ({type(layer).__name__})", str(error).strip().splitlines()[0]
+    reason = str(error).strip().splitlines()[0]
+    return ValueError(f"the network cannot be exported: {where} ({type(layer).__name__}): {reason}")
+
+
+def _fails(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
+    try:
+        with torch.no_grad():
+            torch.export.export(layer, args, kwargs)
+    except Exception as error:
+        return error
+    return None
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

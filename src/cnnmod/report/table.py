@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
+from cnnmod.deploy.export import ExportReport
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.measure.results import Comparison, interquartile_range
@@ -155,6 +156,20 @@ def accuracy_text(accuracy: Accuracy, of: Path) -> str:
     top5 = "" if accuracy.top5_pct is None else f", top-5 {accuracy.top5_pct:.2f} %"
     broken = f"; {accuracy.broken} could not be read" if accuracy.broken else ""
     return f"{of}: top-1 {accuracy.top1_pct:.2f} %{top5} of {accuracy.images:,} test images{broken}"
+
+
+def export_text(report: ExportReport) -> str:
+    """What was written, in a few lines for people."""
+    form = f"MoD blocks as {report.form}" if report.form else "no MoD blocks"
+    opset = f"opset {report.opset}; " if report.opset else ""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    operators = ", ".join(f"{count} {name}" for name, count in report.operators.items())
+    agreement = f"selected channels equal {report.selection_agreement:.2%}, with ties {report.tied_agreement:.2%}"
+    return (
+        f"{report.path}: {report.file_bytes / 1e6:.2f} MB (float32 weights: {report.weight_bytes / 1e6:.2f}); {form}\n"
+        f"against eager PyTorch: largest error {report.largest_error:.1e} of the largest output; {agreement}\n"
+        f"{opset}{versions}\n{operators}"
+    )
 
 
 def recipe_table() -> Table:

@@ -53,8 +53,8 @@ def digits() -> Recipe:
 
 
 def cifar10_fast() -> Recipe:
-    """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns from
-    fewer images than SGD."""
+    """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns
+    from fewer images than SGD."""
     return dataclasses.replace(
         cifar10(),
         network_args={"channels": [16, 32, 64, 128]},

@@ -1,0 +1,56 @@
+"""export: a file that a runtime runs fast."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.deploy.export import export as export_network
+from cnnmod.deploy.graph import Format
+from cnnmod.method.trace import example_for
+from cnnmod.networks.build import build, load
+from cnnmod.report.table import export_text
+
+
+@app.command
+def export(
+    network: Annotated[str, tyro.conf.Positional],
+    out: Path,
+    format: Format = "onnx",  # noqa: A002  the option's name
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    half: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Write a network as a file for ONNX Runtime, OpenVINO or torch.export, in the form that is fastest there; it is
+    compared with eager PyTorch before it is kept.
+
+    Example: cnnmod export runs/fast/best.safetensors --out network.onnx
+
+    Example: cnnmod export resnet75_mod --format openvino --out resnet75_mod.xml --size 224 224
+
+    Args:
+        network: A checkpoint that holds how its network is built, or a name as `cnnmod info` takes it (fresh weights).
+        out: The file, ending in .onnx, .xml or .pt2.
+        format: What to write.
+        batch: Fix the number of images; any number if not given.
+        size: Height and width in pixels; what the network states, or 224, if not given.
+        half: Store weights in 16 bits.
+    """
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch must be ≥ 1, not {batch}")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+    model = (load(Path(network)) if network.endswith(".safetensors") else build(network)).eval()
+    _, channels, height, width = example_for(model).shape
+    images = torch.rand(batch or 1, channels, *(size or (height, width)))
+    with console.status(f"writing and checking {out}"):
+        report = export_network(model, images, out, format=format, dynamic_batch=batch is None, half=half)
+    if as_json:
+        values: dict[str, Any] = dataclasses.asdict(report)
+        print_json(values | {"path": str(report.path)})
+    else:
+        console.print(export_text(report))
