@@ -11,7 +11,7 @@ def test_misspelt_arguments_exit_2(arguments, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate", "inspect"])
+@pytest.mark.parametrize("command", ["demo", "info", "compare", "plot", "train", "evaluate", "inspect", "export"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run([command, "--help"])

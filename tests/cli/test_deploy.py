@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from cnnmod.cli import run
+
+
+def test_export_of_a_checkpoint(tmp_path, capsys):
+    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
+    run(["train", "digits", *short, "--out", str(tmp_path / "run")])
+    capsys.readouterr()
+    out = tmp_path / "network.onnx"
+    run(["export", str(tmp_path / "run" / "best.safetensors"), "--out", str(out), "--size", "8", "8", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["operators"]["TopK"] == 5
+    assert values["selection_agreement"] == 1
+    assert out.stat().st_size == values["file_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "resnet18_mdo", "--out", "a.onnx"], "unknown network 'resnet18_mdo'; did you mean resnet18_mod"),
+        (["export", "nothing.safetensors", "--out", "a.onnx"], "nothing.safetensors"),
+        (["export", "resnet18_cifar_mod", "--out", "a.pt"], "a file of format 'onnx' ends in .onnx; 'a.pt' does not"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--batch", "0"], "--batch must be ≥ 1, not 0"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
+        (["export", "resnet18_cifar_mod", "--out", "nowhere/a.onnx"], "nowhere does not exist"),
+        (["compare", "resnet18_cifar_mod", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_exit_2(arguments, message, mistake):
+    mistake(arguments, message)

@@ -1,0 +1,40 @@
+import sys
+
+import numpy
+import pytest
+import torch
+
+from cnnmod import MoDConfig, compare, convert_
+from cnnmod.deploy.runtimes import RUNTIMES, check_runtime, start
+from conftest import trained_norms_
+from small import digits_resnet
+
+
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(name, marks=pytest.mark.slow if name == "compile" else ()) for name in RUNTIMES]
+)
+def test_equals_eager(runtime):
+    images = torch.rand(2, 1, 8, 8)
+    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=images))
+    with torch.inference_mode():
+        expected = model(images)
+    output = start(model, runtime, images)(images)
+    logits = output if isinstance(output, torch.Tensor) else torch.from_numpy(numpy.array(output[0]))
+    tolerance = 0.1 if runtime == "openvino-bf16" else 1e-5
+    torch.testing.assert_close(logits, expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+
+
+def test_all_rows_in_a_runtime():
+    models = {"dense": digits_resnet(), "mod": convert_(digits_resnet(), MoDConfig(c=4))}
+    comparison = compare(models, torch.rand(1, 1, 8, 8), runtimes=("eager", "onnxruntime"), batch_sizes=(2,), rounds=2)
+    assert comparison.conditions == [("eager", 2), ("onnxruntime", 2)]
+    for row in comparison.rows:
+        assert [one.peak_memory_mib is None for one in row.measurements] == [False, True]
+
+
+def test_unknown_and_missing(monkeypatch):
+    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime"):
+        check_runtime("tensorrt")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openvino-bf16 needs openvino: pip install 'cnnmod\[deploy\]'"):
+        check_runtime("openvino-bf16")
