@@ -22,7 +22,7 @@ CONFIGS = [
 
 
 def forms(model, kind=EagerForm):
-    return [module for module in model.modules() if type(module) is kind]
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnmod.deploy.flow import trace_flow
 from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.fused import FusedForm, can_fuse
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.trace import check_bare
@@ -60,8 +61,12 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     if form is EagerForm:
         blocks = {n: block for n, block in blocks.items() if n in flow.overwritable and block.layout == "NCHW"}
     if form is not None:
-        swap_(model, {name: form(block) for name, block in blocks.items()})
+        swap_(model, {name: _best(form, block)(block) for name, block in blocks.items()})
     return model.eval()
+
+
+def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:
+    return FusedForm if form is EagerForm and can_fuse(block) else form
 
 
 def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:

@@ -1,0 +1,193 @@
+// One operator for a whole MoD block on a CPU: pool, score, select, gather, Conv-Block, scale, add.
+//
+// The block's arithmetic is small; what costs is reading the feature map once, for the pooling, and starting some twenty
+// operators. So here the map is read by all threads, and the rest of an image is one thread's work on k planes.
+//
+// The Conv-Block comes as a program over registers that hold planes (channels, height * width); register 0 is the
+// input, the last step's target the output. A step is seven numbers:
+//     convolution: 0, target, source, weight's number, padding, dilation, groups
+//     relu:        1, target, source
+//     sum:         2, target, source, source
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using Planes = std::vector<float>;
+
+struct Shape {
+  int64_t images, channels, height, width;
+  bool channels_last;
+  int64_t pixels() const { return height * width; }
+};
+
+// The means of the first `pool` channels, (images, pool). Sums of 32 pixels are added up, so that rounding stays small.
+Tensor pooled(const float* x, const Shape& shape, int64_t pool) {
+  Tensor mean = at::empty({shape.images, pool}, at::kFloat);
+  float* out = mean.data_ptr<float>();
+  const int64_t pixels = shape.pixels();
+  const float scale = 1.0f / static_cast<float>(pixels);
+  if (!shape.channels_last) {
+    at::parallel_for(0, shape.images * pool, 1 + 16384 / pixels, [&](int64_t begin, int64_t end) {
+      for (int64_t number = begin; number < end; ++number) {
+        const float* plane = x + ((number / pool) * shape.channels + number % pool) * pixels;
+        float sums[16] = {0}, total = 0;
+        int64_t pixel = 0;
+        for (; pixel + 16 <= pixels; pixel += 16)
+          for (int lane = 0; lane < 16; ++lane) sums[lane] += plane[pixel + lane];
+        for (; pixel < pixels; ++pixel) total += plane[pixel];
+        for (float sum : sums) total += sum;
+        out[number] = total * scale;
+      }
+    });
+    return mean;
+  }
+  // Strips of pixels, as many as there are threads to share an image.
+  const int64_t strips = std::max<int64_t>(1, at::get_num_threads() / shape.images);
+  Tensor partial = at::zeros({shape.images * strips, pool}, at::kFloat);
+  float* sums = partial.data_ptr<float>();
+  at::parallel_for(0, shape.images * strips, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> some(pool);
+    for (int64_t number = begin; number < end; ++number) {
+      const float* image = x + (number / strips) * shape.channels * pixels;
+      float* sum = sums + number * pool;
+      const int64_t first = number % strips * pixels / strips, last = (number % strips + 1) * pixels / strips;
+      for (int64_t start = first; start < last; start += 32) {
+        std::fill(some.begin(), some.end(), 0.0f);
+        for (int64_t pixel = start; pixel < std::min(start + 32, last); ++pixel) {
+          const float* row = image + pixel * shape.channels;
+          for (int64_t channel = 0; channel < pool; ++channel) some[channel] += row[channel];
+        }
+        for (int64_t channel = 0; channel < pool; ++channel) sum[channel] += some[channel];
+      }
+    }
+  });
+  for (int64_t image = 0; image < shape.images; ++image)
+    for (int64_t channel = 0; channel < pool; ++channel) {
+      float total = 0;
+      for (int64_t strip = 0; strip < strips; ++strip) total += sums[(image * strips + strip) * pool + channel];
+      out[image * pool + channel] = total * scale;
+    }
+  return mean;
+}
+
+// The k highest logits, ties to the lower channel; NaN is highest, as in torch.topk.
+std::vector<int64_t> highest(const float* logits, int64_t pool, int64_t k, bool by_index) {
+  std::vector<int64_t> order(pool);
+  std::iota(order.begin(), order.end(), 0);
+  auto before = [&](int64_t one, int64_t other) {
+    const float a = logits[one], b = logits[other];
+    if (a > b || (std::isnan(a) && !std::isnan(b))) return true;
+    if (b > a || (std::isnan(b) && !std::isnan(a))) return false;
+    return one < other;
+  };
+  std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
+  order.resize(k);
+  if (by_index) std::sort(order.begin(), order.end());
+  return order;
+}
+
+void convolve(const Planes& in, Planes& out, const Tensor& weight, const Tensor& bias, const Shape& shape,
+              int64_t padding, int64_t dilation, int64_t groups) {
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), pixels = shape.pixels();
+  const int64_t rows = weight.size(2), columns = weight.size(3), height = shape.height, width = shape.width;
+  const float* w = weight.data_ptr<float>();
+  const float* b = bias.data_ptr<float>();
+  out.resize(outputs * pixels);
+  for (int64_t o = 0; o < outputs; ++o) {
+    float* target = out.data() + o * pixels;
+    std::fill(target, target + pixels, b[o]);
+    for (int64_t i = 0; i < inputs; ++i) {
+      const float* source = in.data() + (o / (outputs / groups) * inputs + i) * pixels;
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < columns; ++column) {
+          const float factor = w[((o * inputs + i) * rows + row) * columns + column];
+          const int64_t down = row * dilation - padding, right = column * dilation - padding;
+          if (down == 0 && right == 0) {
+            for (int64_t pixel = 0; pixel < pixels; ++pixel) target[pixel] += factor * source[pixel];
+            continue;
+          }
+          const int64_t left = std::max<int64_t>(0, -right), stop = std::min(width, width - right);
+          for (int64_t y = std::max<int64_t>(0, -down); y < std::min(height, height - down); ++y) {
+            float* to = target + y * width;
+            const float* from = source + (y + down) * width + right;
+            for (int64_t column_at = left; column_at < stop; ++column_at) to[column_at] += factor * from[column_at];
+          }
+        }
+    }
+  }
+}
+
+void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std::optional<Tensor>& gain,
+                at::TensorList weights, at::TensorList biases, at::IntArrayRef program, int64_t registers, int64_t k,
+                bool by_index, int64_t start) {
+  const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3), !x.is_contiguous()};
+  TORCH_CHECK(x.scalar_type() == at::kFloat && (x.is_contiguous() || x.is_contiguous(at::MemoryFormat::ChannelsLast)),
+              "mod_block_ takes float32 images in a contiguous memory format");
+  float* data = x.data_ptr<float>();
+  const int64_t pixels = shape.pixels(), pool = reduce.size(1);
+  const Tensor logit = at::linear(at::linear(pooled(data, shape, pool), reduce).relu_(), expand);
+  const float* logits = logit.data_ptr<float>();
+  const float* gains = gain ? gain->data_ptr<float>() : nullptr;
+  std::vector<Tensor> kernels;
+  for (const Tensor& weight : weights) kernels.push_back(weight.contiguous());  // the network may be channels last
+  at::parallel_for(0, shape.images, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Planes> planes(registers);
+    for (int64_t image = begin; image < end; ++image) {
+      float* map = data + image * shape.channels * pixels;
+      const float* scores = logits + image * pool;
+      const std::vector<int64_t> selected = highest(scores, pool, k, by_index);
+      planes[0].resize(k * pixels);
+      for (int64_t place = 0; place < k; ++place) {
+        float* plane = planes[0].data() + place * pixels;
+        if (!shape.channels_last)
+          std::copy_n(map + selected[place] * pixels, pixels, plane);
+        else
+          for (int64_t pixel = 0; pixel < pixels; ++pixel) plane[pixel] = map[pixel * shape.channels + selected[place]];
+      }
+      int64_t result = 0;
+      for (size_t at = 0; at < program.size(); at += 7) {
+        const int64_t *step = program.data() + at, source = step[2];
+        result = step[1];
+        Planes& target = planes[result];
+        if (step[0] == 0) {
+          convolve(planes[source], target, kernels[step[3]], biases[step[3]], shape, step[4], step[5], step[6]);
+          continue;
+        }
+        const Planes& one = planes[source];
+        target.resize(one.size());
+        if (step[0] == 1)
+          for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] < 0 ? 0 : one[number];
+        else
+          for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] + planes[step[3]][number];
+      }
+      for (int64_t place = 0; place < k; ++place) {
+        const float score = (gains ? gains[place] : 1.0f) / (1.0f + std::exp(-scores[selected[place]]));
+        const float* plane = planes[result].data() + place * pixels;
+        const int64_t channel = start + place;
+        if (!shape.channels_last)
+          for (int64_t pixel = 0; pixel < pixels; ++pixel) map[channel * pixels + pixel] += score * plane[pixel];
+        else
+          for (int64_t pixel = 0; pixel < pixels; ++pixel) map[pixel * shape.channels + channel] += score * plane[pixel];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+TORCH_LIBRARY(cnnmod, library) {
+  library.def(
+      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor[] biases, "
+      "int[] program, int registers, int k, bool by_index, int start) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(cnnmod, CPU, library) { library.impl("mod_block_", &mod_block_); }

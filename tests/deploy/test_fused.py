@@ -1,0 +1,153 @@
+import itertools
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDBlock, MoDConfig, convert_, lower, mod_blocks
+from cnnmod.deploy import fused
+from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.fused import FusedForm, can_fuse, is_compiled
+from cnnmod.networks import build
+from conftest import trained_norms_
+from small import digits_resnet
+
+EXAMPLE = torch.rand(1, 1, 8, 8)
+needs_compiler = pytest.mark.skipif(not is_compiled(), reason="no compiler here")
+
+
+def conv_block(k, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(k, 6, 1),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=groups),
+        nn.Conv2d(6, k, 3, padding=1),
+    )
+
+
+def pair(config, channels=64, k=6, groups=1):
+    """A MoD block, and its fused form."""
+    block = MoDBlock(conv_block(k, groups), channels, k, config).eval().requires_grad_(False)
+    if block.gain_K is not None:
+        block.gain_K.uniform_(0.5, 2)
+    assert can_fuse(block)
+    return block, FusedForm(block).eval().requires_grad_(False)
+
+
+def both(block, form, x_NCHW):
+    with torch.inference_mode():
+        return form(x_NCHW.clone(memory_format=torch.preserve_format)), block(x_NCHW)
+
+
+@needs_compiler
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"order": order, "fuse_to": fuse_to, "candidates": candidates, "identity_start": identity}
+        for order, fuse_to, candidates, identity in itertools.product(
+            ("score", "index"), ("first", "last"), (None, 2), (False, True)
+        )
+    ],
+    ids=str,
+)
+def test_equals_the_training_form(fields, memory_format):
+    block, form = pair(MoDConfig(**fields), groups=2)
+    for size in ((1, 64, 9, 7), (5, 64, 3, 3), (2, 64, 1, 1)):
+        ours, theirs = both(block, form, torch.randn(size).contiguous(memory_format=memory_format))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", ["score", "index"])
+def test_ties_go_to_the_lower_channel(order):
+    block, form = pair(MoDConfig(order=order))
+    block.selector.expand.weight.copy_(block.selector.expand.weight[torch.arange(64) // 4].clone())
+    ours, theirs = both(block, form, torch.randn(3, 64, 5, 5))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    block.selector.expand.weight.zero_()
+    ours, theirs = both(block, form, torch.randn(3, 64, 5, 5))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+def test_untouched_channels_pass_bit_for_bit_and_nan_stays_in_its_image():
+    block, form = pair(MoDConfig())
+    x_NCHW = torch.randn(2, 64, 5, 5)
+    ours, _ = both(block, form, x_NCHW)
+    assert torch.equal(ours[:, 6:], x_NCHW[:, 6:])
+    x_NCHW[0, 9] = float("nan")
+    spoilt, _ = both(block, form, x_NCHW)
+    assert torch.equal(spoilt[1], ours[1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["resnet18_mod", "resnet50_mod"])
+def test_networks(name):
+    model = trained_norms_(build(name))
+    lowered = lower(model)
+    assert {type(block) for block in mod_blocks(lowered).values()} == {FusedForm}
+    x_NCHW = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(x_NCHW)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            ours = lowered.to(memory_format=memory_format)(x_NCHW.contiguous(memory_format=memory_format))
+            torch.testing.assert_close(ours, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+@needs_compiler
+def test_what_the_operator_does_not_take_goes_the_other_way():
+    block, form = pair(MoDConfig())
+    for x_NCHW in (torch.randn(2, 64, 5, 5).double(), torch.randn(2, 64, 5, 10)[..., ::2]):
+        block.to(x_NCHW.dtype)
+        form.to(x_NCHW.dtype)
+        torch.testing.assert_close(*both(block, form, x_NCHW), atol=1e-5, rtol=1e-5)
+        block.float()
+        form.float()
+
+
+@needs_compiler
+def test_the_operator_keeps_torchs_rules():
+    block, form = pair(MoDConfig())
+    arguments = [torch.randn(2, 64, 5, 5), form.selector.reduce.weight, form.selector.expand.weight, None]
+    arguments += [list(form.step_weights), list(form.step_biases), form.program, form.registers, 6, False, 0]
+    checks = ("test_schema", "test_faketensor")
+    assert set(torch.library.opcheck(torch.ops.cnnmod.mod_block_, arguments, test_utils=checks).values()) == {"SUCCESS"}
+    compiled = torch.compile(lambda x_NCHW: form(x_NCHW * 2), fullgraph=True, backend="aot_eager")
+    x_NCHW = torch.randn(2, 64, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x_NCHW), block(x_NCHW * 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(6, 6, 3, padding=1), nn.GELU()],
+        [nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")],
+        [nn.Conv2d(6, 6, 2, padding="same")],
+        [nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)],
+    ],
+    ids=str,
+)
+def test_other_conv_blocks_are_not_fused(layers):
+    block = MoDBlock(nn.Sequential(*layers), 64, 6)
+    assert not can_fuse(block)
+
+
+@pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}, {"fuse_to": "original"}], ids=str)
+def test_other_choices_are_not_fused(fields):
+    assert not can_fuse(MoDBlock(conv_block(6), 64, 6, MoDConfig(**fields)))
+
+
+def test_without_a_compiler(monkeypatch, caplog):
+    def load(*args, **kwargs):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", load)
+    monkeypatch.setattr(fused, "is_compiled", is_compiled.__wrapped__)
+    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=EXAMPLE))
+    with caplog.at_level(logging.WARNING, "cnnmod"):
+        lowered = lower(model, example=EXAMPLE)
+    assert {type(block) for block in mod_blocks(lowered).values()} == {EagerForm}
+    assert "the fused operator cannot be compiled (no compiler); MoD blocks run as several operators" in caplog.text
