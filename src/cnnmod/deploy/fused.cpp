@@ -29,36 +29,50 @@ struct Shape {
   int64_t pixels() const { return height * width; }
 };
 
+constexpr int kLanes = 16;
+
+float dot(const float* one, const float* other, int64_t count) {
+  float sums[kLanes] = {0}, total = 0;
+  int64_t at = 0;
+  for (; at + kLanes <= count; at += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += one[at + lane] * other[at + lane];
+  for (; at < count; ++at) total += one[at] * other[at];
+  for (float sum : sums) total += sum;
+  return total;
+}
+
+float total(const float* values, int64_t count) {
+  float sums[kLanes] = {0}, total = 0;
+  int64_t at = 0;
+  for (; at + kLanes <= count; at += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += values[at + lane];
+  for (; at < count; ++at) total += values[at];
+  for (float sum : sums) total += sum;
+  return total;
+}
+
 // The means of the first `pool` channels, (images, pool). Sums of 32 pixels are added up, so that rounding stays small.
-Tensor pooled(const float* x, const Shape& shape, int64_t pool) {
-  Tensor mean = at::empty({shape.images, pool}, at::kFloat);
-  float* out = mean.data_ptr<float>();
+std::vector<float> pooled(const float* x, const Shape& shape, int64_t pool) {
+  std::vector<float> mean(shape.images * pool);
   const int64_t pixels = shape.pixels();
   const float scale = 1.0f / static_cast<float>(pixels);
   if (!shape.channels_last) {
     at::parallel_for(0, shape.images * pool, 1 + 16384 / pixels, [&](int64_t begin, int64_t end) {
       for (int64_t number = begin; number < end; ++number) {
         const float* plane = x + ((number / pool) * shape.channels + number % pool) * pixels;
-        float sums[16] = {0}, total = 0;
-        int64_t pixel = 0;
-        for (; pixel + 16 <= pixels; pixel += 16)
-          for (int lane = 0; lane < 16; ++lane) sums[lane] += plane[pixel + lane];
-        for (; pixel < pixels; ++pixel) total += plane[pixel];
-        for (float sum : sums) total += sum;
-        out[number] = total * scale;
+        mean[number] = total(plane, pixels) * scale;
       }
     });
     return mean;
   }
   // Strips of pixels, as many as there are threads to share an image.
   const int64_t strips = std::max<int64_t>(1, at::get_num_threads() / shape.images);
-  Tensor partial = at::zeros({shape.images * strips, pool}, at::kFloat);
-  float* sums = partial.data_ptr<float>();
+  std::vector<float> sums(shape.images * strips * pool);
   at::parallel_for(0, shape.images * strips, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> some(pool);
     for (int64_t number = begin; number < end; ++number) {
       const float* image = x + (number / strips) * shape.channels * pixels;
-      float* sum = sums + number * pool;
+      float* sum = sums.data() + number * pool;
       const int64_t first = number % strips * pixels / strips, last = (number % strips + 1) * pixels / strips;
       for (int64_t start = first; start < last; start += 32) {
         std::fill(some.begin(), some.end(), 0.0f);
@@ -72,11 +86,26 @@ Tensor pooled(const float* x, const Shape& shape, int64_t pool) {
   });
   for (int64_t image = 0; image < shape.images; ++image)
     for (int64_t channel = 0; channel < pool; ++channel) {
-      float total = 0;
-      for (int64_t strip = 0; strip < strips; ++strip) total += sums[(image * strips + strip) * pool + channel];
-      out[image * pool + channel] = total * scale;
+      float whole = 0;
+      for (int64_t strip = 0; strip < strips; ++strip) whole += sums[(image * strips + strip) * pool + channel];
+      mean[image * pool + channel] = whole * scale;
     }
   return mean;
+}
+
+// in (images, columns) times the transposed weight (rows, columns), all threads reading their share of the weight.
+std::vector<float> multiplied(const std::vector<float>& in, const Tensor& weight, int64_t images, bool relu) {
+  const int64_t rows = weight.size(0), columns = weight.size(1);
+  const float* w = weight.data_ptr<float>();
+  std::vector<float> out(images * rows);
+  at::parallel_for(0, rows, 1 + 16384 / columns, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t image = 0; image < images; ++image) {
+        const float value = dot(in.data() + image * columns, w + row * columns, columns);
+        out[image * rows + row] = relu && value < 0 ? 0 : value;
+      }
+  });
+  return out;
 }
 
 // The k highest logits, ties to the lower channel; NaN is highest, as in torch.topk.
@@ -134,8 +163,8 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
               "mod_block_ takes float32 images in a contiguous memory format");
   float* data = x.data_ptr<float>();
   const int64_t pixels = shape.pixels(), pool = reduce.size(1);
-  const Tensor logit = at::linear(at::linear(pooled(data, shape, pool), reduce).relu_(), expand);
-  const float* logits = logit.data_ptr<float>();
+  const std::vector<float> hidden = multiplied(pooled(data, shape, pool), reduce, shape.images, /*relu=*/true);
+  const std::vector<float> logits = multiplied(hidden, expand, shape.images, /*relu=*/false);
   const float* gains = gain ? gain->data_ptr<float>() : nullptr;
   std::vector<Tensor> kernels;
   for (const Tensor& weight : weights) kernels.push_back(weight.contiguous());  // the network may be channels last
@@ -143,7 +172,7 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
     std::vector<Planes> planes(registers);
     for (int64_t image = begin; image < end; ++image) {
       float* map = data + image * shape.channels * pixels;
-      const float* scores = logits + image * pool;
+      const float* scores = logits.data() + image * pool;
       const std::vector<int64_t> selected = highest(scores, pool, k, by_index);
       planes[0].resize(k * pixels);
       for (int64_t place = 0; place < k; ++place) {
