@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from cnnmod.training.data import open_data
+from cnnmod.training.processes import all_processes
+assert all_processes().num_processes == int(sys.argv[3])
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import Run, run_training
 changes = sys.argv[2].split()
@@ -28,7 +30,7 @@ def trained(folder, processes, changes=CHANGES):
     script = folder / "script.py"
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, str(script), str(folder / "run"), changes]
+    command = [sys.executable, *launch, str(script), str(folder / "run"), changes, str(processes)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "run"

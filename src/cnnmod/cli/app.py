@@ -4,11 +4,11 @@ import json
 from typing import Annotated
 
 import tyro
-from accelerate import PartialState
 from rich.console import Console
 from tyro.extras import SubcommandApp
 
 from cnnmod.report.table import Cells
+from cnnmod.training.processes import all_processes
 
 app = SubcommandApp()
 console = Console()
@@ -17,7 +17,7 @@ Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of ta
 
 
 def show(people: Cells | str, values: object, as_json: bool) -> None:
-    if not PartialState().is_main_process:
+    if not all_processes().is_main_process:
         return
     if as_json:
         print_json(values)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from accelerate import PartialState
 
 from cnnmod.cli.app import Json, app, console, show
 from cnnmod.measure.experiment import run_experiment
@@ -26,6 +25,7 @@ from cnnmod.report.table import (
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
 from cnnmod.training.folder import Run, read_run
+from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
 from cnnmod.training.run import run_training
@@ -91,7 +91,7 @@ def train(
             )
         how, title = recipe(name, changes), ", ".join([name, *changes])
         data = data if data == "digits" else str(Path(data).resolve())
-    with progress_bars(PartialState().is_main_process) as progress:
+    with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
         if not rows:
             this = Run(recipe=how, row=row, seed=seed, data=data)
@@ -125,9 +125,9 @@ def evaluate(
     """
     how = read_run(checkpoint.parent).recipe
     model = load(checkpoint)
-    with progress_bars(PartialState().is_main_process) as progress:
+    with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
-        device = PartialState().device
+        device = all_processes().device
         assert device is not None
         accuracy = evaluate_network(
             model.to(device),
@@ -162,7 +162,7 @@ def inspect(
         check_writable(out)
     how = read_run(checkpoint.parent).recipe
     model = load(checkpoint)
-    with progress_bars(PartialState().is_main_process) as progress:
+    with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), progress=progress)
         found = inspect_selection(
             model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
@@ -175,4 +175,4 @@ def inspect(
 def _workers(given: int | None) -> int:
     if given is not None and given < 0:
         raise ValueError(f"--workers must be ≥ 0, not {given}")
-    return (os.cpu_count() or 1) // PartialState().num_processes if given is None else given
+    return (os.cpu_count() or 1) // all_processes().num_processes if given is None else given

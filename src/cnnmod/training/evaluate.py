@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnmod.training.images import Images
+from cnnmod.training.processes import all_processes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def evaluate(
     Raises:
         ValueError: The network has another number of classes.
     """
-    processes = PartialState()
+    processes = all_processes()
     device = processes.device
     assert device is not None
     tops = [top for top in (1, 5) if top == 1 or top < num_classes]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from cnnmod.method.checkpoint import save
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.parse import parse
 from cnnmod.records.provenance import Provenance
+from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import Row, factory_of
 from cnnmod.training.state import State
@@ -72,7 +72,7 @@ class RunFolder:
 
     def __init__(self, run: Run, folder: Path, num_classes: int, save_every_s: float) -> None:
         self.run, self.folder, self.num_classes, self.save_every_s = run, folder, num_classes, save_every_s
-        self.is_main = PartialState().is_main_process
+        self.is_main = all_processes().is_main_process
         self.seconds = 0.0
         self._since = self._saved = time.monotonic()
         self._tensorboard: Any = None
@@ -87,12 +87,12 @@ class RunFolder:
             self._clear()
             if there := [path.name for path in self.folder.iterdir()]:
                 raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {there[0]}")
-            device = PartialState().device
+            device = all_processes().device
             assert device is not None
             provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
             content = {"run": self.run.to_dict(), "provenance": provenance}
             write_whole(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
-        PartialState().wait_for_everyone()
+        all_processes().wait_for_everyone()
         if self.is_main:
             self._clear()
             check_writable(self.folder / "state.safetensors")

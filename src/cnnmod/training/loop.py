@@ -14,6 +14,7 @@ from cnnmod.training.data import Data
 from cnnmod.training.evaluate import count_distinct, evaluate
 from cnnmod.training.images import mix_seeds
 from cnnmod.training.loss import make_loss
+from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.state import State
 from cnnmod.training.step import Step, autocast, make_optimizer
@@ -81,7 +82,7 @@ def train(
         >>> model = build_mod(short.network, short.config, in_chans=1, **short.network_args)
         >>> model = train(model, open_data("digits", short), short)
     """
-    processes = PartialState()
+    processes = all_processes()
     _check(data, recipe, processes)
     steps = len(data.train) // recipe.batch_size
     device = processes.device

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from cnnmod.networks.build import build, load
@@ -17,6 +16,7 @@ from cnnmod.training.data import Data
 from cnnmod.training.evaluate import Accuracy, evaluate
 from cnnmod.training.folder import Run, RunFolder
 from cnnmod.training.loop import train
+from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.step import autocast
@@ -61,7 +61,7 @@ def run_training(
         ValueError: The folder is of another run, with the first difference; or what training raises.
         FloatingPointError: The loss is no longer finite.
     """
-    processes = PartialState()
+    processes = all_processes()
     record = RunFolder(run, folder, data.num_classes, save_every_s)
     record.begin()
     if (folder / "result.json").exists():
