@@ -61,13 +61,12 @@ def cifar10_fast() -> Recipe:
         config=MoDConfig(reduction=4),
         validation_fraction=0.0,
         epochs=10,
+        batch_size=64,
         optimizer="muon",
-        momentum=0.95,
-        learning_rate=0.03,
+        learning_rate=0.02,
         weight_decay=0.01,
         schedule="cosine",
         milestones=(),
-        label_smoothing=0.1,
         channels_last=True,
     )
 
