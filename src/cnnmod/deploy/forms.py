@@ -111,7 +111,9 @@ class GraphForm(_Form):
         y_NKHW = self._run_conv_block(selected_NKHW, *args, **kwargs)
         if score_NK is not None:
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
-        y_NKHW = y_NKHW.to(x_NCHW.dtype)
+        return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
+
+    def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
         if self.config.fuse_to != "original":
             return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
         place_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)

@@ -175,12 +175,14 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
       const float* scores = logits.data() + image * pool;
       const std::vector<int64_t> selected = highest(scores, pool, k, by_index);
       planes[0].resize(k * pixels);
-      for (int64_t place = 0; place < k; ++place) {
-        float* plane = planes[0].data() + place * pixels;
-        if (!shape.channels_last)
-          std::copy_n(map + selected[place] * pixels, pixels, plane);
-        else
-          for (int64_t pixel = 0; pixel < pixels; ++pixel) plane[pixel] = map[pixel * shape.channels + selected[place]];
+      float* input = planes[0].data();
+      if (shape.channels_last) {
+        for (int64_t pixel = 0; pixel < pixels; ++pixel)
+          for (int64_t place = 0; place < k; ++place)
+            input[place * pixels + pixel] = map[pixel * shape.channels + selected[place]];
+      } else {
+        for (int64_t place = 0; place < k; ++place)
+          std::copy_n(map + selected[place] * pixels, pixels, input + place * pixels);
       }
       int64_t result = 0;
       for (size_t at = 0; at < program.size(); at += 7) {
@@ -198,14 +200,20 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
         else
           for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] + planes[step[3]][number];
       }
-      for (int64_t place = 0; place < k; ++place) {
-        const float score = (gains ? gains[place] : 1.0f) / (1.0f + std::exp(-scores[selected[place]]));
-        const float* plane = planes[result].data() + place * pixels;
-        const int64_t channel = start + place;
-        if (!shape.channels_last)
-          for (int64_t pixel = 0; pixel < pixels; ++pixel) map[channel * pixels + pixel] += score * plane[pixel];
-        else
-          for (int64_t pixel = 0; pixel < pixels; ++pixel) map[pixel * shape.channels + channel] += score * plane[pixel];
+      std::vector<float> factors(k);
+      for (int64_t place = 0; place < k; ++place)
+        factors[place] = (gains ? gains[place] : 1.0f) / (1.0f + std::exp(-scores[selected[place]]));
+      const float* output = planes[result].data();
+      if (shape.channels_last) {
+        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+          float* to = map + pixel * shape.channels + start;
+          for (int64_t place = 0; place < k; ++place) to[place] += factors[place] * output[place * pixels + pixel];
+        }
+      } else {
+        for (int64_t place = 0; place < k; ++place) {
+          float* to = map + (start + place) * pixels;
+          for (int64_t pixel = 0; pixel < pixels; ++pixel) to[pixel] += factors[place] * output[place * pixels + pixel];
+        }
       }
     }
   });
