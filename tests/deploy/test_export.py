@@ -47,9 +47,9 @@ def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
     "fields",
     [
         {"order": "index", "candidates": 1},
-        {"fuse_to": "original", "residual": False},
-        {"fuse_to": "last", "select": "random"},
-        {"select": "first", "identity_start": True},
+        pytest.param({"fuse_to": "original", "residual": False}, marks=pytest.mark.slow),
+        pytest.param({"fuse_to": "last", "select": "random"}, marks=pytest.mark.slow),
+        pytest.param({"select": "first", "identity_start": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

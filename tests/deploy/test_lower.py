@@ -33,7 +33,7 @@ def tie_(model):
         weight.copy_(weight[:1].clone() if number % 2 else weight[torch.arange(len(weight)) // 2].clone())
 
 
-@pytest.mark.parametrize("runtime", ["eager", "compile", "onnxruntime", "pt2"])  # OpenVINO has the form of ONNX Runtime
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_equals_the_training_form(config, runtime):
     model = trained_norms_(convert_(digits_resnet(), config, example=SMALL))

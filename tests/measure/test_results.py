@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cnnmod.measure.results import (
+    SCHEMA,
     Comparison,
     Measurement,
     Row,
@@ -14,10 +15,8 @@ from cnnmod.measure.results import (
 )
 from cnnmod.records.provenance import Provenance
 
-OTHERS = {"families.json", "identity_start.json"}  # no comparisons
-RESULTS = [
-    path for path in sorted(Path(__file__).parents[2].glob("benchmarks/results/*.json")) if path.name not in OTHERS
-]
+COMMITTED = sorted(Path(__file__).parents[2].glob("benchmarks/results/*.json"))
+RESULTS = [path for path in COMMITTED if json.loads(path.read_text(encoding="utf-8")).get("schema") == SCHEMA]
 
 
 def make(**changes):
