@@ -8,6 +8,7 @@
 //     convolution: 0, target, source, weight's number, padding, dilation, groups
 //     relu:        1, target, source
 //     sum:         2, target, source, source
+//     relu6:       3, target, source
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -197,6 +198,9 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
         target.resize(one.size());
         if (step[0] == 1)
           for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] < 0 ? 0 : one[number];
+        else if (step[0] == 3)
+          for (size_t number = 0; number < one.size(); ++number)
+            target[number] = one[number] < 0 ? 0 : one[number] > 6 ? 6 : one[number];
         else
           for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] + planes[step[3]][number];
       }

@@ -18,7 +18,7 @@ from cnnmod.method.blocks import MoDBlock
 
 logger = logging.getLogger("cnnmod")
 _LONGEST_BUILD_S = 300
-_CONVOLUTION, _RELU, _SUM = range(3)
+_CONVOLUTION, _RELU, _SUM, _RELU6 = range(4)
 _RELUS = (nn.functional.relu, torch.relu, "relu", "relu_")
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -26,7 +26,7 @@ _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 class FusedForm(EagerForm):
     """The MoD block for eager PyTorch, one operator where float32 images come on a CPU, and else several.
 
-    It is for Conv-Blocks of convolutions of stride 1, ReLUs and sums, as ResNets' are.
+    It is for Conv-Blocks of convolutions of stride 1, ReLUs, ReLU6s and sums, as ResNets' and MobileNetV2's are.
     """
 
     def __init__(self, block: MoDBlock) -> None:
@@ -125,6 +125,8 @@ def _read(conv_block: nn.Module) -> tuple[list[int], list[Tensor], list[Tensor],
             biases.append(layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias)
         elif isinstance(layer, nn.ReLU) or (node.op != "call_module" and node.target in _RELUS):
             step(node, _RELU, registers[node.args[0]])
+        elif isinstance(layer, nn.ReLU6):
+            step(node, _RELU6, registers[node.args[0]])
         elif isinstance(layer, (nn.Identity, nn.Dropout)):
             registers[node] = registers[node.args[0]]
         elif node.target in _SUMS and len(node.args) == 2 and all(one in registers for one in node.args):
