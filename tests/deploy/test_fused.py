@@ -130,6 +130,46 @@ def test_other_conv_blocks_are_not_fused(layers):
     assert not can_fuse(block)
 
 
+class Ends(nn.Module):
+    """A convolution, and then whatever the function makes of its result and the input."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.end = end
+
+    def forward(self, x):
+        return self.end(self.conv(x), x)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("end", "fused_too"),
+    [
+        (lambda y, x: torch.relu(y + x), True),
+        (lambda y, x: y.relu_().add_(x), True),
+        (lambda y, x: y.relu() + y, True),
+        (lambda y, x: y.relu_() + y, False),  # reads what was overwritten
+        (lambda y, x: x.relu_() + y + x, False),
+        (lambda y, x: torch.add(y, x, alpha=2), False),
+        (lambda y, x: y + 1, False),
+        (lambda y, x: (y, x), False),
+        (lambda y, x: x, False),
+    ],
+)
+def test_graphs(end, fused_too):
+    block = MoDBlock(Ends(end), 64, 6).eval().requires_grad_(False)
+    assert can_fuse(block) == fused_too
+    if fused_too:
+        torch.testing.assert_close(*both(block, FusedForm(block), torch.randn(2, 64, 5, 5)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_hook_is_not_passed_over():
+    block = MoDBlock(conv_block(6), 64, 6)
+    block.conv_block[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert not can_fuse(block)
+
+
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}, {"fuse_to": "original"}], ids=str)
 def test_other_choices_are_not_fused(fields):
     assert not can_fuse(MoDBlock(conv_block(6), 64, 6, MoDConfig(**fields)))

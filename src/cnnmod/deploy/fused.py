@@ -21,6 +21,7 @@ _LONGEST_BUILD_S = 300
 _CONVOLUTION, _RELU, _SUM, _RELU6 = range(4)
 _RELUS = (nn.functional.relu, torch.relu, "relu", "relu_")
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_IN_PLACE = (operator.iadd, "relu_", "add_")
 
 
 class FusedForm(EagerForm):
@@ -101,42 +102,51 @@ class _NoProgramError(Exception):
 
 def _read(conv_block: nn.Module) -> tuple[list[int], list[Tensor], list[Tensor], int]:
     """The Conv-Block as `fused.cpp` takes it: steps, weights, biases, number of registers."""
+    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in conv_block.modules()):
+        raise _NoProgramError
     try:
         traced = torch.fx.symbolic_trace(conv_block)
     except Exception as error:
         raise _NoProgramError from error
     registers: dict[Any, int] = {}
+    overwritten: set[int] = set()  # by an operator in place; what is read later is no longer what was there
     program: list[int] = []
     weights: list[Tensor] = []
     biases: list[Tensor] = []
 
+    def read(node: Any, in_place: bool = False) -> int:
+        if node not in registers or registers[node] in overwritten:
+            raise _NoProgramError
+        if in_place:
+            overwritten.add(registers[node])
+        return registers[node]
+
     def step(node: torch.fx.Node, kind: int, *numbers: int) -> None:
-        registers[node] = len(set(registers.values()))
+        registers[node] = 1 + len(program) // 7
         program.extend([kind, registers[node], *numbers, *[0] * (5 - len(numbers))])
 
     for node in traced.graph.nodes:
         layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if node.op == "placeholder":
-            registers[node] = len(registers)
+        in_place = getattr(layer, "inplace", False) or node.kwargs.get("inplace", False) or node.target in _IN_PLACE
+        if node.op == "placeholder" and not registers:
+            registers[node] = 0
         elif isinstance(layer, nn.Conv2d):
             padding, dilation = _square(layer)
-            step(node, _CONVOLUTION, registers[node.args[0]], len(weights), padding, dilation, layer.groups)
+            step(node, _CONVOLUTION, read(node.args[0]), len(weights), padding, dilation, layer.groups)
             weights.append(layer.weight)
             biases.append(layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias)
-        elif isinstance(layer, nn.ReLU) or (node.op != "call_module" and node.target in _RELUS):
-            step(node, _RELU, registers[node.args[0]])
+        elif isinstance(layer, nn.ReLU) or (layer is None and node.target in _RELUS):
+            step(node, _RELU, read(node.args[0], in_place))
         elif isinstance(layer, nn.ReLU6):
-            step(node, _RELU6, registers[node.args[0]])
+            step(node, _RELU6, read(node.args[0], in_place))
         elif isinstance(layer, (nn.Identity, nn.Dropout)):
-            registers[node] = registers[node.args[0]]
-        elif node.target in _SUMS and len(node.args) == 2 and all(one in registers for one in node.args):
-            step(node, _SUM, *(registers[one] for one in node.args))
-        elif node.op != "output":
+            registers[node] = read(node.args[0])
+        elif node.target in _SUMS and len(node.args) == 2 and not node.kwargs:
+            other = read(node.args[1])
+            step(node, _SUM, read(node.args[0], in_place), other)
+        elif node.op != "output" or not program or read(node.args[0]) != program[-6]:
             raise _NoProgramError
-    outputs = next(node for node in reversed(traced.graph.nodes) if node.op == "output").args[0]
-    if list(registers.values()).count(0) < 1 or not program or registers.get(outputs) != program[-6]:
-        raise _NoProgramError
-    return program, weights, biases, len(set(registers.values()))
+    return program, weights, biases, 1 + len(program) // 7
 
 
 def _square(layer: nn.Conv2d) -> tuple[int, int]:
