@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # CIFAR-10 with the recipe cifar10_fast: baseline, MoD network and control, then the MoD network with one choice of
 # MoDConfig changed at a time; several seeds each. Two runs side by side, one thread each: many hours on two cores.
-# Cut off, it goes on where it stopped; what is done is in the folder RUNS.
+# Cut off, it goes on where it stopped: what runs came to is kept in runs/cifar10, also in git.
 #
-#     benchmarks/cifar10.sh RUNS [SEEDS]    # writes results/cifar10.json and results/cifar10-CHANGE.json
+#     benchmarks/cifar10.sh [SEEDS]    # writes results/cifar10.json and results/cifar10-CHANGE.json
 set -eu
-runs=$(realpath -m "${1:?the folder for the runs}")
-seeds=$(seq 0 $((${2:-3} - 1)))
 cd "$(dirname "$0")/.."
+runs=benchmarks/runs/cifar10
+seeds=$(seq 0 $((${1:-3} - 1)))
 data=${CNNMOD_DATA:-../shared/data}/cifar10
 export OMP_NUM_THREADS=1
 rows=(baseline control mod)
