@@ -84,9 +84,10 @@ def export(
         OSError: The file cannot be written.
 
     Example:
-        >>> import cnnmod, timm, torch
-        >>> model = cnnmod.convert_(timm.create_model("resnet18"))
-        >>> report = export(model.eval(), torch.rand(1, 3, 64, 64), "resnet18_mod.onnx")
+        >>> import cnnmod, tempfile, timm, torch
+        >>> model = cnnmod.convert_(timm.create_model("resnet18")).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export(model, torch.rand(1, 3, 64, 64), f"{folder}/resnet18_mod.onnx")
         >>> report.operators["TopK"], report.largest_error < 1e-4
         (4, True)
     """

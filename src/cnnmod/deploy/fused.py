@@ -106,7 +106,7 @@ def _read(conv_block: nn.Module) -> tuple[list[int], list[Tensor], list[Tensor],
         raise _NoProgramError
     try:
         traced = torch.fx.symbolic_trace(conv_block)
-    except Exception as error:
+    except Exception as error:  # whatever a foreign forward raises at a tracer's proxies
         raise _NoProgramError from error
     registers: dict[Any, int] = {}
     overwritten: set[int] = set()  # by an operator in place; what is read later is no longer what was there

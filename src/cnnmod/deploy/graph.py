@@ -138,7 +138,7 @@ def _batch(example: Tensor, dynamic: bool) -> Tensor:
 def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor) -> Any:
     try:
         return export()
-    except Exception as error:
+    except Exception as error:  # whatever an exporter raises at a foreign forward
         raise not_exportable(model, example, error) from error
 
 
@@ -158,7 +158,7 @@ def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> Value
     try:
         with torch.no_grad():
             layer(example)
-    except Exception:
+    except Exception:  # it does not even run: the first error says so
         raise error from None
     for hook in hooks:
         hook.remove()
@@ -177,7 +177,7 @@ def _fails(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
     try:
         with torch.no_grad():
             torch.export.export(layer, args, kwargs)
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is what is looked for
         return error
     return None
 
