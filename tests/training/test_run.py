@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,13 @@ class TestRefused:
             trained(a_run("config.order=index"), whole[0])
         with pytest.raises(ValueError, match="its seed is 0, not 1"):
             trained(a_run(seed=1), whole[0])
+
+    def test_not_data_that_were_moved(self, whole):
+        moved = replace(a_run(), data="elsewhere/digits")
+        opened = open_data("digits", moved.recipe)
+        assert run_training(moved, whole[0], opened) == whole[1]
+        with pytest.raises(ValueError, match="holds another run: its data is 'digits', not 'elsewhere/letters'"):
+            run_training(replace(moved, data="elsewhere/letters"), whole[0], opened)
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "notes.txt").touch()

@@ -80,7 +80,10 @@ class RunFolder:
     def begin(self) -> None:
         """Make the folder, or see that what is there is of the same run."""
         if (self.folder / "run.json").exists():
-            if (there := read_run(self.folder)) != self.run:
+            there = read_run(self.folder)
+            if Path(there.data).name == Path(self.run.data).name:  # the data may have been moved
+                there = dataclasses.replace(there, data=self.run.data)
+            if there != self.run:
                 raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
         elif self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
