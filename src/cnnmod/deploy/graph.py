@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
@@ -37,15 +38,15 @@ def write(
     if kind == "pt2":
         _write_pt2(model, example, path, dynamic_batch)
     elif kind == "onnx":
-        _write_onnx(model, example, path, dynamic_batch, half)
+        _write_onnx(model, example, path, dynamic_batch, half, split=True)
     else:
         onnx_path = path.with_suffix(".onnx")
-        _write_onnx(model, example, onnx_path, dynamic_batch, half=False)
+        _write_onnx(model, example, onnx_path, dynamic_batch, half=False, split=False)
         _write_openvino(onnx_path, path, half)
         onnx_path.unlink()
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool) -> None:
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool, *, split: bool) -> None:
     """All weights are in the one file. The tensors that hold the MoD blocks' selected channels are called after the
     blocks; nothing else of where the network came from is in it."""
     import onnx
@@ -59,12 +60,15 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=["images"],
+                custom_translation_table={torch.ops.cnnmod.gather_planes.default: _gather_planes},
                 verbose=False,
             ),
             model,
             example,
         )
     assert program is not None
+    if split:
+        split_candidates_(program.model)
     proto = program.model_proto
     names = set(mod_blocks(model))
     for node in proto.graph.node:
@@ -79,6 +83,13 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
         _store_half(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
+
+
+def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:
+    from onnxscript import opset18
+
+    op: Any = opset18  # its types ask for more than its operators do
+    return op.GatherND(x_NCHW, op.Unsqueeze(index_NK, op.Constant(value_ints=[2])), batch_dims=1)
 
 
 def _store_half(graph: Any) -> None:
@@ -101,6 +112,7 @@ def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
 
     model = openvino.convert_model(onnx_path)
     _break_ties_downwards(model)
+    _gather_channels_last(model)
     openvino.save_model(model, path, compress_to_fp16=half)
 
 
@@ -117,6 +129,26 @@ def _break_ties_downwards(model: Any) -> None:
             for number in range(2):
                 stable.output(number).set_names(node.output(number).get_names())
                 node.output(number).replace(stable.output(number))
+
+
+def _gather_channels_last(model: Any) -> None:
+    """OpenVINO keeps feature maps channels last and turns them around, on one thread, for a gather of planes. So
+    channels are gathered along the last axis. Of a map that is overwritten afterwards even that view would be made
+    by turning it around; a copy is cheaper."""
+    import numpy as np
+    from openvino import opset13
+
+    for node in model.get_ops():
+        if node.get_type_name() == "GatherND":
+            images = node.input_value(0)
+            if images.get_node().get_type_name() != "Slice":
+                largest = float(np.finfo(np.float32).max)
+                images = opset13.clamp(images, -largest, largest)
+            index = opset13.squeeze(node.input_value(1), opset13.constant(np.array([2])))
+            last = opset13.transpose(images, opset13.constant(np.array([0, 2, 3, 1])))
+            taken = opset13.gather(last, index, opset13.constant(np.int64(3)), batch_dims=1)
+            planes = opset13.transpose(taken, opset13.constant(np.array([0, 3, 1, 2])))
+            node.output(0).replace(planes.output(0))
 
 
 def _write_pt2(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:

@@ -47,7 +47,7 @@ def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Seque
         alike_N = torch.ones(len(images_NCHW), dtype=torch.bool)
         for block, (index_NK,) in selected.items():
             if (theirs := found.get(f"{block}{SELECTED}")) is not None:
-                equal_NK = index_NK.sort(1).values == theirs.sort(1).values
+                equal_NK = index_NK.sort(1).values == theirs.flatten(1).sort(1).values
                 same, all_of_them = same + int(equal_NK.sum()), all_of_them + equal_NK.numel()
                 alike_N &= equal_NK.all(1)
         outputs = [value for name, value in found.items() if not name.endswith(SELECTED)]

@@ -32,6 +32,8 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # A session's threads go on spinning after a run: beside another network's run they would take its cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         proto: Any = str(path)
         if selected:
             loaded = onnx.load(path)

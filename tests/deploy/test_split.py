@@ -1,0 +1,88 @@
+from typing import Any
+
+import numpy
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, lower, mod_blocks
+from cnnmod.deploy.graph import write
+from cnnmod.networks import build
+from conftest import trained_norms_
+from small import digits_resnet
+
+EXAMPLE = torch.rand(2, 1, 8, 8)
+POOL_OF_16 = MoDConfig(c=8, candidates=1)
+
+
+def written(model, path, kind="onnx"):
+    """The file's nodes, after it was found to compute what the network computes."""
+    lowered = lower(model, "onnxruntime", example=EXAMPLE[:1])
+    write(lowered, EXAMPLE, path, kind, dynamic_batch=True)
+    session = onnxruntime.InferenceSession(path)
+    found = session.run(None, {"images": EXAMPLE.numpy()})
+    with torch.inference_mode():
+        expected = model(EXAMPLE)
+    for ours, theirs in zip(found, expected if isinstance(expected, list) else [expected], strict=True):
+        numpy.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5 * float(theirs.abs().max()))
+    return list(onnx_ir.load(path).graph)
+
+
+def first_channels(nodes: Any):
+    """How many channels the maps have that channels are sliced off."""
+    maps = [node.inputs[0].shape for node in nodes if node.op_type == "Slice"]
+    return [shape[1] for shape in maps if len(shape) == 4]
+
+
+def test_no_mod_block_meets_the_rest_of_the_map(tmp_path):
+    model = trained_norms_(convert_(digits_resnet(), POOL_OF_16, example=EXAMPLE))
+    nodes: Any = written(model, tmp_path / "network.onnx")
+    gathers = [node for node in nodes if node.op_type == "GatherND"]
+    assert [block.channels for block in mod_blocks(model).values()] == [16, 32, 32, 64, 64]
+    # Of 16 channels all are candidates; of 32 and 64 the first 16 are in a tensor of their own.
+    assert [gather.inputs[0].shape[1] for gather in gathers] == [16] * len(gathers)
+    assert not first_channels(nodes)
+    added = [use.node for gather in gathers for use in gather.inputs[0].uses() if use.node.op_type == "Add"]
+    assert {node.outputs[0].shape[1] for node in added} == {16}
+
+
+@pytest.mark.parametrize(
+    ("config", "sliced"),
+    [
+        (MoDConfig(c=8, candidates=1, fuse_to="original"), [32, 32, 64, 64]),  # any channel may be written
+        (MoDConfig(c=8, candidates=1, fuse_to="last"), []),  # the last are written, which are in the other part
+        (MoDConfig(c=8, candidates=1, select="first"), [16, 16, 16, 16, 16]),  # k channels of the candidates
+        (MoDConfig(c=8), []),  # all are candidates
+    ],
+    ids=str,
+)
+def test_every_choice_computes_the_same(config, sliced, tmp_path):
+    model = trained_norms_(convert_(digits_resnet(), config, example=EXAMPLE))
+    assert first_channels(written(model, tmp_path / "network.onnx")) == sliced
+
+
+class Features(nn.Module):
+    """Returns the feature map itself, and what an operator makes of it that needs all channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = trained_norms_(convert_(digits_resnet(), POOL_OF_16, example=EXAMPLE))
+
+    def forward(self, x_NCHW):
+        x_NCHW = self.body.layer2(
+            self.body.layer1(self.body.maxpool(self.body.act1(self.body.bn1(self.body.conv1(x_NCHW)))))
+        )
+        return [x_NCHW, x_NCHW.softmax(1)]
+
+
+def test_whoever_reads_all_channels_gets_them(tmp_path):
+    nodes = written(Features().eval(), tmp_path / "features.onnx")
+    assert not first_channels(nodes)
+
+
+def test_widths_that_the_runtime_would_pad_stay_whole(tmp_path):
+    model = build("resnet18_cifar", layers=(2, 2, 2, 2), channels=(24, 40, 64, 72), in_chans=1, num_classes=10)
+    nodes = written(trained_norms_(convert_(model, POOL_OF_16, example=EXAMPLE)), tmp_path / "network.onnx")
+    assert first_channels(nodes) == [24, 40, 72]
