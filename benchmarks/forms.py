@@ -9,13 +9,15 @@ import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from cnnmod import MoDConfig, control_, mod_blocks
-from cnnmod.deploy.forms import OnnxForm
-from cnnmod.deploy.graph import SUFFIXES, write
+from cnnmod.deploy import graph
+from cnnmod.deploy.forms import GraphForm, OnnxForm
+from cnnmod.deploy.graph import SUFFIXES, Format
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.runtimes import Runtime, load
 from cnnmod.measure.timing import time_interleaved
@@ -26,87 +28,73 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "forms.json"
-RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino", "openvino-bf16")
-ROUNDS = {1: 40, 8: 12}
+KINDS: dict[Runtime, Format] = {"onnxruntime": "onnx", "openvino": "openvino", "openvino-bf16": "openvino"}
+ROUNDS = {1: 40, 8: 10}
 CONFIGS = {"the paper's": MoDConfig(), "candidates=4": MoDConfig(candidates=4)}
 
 
-class Concatenation(OnnxForm):
-    """The result added to a slice, and the slices concatenated."""
-
-    def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
-        return torch.cat([x_NCHW[:, : self.k] + y_NKHW, x_NCHW[:, self.k :]], dim=1)
-
-
-class Padding(OnnxForm):
-    """The result padded with zeros to C channels."""
-
-    def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
-        return x_NCHW + nn.functional.pad(y_NKHW, (0, 0, 0, 0, 0, self.channels - self.k))
-
-
-class GatherND(OnnxForm):
-    """Images and channels indexed together."""
+class FlatGather(OnnxForm):
+    """A gather over images × channels."""
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-        return x_NCHW[torch.arange(x_NCHW.shape[0])[:, None], index_NK]
+        return GraphForm._gather(self, x_NCHW, index_NK)
 
 
 class Product(OnnxForm):
     """A product with a one-hot matrix, channels last."""
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-        x_NCHW = x_NCHW[:, : self.pool]
         images, channels, height, width = x_NCHW.shape
         place_NCK = (index_NK[:, None] == torch.arange(channels)[:, None]).float()
         selected = x_NCHW.permute(0, 2, 3, 1).reshape(images, height * width, channels) @ place_NCK
         return selected.reshape(images, height, width, self.k).permute(0, 3, 1, 2)
 
 
-class GatherFromSlice(OnnxForm):
-    """The gather reads the candidates only, which are sliced off first."""
+def written(form: type[GraphForm], model: nn.Module, images: Tensor, path: Path, kind: Format, whole: bool) -> None:
+    """The network in this form as a file; `whole` as `graph.py` writes it but for what it does to maps after the form:
+    candidates in a tensor of their own (ONNX), the gather channels last (OpenVINO)."""
+    lowered = lower(model, "compile")
+    swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
+    if whole:
+        with patch.object(graph, "split_candidates_"), patch.object(graph, "gather_channels_last_"):
+            graph.write(lowered, images, path, kind, dynamic_batch=False)
+    else:
+        graph.write(lowered, images, path, kind, dynamic_batch=False)
 
-    def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-        image_N1 = torch.arange(x_NCHW.shape[0])[:, None]
-        flat_index = (index_NK + self.pool * image_N1).flatten()
-        return x_NCHW[:, : self.pool].flatten(0, 1).index_select(0, flat_index).unflatten(0, (-1, self.k))
 
-
-FORMS = (OnnxForm, Concatenation, Padding, GatherND, Product, GatherFromSlice)
-
-
-def networks() -> dict[str, nn.Module]:
-    """Baseline and control, and the MoD networks in each form; all lowered."""
-    made = {"resnet50": lower(build("resnet50"), "onnxruntime")}
-    made["control"] = lower(control_(build("resnet75_mod")), "onnxruntime")
-    for what, config in CONFIGS.items():
-        for form in FORMS:
-            if form is GatherFromSlice and config.candidates is None:
-                continue
-            model = lower(build_mod("resnet75_mod", config), "compile")
-            swap_(model, {name: form(block) for name, block in mod_blocks(model).items()})
-            made[f"{what}, {form.__name__}"] = model
-    return made
+FORMS: dict[str, tuple[type[GraphForm], bool]] = {
+    "as exported": (OnnxForm, False),
+    "planes of the whole map": (OnnxForm, True),
+    "one gather over images × channels": (FlatGather, True),
+    "many small operators (GraphForm)": (GraphForm, True),
+    "one-hot product": (Product, True),
+}
 
 
 def main() -> None:
     """Measure, and write the file."""
     check_writable(RESULT)
     rows: list[dict[str, object]] = []
+    dense = {"resnet50": build("resnet50"), "control": control_(build("resnet75_mod"))}
+    mod = {name: build_mod("resnet75_mod", config) for name, config in CONFIGS.items()}
+    variants = {f"{config}, {form}": (config, *FORMS[form]) for config in CONFIGS for form in FORMS}
+    names = [*dense, *variants]
     with progress_bars() as bars, tempfile.TemporaryDirectory() as folder:
-        models = networks()
         for batch_size, rounds in ROUNDS.items():
             images = torch.rand(batch_size, 3, 224, 224)
-            paths = {
-                kind: {name: Path(folder) / f"{number}{SUFFIXES[kind]}" for number, name in enumerate(models)}
-                for kind in ("onnx", "openvino")
+            paths: dict[Format, dict[str, Path]] = {
+                kind: {name: Path(folder) / f"{number}{SUFFIXES[kind]}" for number, name in enumerate(names)}
+                for kind in KINDS.values()
             }
-            for number, (name, model) in enumerate(models.items(), 1):
-                for kind in ("onnx", "openvino"):
-                    write(model, images, paths[kind][name], kind, dynamic_batch=False)
-                bars(f"writing files, batch {batch_size}", number, len(models))
-            for runtime in RUNTIMES:
-                kind = "onnx" if runtime == "onnxruntime" else "openvino"
+            for number, name in enumerate(names, 1):
+                for kind, path in paths.items():
+                    if name in dense:
+                        graph.write(lower(dense[name]), images, path[name], kind, dynamic_batch=False)
+                    else:
+                        config, form, whole = variants[name]
+                        written(form, mod[config], images, path[name], kind, whole)
+                bars(f"writing files, batch {batch_size}", number, len(names))
+            for runtime, kind in KINDS.items():
                 loaded = {name: load(path, runtime, torch.get_num_threads()) for name, path in paths[kind].items()}
                 done = iter(range(1, rounds + 3))
                 times_ms = time_interleaved(

@@ -125,7 +125,7 @@ class GraphForm(_Form):
         if self.config.select == "random":
             return x_NCHW.index_select(1, self.fixed_index_K)
         image_N1 = torch.arange(x_NCHW.shape[0], device=x_NCHW.device)[:, None]
-        flat_index = (index_NK + self.channels * image_N1).flatten()
+        flat_index = (index_NK + x_NCHW.shape[1] * image_N1).flatten()
         return x_NCHW.flatten(0, 1).index_select(0, flat_index).unflatten(0, (-1, self.k))
 
 
@@ -151,8 +151,11 @@ class OnnxForm(GraphForm):
         if self.gain_K is not None:
             score_NK11 = score_NK11 * self.gain_K[:, None, None]
         index_NK = index_NK11.flatten(1)
-        y_NKHW = self._run_conv_block(gather_planes(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
+        y_NKHW = self._run_conv_block(self._gather(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
         return self._fuse(x_NCHW, y_NKHW, index_NK)
+
+    def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
+        return gather_planes(x_NCHW, index_NK) if self.config.select == "learned" else super()._gather(x_NCHW, index_NK)
 
 
 @torch.library.custom_op("cnnmod::gather_planes", mutates_args=())

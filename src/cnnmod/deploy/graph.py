@@ -112,7 +112,7 @@ def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
 
     model = openvino.convert_model(onnx_path)
     _break_ties_downwards(model)
-    _gather_channels_last(model)
+    gather_channels_last_(model)
     openvino.save_model(model, path, compress_to_fp16=half)
 
 
@@ -131,7 +131,7 @@ def _break_ties_downwards(model: Any) -> None:
                 node.output(number).replace(stable.output(number))
 
 
-def _gather_channels_last(model: Any) -> None:
+def gather_channels_last_(model: Any) -> None:
     """OpenVINO keeps feature maps channels last and turns them around, on one thread, for a gather of planes. So
     channels are gathered along the last axis. Of a map that is overwritten afterwards even that view would be made
     by turning it around; a copy is cheaper."""
