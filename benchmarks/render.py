@@ -19,7 +19,7 @@ from cnnmod.records.files import write_whole
 from cnnmod.report.table import comparison_cells, experiment_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "convert.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md")))
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -43,10 +43,35 @@ def read_schema(path: Path) -> str | None:
 
 
 def _of_file(path: Path) -> str:
-    if path.name in ("families.json", "identity_start.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return families(result) if path.name == "families.json" else identity_start(result)
+    others = {"families.json": families, "identity_start.json": identity_start, "forms.json": forms}
+    if (render := others.get(path.name)) is not None:
+        return render(json.loads(path.read_text(encoding="utf-8")))
     return comparison_cells(read_result(path)).markdown()
+
+
+def forms(result: dict[str, Any]) -> str:
+    """What benchmarks/forms.py measured: a row for each form, a column for each runtime."""
+    runtimes = list(dict.fromkeys(row["runtime"] for row in result["rows"]))
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in result["rows"]:
+        cells.setdefault(row["network"], {}).setdefault(row["runtime"], []).append(row)
+    lines = [f"| {' | '.join(['network', *runtimes])} |", f"|---{'|---:' * len(runtimes)}|"]
+    for name, by_runtime in cells.items():
+        if name != "resnet50":
+            both = [by_runtime[runtime] for runtime in runtimes]
+            taxes = [" / ".join(f"{row['tax_pct']:+.1f}" for row in rows) for rows in both]
+            speedups = [" / ".join(f"{row['speedup']:.2f}" for row in rows) for rows in both]
+            pairs = zip(taxes, speedups, strict=True)
+            shown = [speedup if name == "control" else f"{tax} % ({speedup})" for tax, speedup in pairs]
+            lines.append(f"| {' | '.join([name, *shown])} |")
+    machine, versions = result["provenance"], result["provenance"]["versions"]
+    rounds = " / ".join(map(str, result["rounds"].values()))
+    lines.append(
+        f"\nMoD tax of ResNet75-MoD, and in brackets its speed-up over ResNet50, at batch 1 / 8; {machine['processor']}, "
+        f"{machine['threads']} threads; onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}; medians of "
+        f"{rounds} interleaved rounds."
+    )
+    return "\n".join(lines)
 
 
 def families(result: dict[str, Any]) -> str:

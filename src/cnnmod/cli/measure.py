@@ -14,11 +14,13 @@ from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, read_experiment
 from cnnmod.measure.results import Comparison, read_result, write_result
+from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
-from cnnmod.networks.build import build
+from cnnmod.networks.build import build, build_mod
 from cnnmod.networks.paper import paper_rows
+from cnnmod.records.changes import read_change
 from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels, measured_panels
 from cnnmod.report.progress import progress_bars
@@ -108,6 +110,7 @@ def compare(
     batch: tuple[int, ...] = (1,),
     runtimes: tuple[str, ...] = ("eager",),
     against: str | None = None,
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     train: bool = False,
     size: int | None = None,
     channels_last: bool = False,
@@ -125,6 +128,8 @@ def compare(
 
     Example: cnnmod compare resnet75_mod --runtimes onnxruntime openvino --batch 1 8
 
+    Example: cnnmod compare resnet75_mod --runtimes onnxruntime --set candidates=4
+
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
@@ -133,6 +138,7 @@ def compare(
         batch: Batch sizes.
         runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `openvino`, `openvino-bf16`, `pt2`, or `all` of them.
         against: The baseline; the paper's dense counterpart of the first network if not given.
+        changes: Changes of `MoDConfig` for the MoD networks, as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.
         size: Height and width of the images in pixels; the network's own if not given.
         channels_last: Use the channels-last memory format.
@@ -143,8 +149,8 @@ def compare(
     """
     if bool(names) == (accuracy is not None):
         raise ValueError("compare takes the names of MoD networks, or --accuracy: cnnmod compare resnet75_mod")
-    if accuracy is not None and (against is not None or size is not None):
-        raise ValueError("--accuracy says which networks at which size; give it without --against and --size")
+    if accuracy is not None and (against is not None or size is not None or changes):
+        raise ValueError("--accuracy says which networks at which size; give it without --against, --size and --set")
     if out is not None:
         check_writable(out)
     if device not in ("cpu", "cuda"):
@@ -162,8 +168,13 @@ def compare(
         baseline = against or _counterpart(names[0])
         if len({baseline, *names}) <= len(names):
             raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
-        models = {name: build(name) for name in (baseline, *names)}
-        _, channels, height, width = example_for(models[names[0]]).shape
+        models = {baseline: build(baseline)}
+        if changes:
+            config = MoDConfig.from_dict(dict(map(read_change, changes)))
+            models |= {" ".join((name, *changes)): build_mod(name, config) for name in names}
+        else:
+            models |= {name: build(name) for name in names}
+        _, channels, height, width = example_for(models[baseline]).shape
         shape = (1, channels, size or height, size or width)
     with progress_bars() as progress:
         comparison = compare_networks(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+_PACKAGES = ("cnnmod", "torch", "timm", "torchvision", "onnxruntime", "openvino", "nncf")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -38,7 +40,7 @@ class Provenance:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             commit=_commit(),
             versions={"python": platform.python_version()}
-            | {name: metadata.version(name) for name in ("cnnmod", "torch", "timm", "torchvision") if _installed(name)},
+            | {name: metadata.version(name) for name in _PACKAGES if _installed(name)},
             processor=_processor(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             threads=threads,

@@ -1,13 +1,13 @@
 """A recipe: everything that decides a network's weights, but where the images are and the seed."""
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from cnnmod.method.config import MoDConfig
+from cnnmod.records.changes import read_change, unknown_name
 from cnnmod.records.parse import parse
 
 Augmentation = Literal["none", "crop_flip", "resized_crop"]
@@ -147,9 +147,7 @@ class Recipe:
         """
         values = self.to_dict()
         for change in changes:
-            key, equals, text = change.partition("=")
-            if not equals:
-                raise ValueError(f"a change is field=value, not {change!r}")
+            key, value = read_change(change)
             holder, _, inner = key.partition(".")
             fields = values
             if inner and holder in ("config", "network_args"):
@@ -158,22 +156,5 @@ class Recipe:
                     raise ValueError(unknown_name("config field", key, fields))
             elif key not in values:
                 raise ValueError(unknown_name("recipe field", key, values))
-            fields[key] = _value(text)
+            fields[key] = value
         return Recipe.from_dict(values)
-
-
-def unknown_name(what: str, name: str, known: Mapping[str, object]) -> str:
-    """What an error says of a name that is not known: the nearest that are, or all."""
-    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
-
-
-def _value(text: str) -> Any:
-    words = {"None": None, "True": True, "False": False}
-    if text in words:
-        return words[text]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from cnnmod.method.config import MoDConfig
-from cnnmod.training.recipe import Recipe, unknown_name
+from cnnmod.records.changes import unknown_name
+from cnnmod.training.recipe import Recipe
 
 
 def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
