@@ -65,11 +65,11 @@ def forms(result: dict[str, Any]) -> str:
             shown = [speedup if name == "control" else f"{tax} % ({speedup})" for tax, speedup in pairs]
             lines.append(f"| {' | '.join([name, *shown])} |")
     machine, versions = result["provenance"], result["provenance"]["versions"]
-    rounds = " / ".join(map(str, result["rounds"].values()))
     lines.append(
-        f"\nMoD tax of ResNet75-MoD, and in brackets its speed-up over ResNet50, at batch 1 / 8; {machine['processor']}, "
-        f"{machine['threads']} threads; onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}; medians of "
-        f"{rounds} interleaved rounds."
+        "\nMoD tax of ResNet75-MoD, and in brackets its speed-up over ResNet50, at batch 1 / 8; "
+        f"{machine['processor']}, {machine['threads']} threads; onnxruntime {versions['onnxruntime']}, "
+        f"openvino {versions['openvino']}; "
+        f"medians of {' / '.join(map(str, result['rounds'].values()))} interleaved rounds."
     )
     return "\n".join(lines)
 

@@ -52,6 +52,17 @@ def test_compare_and_plot(capsys, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_with_another_config(capsys):
+    run([*COMPARE, "--json", "--set", "candidates=1", "order=index"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    name = "resnet18_cifar_mod candidates=1 order=index"
+    assert [row["name"] for row in rows] == ["resnet18_cifar", name, f"{name} control"]
+    run([*COMPARE, "--json"])
+    usual = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[1]["parameters"] < usual[1]["parameters"]  # a selector of fewer channels
+    assert rows[2]["parameters"] == usual[2]["parameters"]
+
+
 def test_compare_json_train_against(capsys):
     run(
         [*COMPARE, "--train", "--against", "resnet34_cifar", "--batch", "2", "--json", "--size", "16", "--threads", "1"]
@@ -79,6 +90,8 @@ def test_compare_json_train_against(capsys):
         (["compare", "resnet18_mod", "--accuracy", "file"], "compare takes the names of MoD networks, or --accuracy"),
         (["compare", "--accuracy", "file", "--size", "8"], "--accuracy says which networks at which size"),
         (["compare", "--accuracy", "file"], "file is no JSON"),
+        (["compare", "resnet18_mod", "--set", "candidate=4"], "unknown MoDConfig field candidate; the fields are c, "),
+        (["compare", "resnet18_mod", "--set", "candidates"], "a change is field=value, not 'candidates'"),
         (["compare", "resnet18"], "the paper has no dense counterpart of 'resnet18'; name one with --against"),
         (
             ["compare", "resnet18", "--against", "resnet18"],

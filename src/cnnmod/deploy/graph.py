@@ -40,7 +40,7 @@ def write(
     elif kind == "onnx":
         _write_onnx(model, example, path, dynamic_batch, half, split=True)
     else:
-        onnx_path = path.with_suffix(".onnx")
+        onnx_path = path.with_name(f".{path.name}.onnx")  # a file of the same stem may be the user's
         _write_onnx(model, example, onnx_path, dynamic_batch, half=False, split=False)
         _write_openvino(onnx_path, path, half)
         onnx_path.unlink()

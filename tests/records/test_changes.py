@@ -1,0 +1,28 @@
+import pytest
+
+from cnnmod.records.changes import read_change, unknown_name
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("milestones=[30, 60]", ("milestones", [30, 60])),
+        ("ema=true", ("ema", True)),
+        ("ema=True", ("ema", True)),
+        ("teacher=a=b", ("teacher", "a=b")),
+        ("name=", ("name", "")),
+    ],
+)
+def test_values_are_json_or_words(change, read):
+    assert read_change(change) == read
+
+
+def test_what_is_no_change():
+    with pytest.raises(ValueError, match="a change is field=value, not 'epochs'"):
+        read_change("epochs")
+
+
+def test_the_nearest_names_or_all():
+    known = dict.fromkeys(["epochs", "batch_size"])
+    assert unknown_name("field", "epoch", known) == "unknown field 'epoch'; did you mean epochs?"
+    assert unknown_name("field", "xyz", known) == "unknown field 'xyz'; there are epochs, batch_size"
