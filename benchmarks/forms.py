@@ -29,7 +29,7 @@ from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "forms.json"
 KINDS: dict[Runtime, Format] = {"onnxruntime": "onnx", "openvino": "openvino", "openvino-bf16": "openvino"}
-ROUNDS = {1: 40, 8: 10}
+ROUNDS = {1: 40, 8: 16}
 CONFIGS = {"the paper's": MoDConfig(), "candidates=4": MoDConfig(candidates=4)}
 
 

@@ -48,6 +48,13 @@ def test_no_mod_block_meets_the_rest_of_the_map(tmp_path):
     assert {node.outputs[0].shape[1] for node in added} == {16}
 
 
+def test_convolutions_that_start_at_zero_stay(tmp_path):
+    """A network that is timed before it is trained does all of its work."""
+    model = convert_(digits_resnet(), POOL_OF_16, example=EXAMPLE).eval()
+    whole = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    assert sum(node.op_type == "Conv" for node in written(model, tmp_path / "network.onnx")) > whole
+
+
 @pytest.mark.parametrize(
     ("config", "sliced"),
     [

@@ -122,7 +122,10 @@ class _Cut:
 
     def _made(self, node: Any, size: int) -> tuple[Any, Any]:
         if node.op_type == "Conv":
-            return self._convolution(node, slice(size)), self._convolution(node, slice(size, None))
+            weights = [one.const_value.numpy() for one in node.inputs[1:]]
+            adds_to_candidates_only = weights[0][:size].any() and not any(weight[size:].any() for weight in weights)
+            rest = None if adds_to_candidates_only else self._convolution(node, slice(size, None))
+            return self._convolution(node, slice(size)), rest
         made = []
         for part in (0, 1):
             inputs = [self.parts[one][part] if one in self.parts else one for one in node.inputs]
@@ -134,12 +137,10 @@ class _Cut:
         return made[0], made[1]
 
     def _convolution(self, node: Any, outputs: slice) -> Any:
-        """These outputs of a convolution, whose input may be cut; `None` if they are all zero."""
+        """These outputs of a convolution, whose input may be cut."""
         x, weight, *bias = node.inputs
         kernel = weight.const_value.numpy()[outputs]
         biases = [self._constant(one.const_value.numpy()[outputs]) for one in bias]
-        if not kernel.any() and not any(one.const_value.numpy().any() for one in biases):
-            return None
         attributes, like, channels = node.attributes.values(), node.outputs[0], len(kernel)
         if x not in self.parts:
             return self._node("Conv", [x, self._constant(kernel), *biases], attributes, like, channels)
