@@ -48,7 +48,7 @@ class Selection:
         share = counts / counts.sum()
         bits = -(share * share.clamp(min=1e-12).log2()).sum().item()
         always = torch.tensor(self.k).log2().item()
-        return (bits - always) / (torch.tensor(self.channels).log2().item() - always)
+        return max(0.0, (bits - always) / (torch.tensor(self.channels).log2().item() - always))
 
     @property
     def most_selected_share(self) -> float:

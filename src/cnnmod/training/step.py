@@ -12,9 +12,13 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cnnmod.method.blocks import ChannelSelector
 from cnnmod.training.images import Batch
 from cnnmod.training.loss import Loss
 from cnnmod.training.recipe import Recipe
+
+_SGD = ("sgd", "momentum")  # steps as long as gradients are large
+_SELECTOR_LR_SCALE = 0.005
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,13 @@ class Step:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, Scheduler]:
-    """The recipe's optimizer, and its schedule over epochs of so many steps."""
+    """The recipe's optimizer, and its schedule over epochs of so many steps.
+
+    Optimizers but SGD make steps of one length of gradients of any size. A channel selector's are small, and such
+    steps drive all of its hidden units below zero in a few hundred of them, from where no gradient leads back: it then
+    selects the same channels for every image. So its steps are shorter, and Muon leaves it to AdamW.
+    """
+    selectors = [name for name, module in model.named_modules() if isinstance(module, ChannelSelector)]
     optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,
@@ -66,7 +76,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         filter_bias_and_bn=not recipe.decay_norms,
+        fallback_list=[] if recipe.optimizer in _SGD else [f"{name}.*" for name in selectors],
     )
+    for group in optimizer.param_groups:
+        if group.get("use_fallback"):
+            group["lr_scale"] = _SELECTOR_LR_SCALE
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
