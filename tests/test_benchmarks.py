@@ -66,6 +66,20 @@ def test_committed_results_keep_what_was_asked_of_them():
     assert comparison.speedup(mod, "eager", 8) > 1
 
 
+def test_eager_gpu_without_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import eager_gpu
+
+    networks = ("resnet18_cifar", "resnet18_cifar_mod")
+    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 16}.items():
+        monkeypatch.setattr(eager_gpu, name, value)
+    eager_gpu.main("cpu", tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        found = read_result(tmp_path / f"resnet18_cifar_mod-eager_gpu-{dtype}.json")
+        assert (found.dtype, [row.role for row in found.rows]) == (dtype, ["baseline", "mod", "control"])
+        assert found.conditions == [("eager", 1), ("eager", 2)]
+
+
 def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
     """Without a GPU; cut off by its time, it goes on where it stopped."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

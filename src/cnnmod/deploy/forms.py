@@ -170,7 +170,7 @@ def _(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
 
 
 class PointwiseConv(nn.Module):
-    """A 1×1 convolution, over several images as a matrix product: with few channels much faster than oneDNN's."""
+    """A 1×1 convolution; on a CPU over several images a matrix product: with few channels much faster than oneDNN's."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class PointwiseConv(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the convolution."""
         images, _, height, width = x_NCHW.shape
-        if images == 1:
+        if images == 1 or not x_NCHW.is_cpu:
             return torch.conv2d(x_NCHW, self.weight, self.bias)
         weight = self.weight.flatten(1).expand(images, -1, -1)
         return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(images, -1, height, width)

@@ -54,6 +54,8 @@ def can_fuse(block: MoDBlock) -> bool:
     """Whether `FusedForm` is for this block, and the operator is there; the first call compiles it."""
     if block.config.select != "learned" or block.config.fuse_to == "original" or block.layout != "NCHW":
         return False
+    if not block.selector.reduce.weight.is_cpu:
+        return False
     try:
         _read(block.conv_block)
     except _NoProgramError:

@@ -8,6 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnnmod.deploy.flow import trace_flow
 from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm, can_fuse
+from cnnmod.deploy.triton_form import TritonForm, can_launch
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.trace import check_bare
@@ -26,8 +27,9 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     It works for dense networks and controls too, so that all rows of a comparison are treated alike. In eager PyTorch
     a MoD block whose input is read again after it (a feature that the network returns, say), or which gets
-    (N, H, W, C), keeps the copying form. Call the copy under `torch.inference_mode()`; `torch.compile` takes the copy
-    for `"compile"`, and `export` makes its own.
+    (N, H, W, C), keeps the copying form. Lower a network on the device where it will run: the form for a GPU is taken
+    where the weights are on one. Call the copy under `torch.inference_mode()`; `torch.compile` takes the copy for
+    `"compile"`, and `export` makes its own.
 
     Args:
         model: Any network. It stays as it is.
@@ -66,7 +68,11 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
 
 def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:
-    return FusedForm if form is EagerForm and can_fuse(block) else form
+    if form is not EagerForm:
+        return form
+    if can_launch(block):
+        return TritonForm
+    return FusedForm if can_fuse(block) else EagerForm
 
 
 def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:

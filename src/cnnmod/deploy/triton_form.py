@@ -1,0 +1,72 @@
+"""The MoD block for inference on a GPU: Triton kernels around the Conv-Block."""
+
+import functools
+import importlib
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnmod.deploy.forms import EagerForm
+from cnnmod.method.blocks import MoDBlock
+
+logger = logging.getLogger("cnnmod")
+_DEVICE = "cuda"  # what the kernels run on; the tests have Triton interpret them on the CPU
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class TritonForm(EagerForm):
+    """The MoD block for eager PyTorch: where images come on a GPU, two operators around the Conv-Block, else several.
+
+    The operators take float32, float16 and bfloat16, contiguous or channels last, and no autocast.
+    """
+
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block)
+        selector = (self.selector.reduce.weight, self.selector.expand.weight, self.gain_K)
+        self.arguments = (*selector, self.k, block.config.order == "index")  # as in `FusedForm`
+
+    def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, C, H, W) → the same tensor, changed."""
+        if not self._fits(x_NCHW):
+            return super().forward(x_NCHW, *args, **kwargs)
+        x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *self.arguments)
+        y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
+        torch.ops.cnnmod.fuse_(x_NCHW, y_NKHW, score_NK, index_NK if self.to_original else None, self.start)
+        return x_NCHW
+
+    def _fits(self, x_NCHW: Tensor) -> bool:
+        return (
+            x_NCHW.device.type == _DEVICE
+            and x_NCHW.dtype in _DTYPES
+            and x_NCHW.size(1) == self.channels
+            and (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last))
+            and 0 < x_NCHW.numel() < 2**31 * x_NCHW.size(0)  # within an image, the kernels count in 32 bits
+            and not x_NCHW.requires_grad
+            and not torch.is_autocast_enabled(_DEVICE)
+        )
+
+
+def can_launch(block: MoDBlock) -> bool:
+    """Whether `TritonForm` is for this block, and Triton's kernels run where its weights are."""
+    if block.config.select != "learned" or block.layout != "NCHW":
+        return False
+    weight = block.selector.reduce.weight
+    return weight.device.type == _DEVICE and runs_on(weight.device)
+
+
+@functools.cache
+def runs_on(device: torch.device) -> bool:
+    """Try a kernel on the device; say so if it does not run."""
+    try:
+        importlib.import_module("cnnmod.deploy.triton_kernels")
+        x_NCHW = torch.zeros(1, 1, 1, 1, device=device)
+        torch.ops.cnnmod.fuse_(x_NCHW, x_NCHW + 1, torch.ones(1, 1, device=device), None, 0)
+    except (
+        Exception
+    ) as error:  # no Triton, no C compiler for what it launches kernels with, a GPU that it does not know
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("Triton's kernels do not run on %s (%s); MoD blocks run as several operators", device, reason)
+        return False
+    return True
