@@ -63,9 +63,7 @@ def runs_on(device: torch.device) -> bool:
         importlib.import_module("cnnmod.deploy.triton_kernels")
         x_NCHW = torch.zeros(1, 1, 1, 1, device=device)
         torch.ops.cnnmod.fuse_(x_NCHW, x_NCHW + 1, torch.ones(1, 1, device=device), None, 0)
-    except (
-        Exception
-    ) as error:  # no Triton, no C compiler for what it launches kernels with, a GPU that it does not know
+    except Exception as error:  # no Triton, no C compiler for its launchers, a GPU that it does not know
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("Triton's kernels do not run on %s (%s); MoD blocks run as several operators", device, reason)
         return False
