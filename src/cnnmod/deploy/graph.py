@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.selector import SELECTED, openvino_nodes, selector_nodes
 from cnnmod.method.convert import mod_blocks
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-SELECTED = ".selected"  # after a MoD block's name: the tensor of the channel indices that it selects, (N, K)
 
 
 def write(
@@ -102,6 +103,25 @@ def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
     model = openvino.convert_model(onnx_path)
     _break_ties_downwards(model)
     openvino.save_model(model, path, compress_to_fp16=half)
+    _keep_selectors_in_float32(model, path)
+
+
+def _keep_selectors_in_float32(model: Any, path: Path) -> None:
+    """Where a plugin takes 16 bits for the network, these operators refuse, all but those on feature maps.
+
+    The mark is one that OpenVINO's own transformations set. Its Python interface cannot; the file's format can."""
+    sizes = {node.get_friendly_name(): node.get_output_partial_shape(0).rank for node in model.get_ops()}
+    chosen = {name for name in selector_nodes(openvino_nodes(model)) if sizes[name].get_length() <= 2}
+    if not chosen:
+        return
+    tree = ElementTree.parse(path)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in chosen:
+            marks = layer.find("rt_info")
+            marks = ElementTree.SubElement(layer, "rt_info") if marks is None else marks
+            mark = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+            ElementTree.SubElement(marks, "attribute", mark)
+    tree.write(path, xml_declaration=True)
 
 
 def _break_ties_downwards(model: Any) -> None:
