@@ -131,7 +131,8 @@ def compare(
         names: MoD networks; `cnnmod info NAME` shows one.
         accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
         batch: Batch sizes.
-        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `openvino`, `openvino-bf16`, `pt2`, or `all` of them.
+        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,
+            `openvino-int8`, `pt2`, or `all` of them.
         against: The baseline; the paper's dense counterpart of the first network if not given.
         train: Time a training step (forward, backward, optimizer) instead of inference.
         size: Height and width of the images in pixels; the network's own if not given.
