@@ -4,6 +4,8 @@ import pytest
 
 from cnnmod.cli import run
 
+INT8 = ["--int8", "--data", "digits"]
+
 
 def test_export_of_a_checkpoint(tmp_path, capsys):
     short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
@@ -17,6 +19,20 @@ def test_export_of_a_checkpoint(tmp_path, capsys):
     assert out.stat().st_size == values["file_bytes"]
 
 
+def test_int8_of_a_checkpoint(tmp_path, capsys):
+    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
+    run(["train", "digits", *short, "--out", str(tmp_path / "run")])
+    checkpoint, out = str(tmp_path / "run" / "best.safetensors"), tmp_path / "network.onnx"
+    capsys.readouterr()
+    run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits", "--batch", "5", "--json"])
+    values = json.loads(capsys.readouterr().out)
+    assert values["int8"]["images"] == 255
+    assert values["int8"]["top1"] > 0.9
+    assert values["operators"]["QuantizeLinear"] > 0
+    run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits"])
+    assert "in INT8, on 256 images: the same class for " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -25,6 +41,10 @@ def test_export_of_a_checkpoint(tmp_path, capsys):
         (["export", "resnet18_cifar_mod", "--out", "a.pt"], "a file of format 'onnx' ends in .onnx; 'a.pt' does not"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--batch", "0"], "--batch must be ≥ 1, not 0"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--int8"], "--int8 and --data go together"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--data", "digits"], "--int8 and --data go together"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", *INT8, "--size", "8", "8"], "--size does not go with"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", *INT8], "resnet18_cifar_mod is no checkpoint"),
         (["export", "resnet18_cifar_mod", "--out", "nowhere/a.onnx"], "nowhere does not exist"),
         (["compare", "resnet18_cifar_mod", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
     ],

@@ -93,6 +93,37 @@ def test_dense_networks_and_controls(tmp_path):
         assert "TopK" not in report.operators
 
 
+def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(tmp_path):
+    model = network()
+    export(model, EXAMPLE, tmp_path / "tied.onnx")
+    run = load(tmp_path / "tied.onnx", "onnxruntime", 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(run(EXAMPLE)[0]), model(EXAMPLE), atol=1e-5, rtol=1e-4)
+
+
+def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
+    """As the runtime says of the graph that it executes."""
+    import openvino
+
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    model = network()
+    export(model, EXAMPLE, tmp_path / "network.xml", format="openvino")
+    compiled = core.compile_model(tmp_path / "network.xml", "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    given = {}
+    for node in compiled.get_runtime_model().get_ops():
+        kind = node.get_rt_info()["layerType"].astype(str)
+        precisions = [
+            read.get_node().get_rt_info()["outputPrecisions"].astype(str).split(",")[0] for read in node.input_values()
+        ]
+        given.setdefault(kind, []).append(precisions[:1])
+    blocks = len(mod_blocks(model))
+    assert given["TopK"] == [["f32"]] * blocks
+    assert given["Convolution"].count(["f32"]) == 2 * blocks
+    assert given["Convolution"].count(["bf16"]) > 2 * blocks
+
+
 def test_training_mode_is_said_once(tmp_path, caplog):
     model = digits_resnet().train()
     export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")

@@ -1,8 +1,8 @@
 import torch
 
 from cnnmod import MoDConfig, convert_, mod_blocks
-from cnnmod.deploy.graph import SELECTED
-from cnnmod.deploy.parity import check_parity, tied
+from cnnmod.deploy.parity import check_agreement, check_parity, tied
+from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.record import recorded_selection
 from conftest import trained_norms_
 from small import digits_resnet
@@ -44,6 +44,21 @@ def test_other_weights_and_other_selections():
     for block in mod_blocks(other).values():
         block.selector.expand.weight.data.neg_()
     assert check_parity(model, eager(other), EXAMPLE, (1, 3)).selection_agreement < 0.9
+
+
+def test_agreement():
+    model = network()
+    own = check_agreement(model, eager(model), EXAMPLE.split(3))
+    assert (own.images, own.top1, own.selection, own.selection_in_order) == (4, 1, 1, 1)
+
+    def turned(images_NCHW):
+        """The same channels in another order, and the class with the lowest logit."""
+        found = eager(model)(images_NCHW)
+        return {name: -value if name == "logits" else value.roll(1, 1) for name, value in found.items()}
+
+    other = check_agreement(model, turned, EXAMPLE.split(3))
+    assert (other.top1, other.selection) == (0, 1)
+    assert other.selection_in_order < 0.1
 
 
 def test_tied_scores_tie_in_pairs():

@@ -6,13 +6,17 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from torch import Tensor
 
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.deploy.export import export as export_network
 from cnnmod.deploy.graph import Format
 from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build, load
+from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import export_text
+from cnnmod.training.data import calibration_images, open_data
+from cnnmod.training.folder import read_run
 
 
 @app.command
@@ -23,6 +27,8 @@ def export(
     batch: int | None = None,
     size: tuple[int, int] | None = None,
     half: bool = False,
+    int8: bool = False,
+    data: str | None = None,
     as_json: Json = False,
 ) -> None:
     """Write a network as a file for ONNX Runtime, OpenVINO or torch.export, in the form that is fastest there; it is
@@ -32,6 +38,8 @@ def export(
 
     Example: cnnmod export resnet75_mod --format openvino --out resnet75_mod.xml --size 224 224
 
+    Example: cnnmod export runs/fast/best.safetensors --out network_int8.onnx --int8 --data data/cifar10
+
     Args:
         network: A checkpoint that holds how its network is built, or a name as `cnnmod info` takes it (fresh weights).
         out: The file, ending in .onnx, .xml or .pt2.
@@ -39,18 +47,43 @@ def export(
         batch: Fix the number of images; any number if not given.
         size: Height and width in pixels; what the network states, or 224, if not given.
         half: Store weights in 16 bits.
+        int8: Quantise a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
+            stay in float.
+        data: Where these images are, as for `cnnmod train`.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
     if size is not None and min(size) < 1:
         raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+    if int8 != (data is not None):
+        raise ValueError("--int8 and --data go together: INT8 is calibrated on images")
+    if int8 and size is not None:
+        raise ValueError("--size does not go with --int8: the file takes images of the size of those in --data")
+    if int8 and not network.endswith(".safetensors"):
+        raise ValueError(f"--int8 quantises a trained network; {network} is no checkpoint")
     model = (load(Path(network)) if network.endswith(".safetensors") else build(network)).eval()
-    _, channels, height, width = example_for(model).shape
-    images = torch.rand(batch or 1, channels, *(size or (height, width)))
+    if data is None:
+        calibration = None
+        _, channels, height, width = example_for(model).shape
+        images = torch.rand(batch or 1, channels, *(size or (height, width)))
+    else:
+        calibration = _calibration_images(Path(network), data, batch or 1)
+        images = calibration[: batch or 1]
     with console.status(f"writing and checking {out}"):
-        report = export_network(model, images, out, format=format, dynamic_batch=batch is None, half=half)
+        report = export_network(
+            model, images, out, format=format, dynamic_batch=batch is None, half=half, int8=calibration
+        )
     if as_json:
         values: dict[str, Any] = dataclasses.asdict(report)
         print_json(values | {"path": str(report.path)})
     else:
         console.print(export_text(report))
+
+
+def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:
+    how = read_run(checkpoint.parent).recipe
+    with progress_bars() as progress:
+        found = calibration_images(open_data(data, how, progress=progress))
+    if len(found) < multiple:
+        raise ValueError(f"--batch {multiple} is more than the {len(found)} images that INT8 is calibrated on")
+    return found[: len(found) // multiple * multiple]

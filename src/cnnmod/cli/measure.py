@@ -136,7 +136,8 @@ def compare(
         names: MoD networks; `cnnmod info NAME` shows one.
         accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
         batch: Batch sizes.
-        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `openvino`, `openvino-bf16`, `pt2`, or `all` of them.
+        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,
+            `openvino-int8`, `pt2`, or `all` of them.
         against: The baseline; the paper's dense counterpart of the first network if not given.
         changes: Changes of `MoDConfig` for the MoD networks, as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.

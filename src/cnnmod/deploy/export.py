@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from cnnmod.deploy.graph import SUFFIXES, Format, not_exportable, write
 from cnnmod.deploy.lower import FORMS, lower
-from cnnmod.deploy.parity import Parity, check_parity, tied
+from cnnmod.deploy.parity import Agreement, Run, check_agreement, check_parity, tied
+from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
 from cnnmod.method.convert import mod_blocks
 from cnnmod.records.files import check_writable
 
 logger = logging.getLogger("cnnmod")
 _RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+_INT8_RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime-int8", "openvino": "openvino-int8"}
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 
@@ -40,6 +42,8 @@ class ExportReport:
         largest_error: Against eager PyTorch, relative to the largest output.
         selection_agreement: The share of selected channels that are the same as in eager.
         tied_agreement: The same for a copy whose importance scores tie in pairs.
+        int8: What an INT8 file does against eager on the calibration images; the three fields before are then those
+            of the float file that it is made of.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class ExportReport:
     largest_error: float
     selection_agreement: float
     tied_agreement: float
+    int8: Agreement | None
 
 
 def export(
@@ -63,6 +68,7 @@ def export(
     format: Format = "onnx",  # noqa: A002  what it is
     dynamic_batch: bool = True,
     half: bool = False,
+    int8: Tensor | None = None,
 ) -> ExportReport:
     """Write a network as a file for a runtime, its MoD blocks in the form that is fastest there.
 
@@ -76,10 +82,14 @@ def export(
         format: `"onnx"`, `"openvino"` or `"pt2"` (torch.export).
         dynamic_batch: Whether the file takes any number of images, or N.
         half: Store weights in 16 bits; arithmetic stays in float32.
+        int8: Real images (N, C, H, W), float32, prepared as for training; without a dynamic batch a multiple of the
+            example's. The network is quantised to INT8, calibrated on them, its channel selectors left in float.
+            The float file is checked first. An INT8 file cannot equal it: `report.int8` says how nearly it does,
+            and none is refused. For `"onnx"` and `"openvino"`.
 
     Raises:
-        ValueError: An unknown format, an example or a path that does not fit, a network that cannot be exported (with
-            the layer that cannot), or a file that computes something else (with the input's seed).
+        ValueError: An unknown format; an example, images or a path that do not fit; a network that cannot be exported
+            (with the layer that cannot), or a file that computes something else (with the input's seed).
         ModuleNotFoundError: The runtime is not installed, with the extra that brings it.
         OSError: The file cannot be written.
 
@@ -93,6 +103,9 @@ def export(
     """
     path = Path(path)
     _check(model, example, path, format, half)
+    if int8 is not None:
+        _check_int8(int8, example, format, half, 1 if dynamic_batch else len(example))
+        int8 = int8.cpu()
     runtime = _RUNTIME_OF[format]
     if any(module.training for module in model.modules()):
         logger.warning("the network is in training mode; it is exported in evaluation mode")
@@ -104,8 +117,9 @@ def export(
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         beside = Path(folder) / path.name
-        write(lowered, example, beside, format, dynamic_batch=dynamic_batch, half=half)
-        parity = _compare(reference, beside, format, example, batch_sizes)
+        source = beside if int8 is None else Path(folder) / f"float-{path.name}"
+        write(lowered, example, source, format, dynamic_batch=dynamic_batch, half=half)
+        parity = check_parity(reference, _run(source, format), example.cpu(), batch_sizes)
         limit = _HALF_TOLERANCE if half else _TOLERANCE
         if not parity.largest_error <= limit:
             raise ValueError(
@@ -114,9 +128,15 @@ def export(
             )
         tied_agreement = 1.0
         if mod_blocks(model):
-            other = Path(folder) / f"tied{path.suffix}"
+            other = Path(folder) / f"tied-{path.name}"
             write(tied(lowered), example, other, format, dynamic_batch=dynamic_batch)
-            tied_agreement = _compare(tied(reference), other, format, example, batch_sizes).selection_agreement
+            found = check_parity(tied(reference), _run(other, format), example.cpu(), batch_sizes)
+            tied_agreement = found.selection_agreement
+        agreement = None
+        if int8 is not None:
+            quantize(source, beside, int8, format)
+            images = int8.split(32 if dynamic_batch else len(example))
+            agreement = check_agreement(reference, _run(beside, format), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
         form = FORMS[runtime]
         report = ExportReport(
@@ -124,13 +144,14 @@ def export(
             format=format,
             form=form.__name__ if form and mod_blocks(model) else None,
             opset=_opset(beside) if format == "onnx" else None,
-            versions={name: version(name) for name in ("torch", *_packages(format))},
+            versions={name: version(name) for name in ("torch", *_packages(format, int8 is not None))},
             operators=_operators(beside, format),
             file_bytes=sum(file.stat().st_size for file in files),
             weight_bytes=sum(4 * parameter.numel() for parameter in lowered.parameters()),
             largest_error=parity.largest_error,
             selection_agreement=parity.selection_agreement,
             tied_agreement=tied_agreement,
+            int8=agreement,
         )
         for file in sorted(files, key=lambda file: file.name == path.name):  # the one that is opened comes last
             shutil.move(file, path.with_name(file.name))
@@ -153,9 +174,25 @@ def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool)
     check_writable(path)
 
 
-def _compare(reference: nn.Module, path: Path, kind: Format, example: Tensor, batch_sizes: tuple[int, ...]) -> Parity:
-    run = load(path, _RUNTIME_OF[kind], torch.get_num_threads(), selected=True).run
-    return check_parity(reference, run, example.cpu(), batch_sizes)
+def _check_int8(images: Tensor, example: Tensor, kind: Format, half: bool, multiple: int) -> None:
+    if kind == "pt2":
+        raise ValueError("int8 makes ONNX and OpenVINO files; torch.export has no such files")
+    if half:
+        raise ValueError("half stores weights in 16 bits and int8 in 8; give one of them")
+    check_runtime(_INT8_RUNTIME_OF[kind])
+    wanted = f"(N, {', '.join(map(str, example.shape[1:]))}) in float32"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"int8 must be images {wanted}, not {type(images).__name__}")
+    if images.shape[1:] != example.shape[1:] or len(images) < 1 or images.dtype != torch.float32:
+        raise ValueError(f"int8 must be images {wanted}, not {images.dtype} {tuple(images.shape)}")
+    if not images.isfinite().all():
+        raise ValueError("int8 has images with values that are not finite")
+    if len(images) % multiple:
+        raise ValueError(f"int8 must be a multiple of the {multiple} images that the file takes, not {len(images)}")
+
+
+def _run(path: Path, kind: Format) -> Run:
+    return load(path, _RUNTIME_OF[kind], torch.get_num_threads(), selected=True).run
 
 
 def _opset(path: Path) -> int:
@@ -164,8 +201,9 @@ def _opset(path: Path) -> int:
     return onnx.load(path, load_external_data=False).opset_import[0].version
 
 
-def _packages(kind: Format) -> tuple[str, ...]:
-    return {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "pt2": ()}[kind]
+def _packages(kind: Format, int8: bool) -> tuple[str, ...]:
+    quantiser = ("nncf",) if int8 and kind == "openvino" else ()
+    return {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "pt2": ()}[kind] + quantiser
 
 
 def _operators(path: Path, kind: Format) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.selector import SELECTED, openvino_nodes, selector_nodes
 from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-SELECTED = ".selected"  # after a MoD block's name: the tensor of the channel indices that it selects, (N, K)
 
 
 def write(
@@ -114,6 +115,25 @@ def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
     _break_ties_downwards(model)
     gather_channels_last_(model)
     openvino.save_model(model, path, compress_to_fp16=half)
+    _keep_selectors_in_float32(model, path)
+
+
+def _keep_selectors_in_float32(model: Any, path: Path) -> None:
+    """Where a plugin takes 16 bits for the network, these operators refuse, all but those on feature maps.
+
+    The mark is one that OpenVINO's own transformations set. Its Python interface cannot; the file's format can."""
+    shapes = {node.get_friendly_name(): list(node.get_output_partial_shape(0)) for node in model.get_ops()}
+    chosen = {name for name in selector_nodes(openvino_nodes(model)) if all(size == 1 for size in shapes[name][2:])}
+    if not chosen:
+        return
+    tree = ElementTree.parse(path)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in chosen:
+            marks = layer.find("rt_info")
+            marks = ElementTree.SubElement(layer, "rt_info") if marks is None else marks
+            mark = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+            ElementTree.SubElement(marks, "attribute", mark)
+    tree.write(path, xml_declaration=True)
 
 
 def _break_ties_downwards(model: Any) -> None:

@@ -1,14 +1,14 @@
-"""Does a written file compute what the network computes in eager PyTorch?"""
+"""Does a written file compute what the network computes in eager PyTorch, and if not exactly, how nearly?"""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnmod.deploy.graph import SELECTED
+from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.record import recorded_selection
 
@@ -28,6 +28,57 @@ class Parity:
     largest_error: float
     selection_agreement: float
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How nearly a file does what the network does, of real images.
+
+    Attributes:
+        images: How many were compared.
+        top1: The share of images with the same highest logit; `None` of a network that is no classifier.
+        selection: The share of the selected channels that are selected by both, in whatever order; 1 without MoD
+            blocks.
+        selection_in_order: The share that both select in the same place.
+    """
+
+    images: int
+    top1: float | None
+    selection: float
+    selection_in_order: float
+
+
+def check_agreement(model: nn.Module, run: Run, batches: Iterable[Tensor]) -> Agreement:
+    """Compare classes and selections.
+
+    Args:
+        model: The network, in evaluation mode.
+        run: The file in its runtime.
+        batches: Images (N, C, H, W).
+    """
+    images = same_class = selected_by_both = in_order = selected_channels = 0
+    is_classifier = True
+    for images_NCHW in batches:
+        with torch.inference_mode(), recorded_selection(model) as selected:
+            expected = model(images_NCHW)
+        found = run(images_NCHW)
+        images += len(images_NCHW)
+        for block, (index_NK,) in selected.items():
+            if (theirs := found.get(f"{block}{SELECTED}")) is not None:
+                theirs_NK = theirs.flatten(1)
+                selected_by_both += int((index_NK[:, :, None] == theirs_NK[:, None]).sum())
+                in_order += int((index_NK == theirs_NK).sum())
+                selected_channels += index_NK.numel()
+        is_classifier = is_classifier and isinstance(expected, Tensor) and expected.ndim == 2
+        if is_classifier:
+            logits = next(value for name, value in found.items() if not name.endswith(SELECTED))
+            same_class += int((logits.argmax(1) == expected.argmax(1)).sum())
+    return Agreement(
+        images=images,
+        top1=same_class / images if is_classifier else None,
+        selection=selected_by_both / selected_channels if selected_channels else 1.0,
+        selection_in_order=in_order / selected_channels if selected_channels else 1.0,
+    )
 
 
 def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Sequence[int]) -> Parity:

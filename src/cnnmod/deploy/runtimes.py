@@ -9,16 +9,22 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.graph import SELECTED, SUFFIXES, Format, write
+from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import lower
+from cnnmod.deploy.quantize import quantize
+from cnnmod.deploy.selector import SELECTED
 
-Runtime: TypeAlias = Literal["eager", "compile", "onnxruntime", "openvino", "openvino-bf16", "pt2"]
+Runtime: TypeAlias = Literal[
+    "eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8", "pt2"
+]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 IN_TORCH = ("eager", "compile", "pt2")
 _FORMAT_OF: dict[Runtime, Format] = {
     "onnxruntime": "onnx",
+    "onnxruntime-int8": "onnx",
     "openvino": "openvino",
     "openvino-bf16": "openvino",
+    "openvino-int8": "openvino",
     "pt2": "pt2",
 }
 
@@ -136,7 +142,7 @@ def start(
     Args:
         model: Any network. It stays as it is.
         runtime: One of `RUNTIMES`.
-        example: Images (N, C, H, W), of the batch size that will be run.
+        example: Images (N, C, H, W), of the batch size that will be run; INT8 is calibrated on them.
         channels_last: The memory format, where torch runs.
 
     Raises:
@@ -155,15 +161,18 @@ def start(
         kind = _FORMAT_OF[runtime]
         path = Path(folder) / f"network{SUFFIXES[kind]}"
         write(lowered, example, path, kind, dynamic_batch=False)
+        if runtime.endswith("-int8"):
+            source, path = path, path.with_stem("int8")
+            quantize(source, path, example, kind)
         return load(path, runtime, torch.get_num_threads())
 
 
 def load(path: Path, runtime: Runtime, threads: int, *, selected: bool = False) -> OnnxRuntime | OpenVino | Exported:
     """A written file in its runtime; `selected` adds the selected channels to the outputs of `run`."""
-    if runtime == "onnxruntime":
-        return OnnxRuntime(path, threads, selected)
     if runtime == "pt2":
         return Exported(path)
+    if runtime.startswith("onnxruntime"):
+        return OnnxRuntime(path, threads, selected)
     return OpenVino(path, threads, "bf16" if runtime == "openvino-bf16" else "f32", selected)
 
 
@@ -178,7 +187,8 @@ def check_runtime(name: str) -> Runtime:
     if (runtime := known.get(name)) is None:
         raise ValueError(f"unknown runtime {name!r}; the runtimes are {', '.join(RUNTIMES)}")
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "pt2": ()}
-    for package in needed[_FORMAT_OF.get(runtime, "pt2")]:
+    quantiser = ("nncf",) if runtime == "openvino-int8" else ()
+    for package in needed[_FORMAT_OF.get(runtime, "pt2")] + quantiser:
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:

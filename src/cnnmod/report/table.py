@@ -165,9 +165,15 @@ def export_text(report: ExportReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     operators = ", ".join(f"{count} {name}" for name, count in report.operators.items())
     agreement = f"selected channels equal {report.selection_agreement:.2%}, with ties {report.tied_agreement:.2%}"
+    int8 = ""
+    if report.int8 is not None:
+        same = "" if report.int8.top1 is None else f"the same class for {report.int8.top1:.2%}, "
+        int8 = f"in INT8, on {report.int8.images} images: {same}selected channels equal {report.int8.selection:.2%}\n"
+    before = "before INT8, " if int8 else ""
     return (
         f"{report.path}: {report.file_bytes / 1e6:.2f} MB (float32 weights: {report.weight_bytes / 1e6:.2f}); {form}\n"
-        f"against eager PyTorch: largest error {report.largest_error:.1e} of the largest output; {agreement}\n"
+        f"{before}against eager PyTorch: largest error {report.largest_error:.1e} of the largest output; {agreement}\n"
+        f"{int8}"
         f"{opset}{versions}\n{operators}"
     )
 

@@ -94,6 +94,18 @@ def open_data(
     )
 
 
+def calibration_images(data: Data, count: int = 256) -> Tensor:
+    """Training images (N, C, H, W) as training sees them, always the same ones; all if there are no more than `count`.
+
+    Example:
+        >>> from cnnmod.training.recipes import recipe
+        >>> calibration_images(open_data("digits", recipe("digits")), 16).shape
+        torch.Size([16, 1, 8, 8])
+    """
+    numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:count]
+    return next(iter(data.train.batches([numbers], draw=0))).images
+
+
 def _in_memory(
     split: str, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool, progress: Progress
 ) -> ImagesInMemory:

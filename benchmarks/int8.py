@@ -1,0 +1,126 @@
+"""INT8 and bfloat16 on trained networks: accuracy over all of CIFAR-10's test images, and what the MoD blocks select.
+
+Of each network that `cifar10.sh` trained: top-1 in eager PyTorch, in ONNX Runtime in float32 and INT8, in OpenVINO in
+float32, bfloat16 and INT8; how many images get the same class as in eager, and how many of the selected channels are
+the same. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA.
+
+    python benchmarks/int8.py [FOLDER]    # writes results/int8.json; half an hour on two cores
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.graph import SUFFIXES, Format, write
+from cnnmod.deploy.lower import lower
+from cnnmod.deploy.parity import Run, check_agreement
+from cnnmod.deploy.quantize import quantize
+from cnnmod.deploy.runtimes import Runtime, load
+from cnnmod.deploy.selector import SELECTED
+from cnnmod.method.convert import mod_blocks
+from cnnmod.networks import load as load_network
+from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.provenance import Provenance
+from cnnmod.report.progress import progress_bars
+from cnnmod.training.data import calibration_images, open_data
+from cnnmod.training.folder import read_run
+
+RESULT = Path(__file__).parent / "results" / "int8.json"
+RUNS = Path(__file__).parent / "runs" / "cifar10" / "rows"
+RUNTIMES: dict[Format, tuple[Runtime, ...]] = {
+    "onnx": ("onnxruntime", "onnxruntime-int8"),
+    "openvino": ("openvino", "openvino-bf16", "openvino-int8"),
+}
+BATCH = 250
+
+
+def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[Runtime, Run]:
+    """The network in each runtime, with its selected channels."""
+    found: dict[Runtime, Run] = {}
+    for kind, runtimes in RUNTIMES.items():
+        source, int8 = (folder / f"{name}{SUFFIXES[kind]}" for name in ("float", "int8"))
+        lowered = lower(model, runtimes[0], example=calibration[:1])
+        write(lowered, calibration[:1], source, kind, dynamic_batch=True)
+        quantize(source, int8, calibration, kind)
+        for runtime in runtimes:
+            path = int8 if runtime.endswith("-int8") else source
+            found[runtime] = load(path, runtime, torch.get_num_threads(), selected=True).run
+    return found
+
+
+def top1_pct(classes: Tensor, labels: Tensor) -> float:
+    """How many classes are the right ones."""
+    return round(100 * (classes == labels).double().mean().item(), 4)
+
+
+def measured(model: nn.Module, run: Run, images_NCHW: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Accuracy in a runtime, and how nearly it does there what it does in eager."""
+    classes: list[Tensor] = []
+
+    def run_and_keep(some_NCHW: Tensor) -> dict[str, Tensor]:
+        found = run(some_NCHW)
+        (logits,) = (value for name, value in found.items() if not name.endswith(SELECTED))
+        classes.append(logits.argmax(1))
+        return found
+
+    agreement = check_agreement(model, run_and_keep, images_NCHW.split(BATCH))
+    assert agreement.top1 is not None
+    selection = None
+    if mod_blocks(model):
+        selection = {
+            "selected_pct": round(100 * agreement.selection, 4),
+            "selected_in_order_pct": round(100 * agreement.selection_in_order, 4),
+        }
+    return {
+        "top1_pct": top1_pct(torch.cat(classes), labels),
+        "same_class_pct": round(100 * agreement.top1, 4),
+        "selection": selection,
+    }
+
+
+def main() -> None:
+    """Measure all networks of the folder, and write the file after each."""
+    place = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
+    if not place.is_dir():
+        sys.exit(f"{place} is not there: set CNNMOD_DATA to the folder that holds cifar10")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    checkpoints = sorted(folder.glob("*/best.safetensors"))
+    if not checkpoints:
+        sys.exit(f"no run in {folder} has a best.safetensors; benchmarks/cifar10.sh trains them")
+    check_writable(RESULT)
+    rows: list[dict[str, Any]] = []
+    with progress_bars() as progress:
+        data = open_data(place, read_run(checkpoints[0].parent).recipe, progress=progress)
+        calibration = calibration_images(data)
+        test = next(iter(data.test.batches([torch.arange(len(data.test))])))
+        for done, checkpoint in enumerate(checkpoints, 1):
+            progress("networks", done - 1, len(checkpoints))
+            run, model = read_run(checkpoint.parent), load_network(checkpoint).eval()
+            with tempfile.TemporaryDirectory() as files, torch.inference_mode():
+                logits = torch.cat([model(some_NCHW) for some_NCHW in test.images.split(BATCH)])
+                found: dict[str, Any] = {"eager": {"top1_pct": top1_pct(logits.argmax(1), test.labels)}}
+                for runtime, its_run in runs_of(model, calibration, Path(files)).items():
+                    found[runtime] = measured(model, its_run, test.images, test.labels)
+            rows.append({"row": run.row, "seed": run.seed, "runtimes": found})
+            content = {
+                "provenance": dataclasses.asdict(Provenance.now(torch.device("cpu"), torch.get_num_threads())),
+                "versions": {name: version(name) for name in ("onnx", "onnxruntime", "openvino", "nncf")},
+                "recipe": run.recipe.to_dict(),
+                "test_images": len(test.labels),
+                "calibration_images": len(calibration),
+                "networks": rows,
+            }
+            write_whole(RESULT, json.dumps(content, indent=1) + "\n")
+            progress("networks", done, len(checkpoints))
+
+
+if __name__ == "__main__":
+    main()

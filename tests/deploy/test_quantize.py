@@ -1,0 +1,178 @@
+"""INT8 files, made by the real quantisers and run in the real runtimes."""
+
+import logging
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, control_, convert_, mod_blocks
+from cnnmod.deploy.export import export
+from cnnmod.deploy.graph import write
+from cnnmod.deploy.lower import lower
+from cnnmod.deploy.parity import check_agreement
+from cnnmod.deploy.quantize import quantize
+from cnnmod.deploy.runtimes import load
+from cnnmod.deploy.selector import SELECTED
+from conftest import trained_norms_
+from small import digits_resnet
+
+KINDS = {"onnx": ".onnx", "openvino": ".xml"}
+EXAMPLE = torch.rand(2, 1, 8, 8)
+IMAGES = torch.rand(16, 1, 8, 8)
+QUANTISED = ("DequantizeLinear", "QuantizeLinear", "FakeQuantize")
+
+
+def network(**fields):
+    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+
+
+def int8_of(model, kind, folder, dynamic_batch=True):
+    source, path = folder / f"float{KINDS[kind]}", folder / f"int8{KINDS[kind]}"
+    runtime = {"onnx": "onnxruntime"}.get(kind, kind)
+    write(lower(model, runtime, example=EXAMPLE), EXAMPLE, source, kind, dynamic_batch=dynamic_batch)
+    quantize(source, path, IMAGES, kind)
+    return path
+
+
+def graph_of(path):
+    """Operator by name, what each reads, and who selects."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        nodes = onnx.load(path).graph.node
+        makers = {output: node.name for node in nodes for output in node.output}
+        operators = {node.name: node.op_type for node in nodes}
+        reads = {node.name: [makers[read] for read in node.input if read in makers] for node in nodes}
+        selects = {output: node.name for node in nodes for output in node.output if output.endswith(SELECTED)}
+    else:
+        import openvino
+
+        nodes = openvino.Core().read_model(path).get_ops()
+        operators = {node.get_friendly_name(): node.get_type_name() for node in nodes}
+        reads = {
+            node.get_friendly_name(): [read.get_node().get_friendly_name() for read in node.input_values()]
+            for node in nodes
+        }
+        selects = {
+            name: node.get_friendly_name()
+            for node in nodes
+            for output in node.outputs()
+            for name in output.get_names()
+            if name.endswith(SELECTED)
+        }
+    return operators, reads, selects
+
+
+def selector_of(operators, reads, top):
+    """The names of the operators between pooling and top-k, pooling included."""
+    found, left = set(), [top]
+    while left:
+        for read in reads[left.pop()]:
+            if read not in found and operators[read] != "Constant":
+                found.add(read)
+                if operators[read] != "ReduceMean":
+                    left.append(read)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        pytest.param({"order": "index", "candidates": 1}, marks=pytest.mark.slow),
+        pytest.param({"fuse_to": "original", "identity_start": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_selectors_stay_in_float_and_convolutions_do_not(kind, fields, tmp_path):
+    model = network(**fields)
+    operators, reads, selects = graph_of(int8_of(model, kind, tmp_path))
+    assert selects.keys() == {f"{block}{SELECTED}" for block in mod_blocks(model)}
+    selectors = set()
+    for top in selects.values():
+        between = selector_of(operators, reads, top)
+        selectors |= between
+        kinds = [operators[name] for name in between]
+        assert {"ReduceMean", "Relu"} <= {*kinds}
+        assert kinds.count("Conv") + kinds.count("Convolution") == 2
+        assert not {*kinds} & {*QUANTISED}
+    for name, operator in operators.items():
+        if operator in ("Conv", "Convolution") and name not in selectors:
+            assert operators[reads[name][0]] in (*QUANTISED, "Reshape", "Transpose"), name  # of what was quantised
+        if operator == "Sigmoid":
+            assert not {operators[read] for read in reads[name]} & set(QUANTISED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearly_the_network(kind, tmp_path):
+    model = network()
+    path = int8_of(model, kind, tmp_path)
+    agreement = check_agreement(
+        model, load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1, selected=True).run, [IMAGES]
+    )
+    assert agreement.images == 16
+    assert agreement.top1 is not None
+    assert agreement.top1 > 0.8
+    assert agreement.selection > 0.9
+    assert 0.5 < agreement.selection_in_order <= agreement.selection  # these scores are random, and close
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export(kind, tmp_path, capsys):
+    model = network()
+    whole = export(model, EXAMPLE, tmp_path / f"whole{KINDS[kind]}", format=kind)
+    path = tmp_path / f"network{KINDS[kind]}"
+    handlers = [*logging.getLogger().handlers]
+    report = export(model, EXAMPLE, path, format=kind, int8=IMAGES, dynamic_batch=False)
+    assert logging.getLogger().handlers == handlers
+    assert capsys.readouterr().out == ""
+    assert whole.int8 is None
+    assert report.largest_error < 1e-5
+    assert (report.selection_agreement, report.tied_agreement) == (1, 1)
+    assert report.int8 is not None
+    assert report.int8.images == 16
+    assert report.int8.selection > 0.8
+    assert report.file_bytes < whole.file_bytes
+    assert set(report.operators) & set(QUANTISED)
+    assert ("nncf" in report.versions) == (kind == "openvino")
+    names = {file.name for file in tmp_path.iterdir() if file.stem == "network"}
+    assert names == ({"network.onnx"} if kind == "onnx" else {"network.xml", "network.bin"})
+    assert b"float-" not in path.read_bytes()
+
+
+def test_controls_and_networks_that_are_no_classifiers(tmp_path):
+    report = export(control_(network()).eval(), EXAMPLE, tmp_path / "control.onnx", int8=IMAGES)
+    assert report.int8 is not None
+    assert report.int8.selection == 1
+    assert "TopK" not in report.operators
+    maps = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()).eval()
+    report = export(maps, EXAMPLE, tmp_path / "maps.onnx", int8=IMAGES)
+    assert report.int8 is not None
+    assert report.int8.top1 is None
+
+
+class TestErrors:
+    def refused(self, match, tmp_path, error=ValueError, name="network.onnx", **given):
+        with pytest.raises(error, match=match):
+            export(digits_resnet().eval(), EXAMPLE, tmp_path / name, **given)
+        assert not [*tmp_path.iterdir()]
+
+    def test_what_does_not_fit(self, tmp_path):
+        refused = self.refused
+        refused("int8 makes ONNX and OpenVINO files", tmp_path, name="a.pt2", format="pt2", int8=IMAGES)
+        refused("give one of them", tmp_path, half=True, int8=IMAGES)
+        refused(r"\(N, 1, 8, 8\) in float32, not torch\.float64 \(16, 1, 8, 8\)", tmp_path, int8=IMAGES.double())
+        refused(r"\(N, 1, 8, 8\) in float32, not torch\.float32 \(16, 1, 4, 4\)", tmp_path, int8=IMAGES[:, :, :4, :4])
+        refused(r"\(N, 1, 8, 8\) in float32, not torch\.float32 \(0, 1, 8, 8\)", tmp_path, int8=IMAGES[:0])
+        refused(r"int8 must be images \(N, 1, 8, 8\) in float32, not bool", tmp_path, int8=True)
+        refused("values that are not finite", tmp_path, int8=IMAGES / 0)
+        refused("a multiple of the 2 images", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
+
+    @pytest.mark.parametrize("package", ["nncf", "openvino"])
+    def test_a_quantiser_that_is_not_there(self, package, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, package, None)
+        match = rf"needs {package}: pip install 'cnnmod\[deploy\]'"
+        self.refused(match, tmp_path, ModuleNotFoundError, "network.xml", format="openvino", int8=IMAGES)
