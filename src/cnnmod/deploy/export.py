@@ -39,7 +39,7 @@ class ExportReport:
         weight_bytes: What the network's weights take in float32.
         largest_error: Against eager PyTorch, relative to the largest output.
         selection_agreement: The share of selected channels that are the same as in eager.
-        tied_agreement: The same for a copy whose importance scores tie in pairs.
+        tied_agreement: The same for a copy whose importance scores tie.
     """
 
     path: Path
