@@ -41,7 +41,7 @@ class ExportReport:
         weight_bytes: What the network's weights take in float32.
         largest_error: Against eager PyTorch, relative to the largest output.
         selection_agreement: The share of selected channels that are the same as in eager.
-        tied_agreement: The same for a copy whose importance scores tie in pairs.
+        tied_agreement: The same for a copy whose importance scores tie.
         int8: What an INT8 file does against eager on the calibration images; the three fields before are then those
             of the float file that it is made of.
     """

@@ -1,6 +1,8 @@
 """Does a written file compute what the network computes in eager PyTorch, and if not exactly, how nearly?"""
 
 import copy
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +22,10 @@ class Parity:
     """How far a file is from the network.
 
     Attributes:
-        largest_error: Of any output on any image that selects alike, relative to the largest output.
-        selection_agreement: The share of the selected channels that are the same; 1 without MoD blocks.
+        largest_error: Of any output on any image that selects alike, relative to the largest output; infinite where
+            an output is not a number, or no image selects alike.
+        selection_agreement: The share of the selected channels that are the same, in the same place where
+            `config.order` is `"score"`; 1 without MoD blocks.
         seed: Of the input with the largest error.
     """
 
@@ -90,7 +94,9 @@ def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Seque
         example: Images (N, C, H, W); random ones are drawn with its mean and standard deviation.
         batch_sizes: How many images at a time.
     """
-    worst, seed_of_worst, same, all_of_them = 0.0, 0, 0, 0
+    order = {name: block.config.order for name, block in mod_blocks(model).items()}
+    errors: list[tuple[float, int]] = []
+    same, all_of_them = 0, 0
     for seed, images_NCHW in _inputs(example, batch_sizes):
         with torch.inference_mode(), recorded_selection(model) as selected:
             expected = [leaf for leaf in tree_leaves(model(images_NCHW)) if isinstance(leaf, Tensor)]
@@ -98,15 +104,25 @@ def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Seque
         alike_N = torch.ones(len(images_NCHW), dtype=torch.bool)
         for block, (index_NK,) in selected.items():
             if (theirs := found.get(f"{block}{SELECTED}")) is not None:
-                equal_NK = index_NK.sort(1).values == theirs.flatten(1).sort(1).values
+                theirs_NK = theirs.flatten(1)
+                if order[block] == "index":  # what a file names stands by score
+                    index_NK, theirs_NK = index_NK.sort(1).values, theirs_NK.sort(1).values
+                equal_NK = index_NK == theirs_NK
                 same, all_of_them = same + int(equal_NK.sum()), all_of_them + equal_NK.numel()
                 alike_N &= equal_NK.all(1)
         outputs = [value for name, value in found.items() if not name.endswith(SELECTED)]
-        for output, wanted in zip(outputs, expected, strict=True):
-            error = (output - wanted)[alike_N].abs().max() / wanted.abs().max() if alike_N.any() else torch.tensor(0.0)
-            if not error <= worst:
-                worst, seed_of_worst = float(error), seed
-    return Parity(worst, same / all_of_them if all_of_them else 1.0, seed_of_worst)
+        if alike_N.any():
+            errors += [(_error(*pair, alike_N), seed) for pair in zip(outputs, expected, strict=True)]
+    largest_error, seed_of_it = max(errors, default=(math.inf, 0))
+    return Parity(largest_error, same / all_of_them if all_of_them else 1.0, seed_of_it)
+
+
+def _error(output: Tensor, wanted: Tensor, alike_N: Tensor) -> float:
+    difference = float((output - wanted)[alike_N].abs().max())
+    if difference == 0:
+        return 0.0  # also where all outputs are zero
+    error = difference / float(wanted.abs().max())
+    return math.inf if math.isnan(error) else error
 
 
 def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
@@ -118,10 +134,14 @@ def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def tied(model: nn.Module) -> nn.Module:
-    """A copy whose channel selectors score channels alike in pairs, so that a runtime must break ties as we do."""
+    """A copy whose channel selectors score channels alike in groups, so that a runtime must break ties as we do.
+
+    The groups' size does not divide k, so that one of them is only selected in part.
+    """
     model = copy.deepcopy(model)
     for block in mod_blocks(model).values():
         if block.config.select == "learned":
+            size = next(size for size in itertools.count(2) if block.k % size)
             weight = block.selector.expand.weight.data
-            weight.copy_(weight[torch.arange(len(weight)) // 2].clone())
+            weight.copy_(weight[torch.arange(len(weight)) // size].clone())
     return model
