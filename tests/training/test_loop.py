@@ -78,21 +78,6 @@ def test_the_schedule():
     assert record.logged[0]["learning_rate"] == pytest.approx(0.1 * 19 / 32)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
-    """In a network without batch norm, whose statistics are a part's own."""
-    made = recipe("digits", [*SHORT, "train_images=64"])
-    data = open_data("digits", made)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
-    ends = []
-    for accumulate in (1, 4):
-        start = copy.deepcopy(model)
-        train(start, data, recipe("digits", [*SHORT, "epochs=1", "optimizer=momentum", f"accumulate={accumulate}"]))
-        ends.append(weights(start))
-    assert not torch.equal(ends[0], weights(model))
-    torch.testing.assert_close(*ends, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,12 +1,198 @@
+import contextlib
+import copy
+import dataclasses
+
 import pytest
 import torch
+from torch import nn
 
 from cnnmod import mod_blocks
+from cnnmod.training import step as step_module
 from cnnmod.training.data import open_data
+from cnnmod.training.images import Batch
 from cnnmod.training.loop import train
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
-from cnnmod.training.step import make_optimizer
+from cnnmod.training.step import Step, autocast, make_optimizer
+
+CPU = torch.device("cpu")
+RECIPE = dataclasses.replace(recipe("digits"), optimizer="momentum", momentum=0.0, weight_decay=0.0, learning_rate=0.1)
+
+
+def network():
+    """Without batch norm, whose statistics are a part's own."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+
+
+def batch(count=12):
+    torch.manual_seed(1)
+    return Batch(torch.randn(count, 1, 8, 8), torch.randint(0, 10, (count,)))
+
+
+def cross_entropy(model, images, labels):
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+def make_step(how=RECIPE, model=None, forward=None, scale=None):
+    model = network() if model is None else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.learning_rate)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+    return Step(how, model, forward or model, cross_entropy, optimizer, scaler)
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_one_step_of_gradient_descent():
+    step, plain, some = make_step(), network(), batch()
+    loss = cross_entropy(plain, some.images, some.labels)
+    loss.backward()
+    found = step(some)
+    torch.testing.assert_close(found, loss.detach())
+    assert not found.requires_grad
+    gradient = torch.cat([parameter.grad.flatten() for parameter in plain.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(weights(step.model), weights(plain) - 0.1 * gradient)
+
+
+def test_gradients_are_of_one_step():
+    """A second step with a learning rate of 0 leaves the gradient of its own batch alone."""
+    step = make_step(dataclasses.replace(RECIPE, learning_rate=1e-20))
+    step(batch())
+    first = [parameter.grad.clone() for parameter in step.model.parameters() if parameter.grad is not None]
+    step(batch())
+    torch.testing.assert_close([parameter.grad for parameter in step.model.parameters()], first)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(12, [3, 3, 3, 3]), (10, [3, 3, 3, 1])])
+def test_accumulated_gradients_are_those_of_the_whole_batch(count, parts):
+    whole, seen = make_step(), []
+
+    def forward(images):
+        seen.append(len(images))
+        return model(images)
+
+    model = network()
+    in_parts = make_step(dataclasses.replace(RECIPE, accumulate=4), model, forward)
+    torch.testing.assert_close(in_parts(batch(count)), whole(batch(count)))
+    assert seen == parts
+    assert not torch.equal(weights(model), weights(network()))
+    torch.testing.assert_close(weights(model), weights(whole.model), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_gradients_are_clipped_as_they_are_not_as_they_are_scaled(scale):
+    step = make_step(dataclasses.replace(RECIPE, clip_grad=0.01), scale=scale)
+    before = weights(step.model)
+    step(batch())
+    assert (weights(step.model) - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none():
+    plain, scaled = make_step(), make_step(scale=1024.0)
+    torch.testing.assert_close(scaled(batch()), plain(batch()))
+    torch.testing.assert_close(weights(scaled.model), weights(plain.model))
+    too_much = make_step(scale=3e38)
+    before = weights(too_much.model)
+    too_much(Batch(1e6 * batch().images, batch().labels))
+    assert torch.equal(weights(too_much.model), before)
+    assert too_much.scaler.get_scale() < 3e38
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_memory_format(channels_last):
+    formats = []
+
+    def forward(images):
+        formats.append(images.is_contiguous(memory_format=torch.channels_last))
+        return nn.functional.adaptive_avg_pool2d(images, 1).flatten(1) @ weight
+
+    weight = nn.Parameter(torch.zeros(3, 10))
+    how = dataclasses.replace(RECIPE, channels_last=channels_last)
+    step = make_step(how, nn.ParameterList([weight]), forward)
+    for given in (torch.contiguous_format, torch.channels_last):
+        step(Batch(torch.randn(4, 3, 8, 8).contiguous(memory_format=given), torch.arange(4)))
+    assert formats == [channels_last, channels_last]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_precision(precision, dtype):
+    how = dataclasses.replace(RECIPE, precision=precision)
+    with autocast(how, CPU)():
+        assert torch.is_autocast_enabled("cpu") == (dtype is not None)
+        assert dtype is None or torch.get_autocast_dtype("cpu") == dtype
+    seen = []
+
+    def forward(images):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return model(images).float()
+
+    model = network()
+    make_step(how, model, forward)(batch())
+    assert seen == [dtype is not None]
+
+
+def test_processes_share_gradients_once_a_step(monkeypatch):
+    """All parts but the last run within no_sync."""
+    within, seen = [False], []
+
+    class Shared(nn.Sequential):
+        @contextlib.contextmanager
+        def no_sync(self):
+            within[0] = True
+            yield
+            within[0] = False
+
+        def forward(self, images):  # pyright: ignore[reportIncompatibleMethodOverride]
+            seen.append(within[0])
+            return super().forward(images)
+
+    monkeypatch.setattr(step_module, "DistributedDataParallel", Shared)
+    make_step(dataclasses.replace(RECIPE, accumulate=3), Shared(network()))(batch())
+    assert seen == [True, True, False]
+
+
+class TestOptimizer:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+
+    def rates(self, steps, **fields):
+        optimizer, schedule = make_optimizer(copy.deepcopy(self.model), dataclasses.replace(RECIPE, **fields), steps)
+        found = []
+        for number in range(steps * fields["epochs"]):
+            schedule.step_update(number)
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    def test_its_settings(self):
+        how = dataclasses.replace(RECIPE, momentum=0.7, weight_decay=0.3, warmup_epochs=0)
+        optimizer, _ = make_optimizer(self.model, how, 10)
+        assert type(optimizer) is torch.optim.SGD
+        assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.7, 0.3)]
+        assert optimizer.param_groups[0]["nesterov"] is False
+        assert make_optimizer(self.model, recipe("digits"), 10)[0].param_groups[0]["nesterov"] is True
+
+    def test_norms_and_biases_are_decayed_or_not(self):
+        how = dataclasses.replace(RECIPE, weight_decay=0.3, decay_norms=False)
+        optimizer, _ = make_optimizer(self.model, how, 10)
+        decay = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+        found = {name: decay[id(one)] for name, one in self.model.named_parameters()}
+        assert found == {"0.weight": 0.3, "0.bias": 0, "1.weight": 0, "1.bias": 0}
+
+    def test_steps(self):
+        found = self.rates(10, schedule="step", milestones=(1, 3), decay=0.5, epochs=4, warmup_epochs=0)
+        assert found == [0.1] * 9 + [0.05] * 20 + [0.025] * 11  # timm's milestones come one step early
+
+    def test_cosine_goes_to_0(self):
+        found = self.rates(10, schedule="cosine", epochs=4, warmup_epochs=0)
+        assert found[0] == 0.1
+        assert found[20] == pytest.approx(0.05)
+        assert found[39] < 0.001
+        assert found == sorted(found, reverse=True)
+
+    def test_the_rate_rises_from_0(self):
+        found = self.rates(4, schedule="cosine", epochs=4, warmup_epochs=1)
+        assert found[:4] == pytest.approx([0, 0.025, 0.05, 0.075])
 
 
 @pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 1), ("momentum", 1), ("muon", 0.005), ("lamb", 0.005)])

@@ -140,8 +140,10 @@ class OnnxForm(GraphForm):
         if self.config.select != "learned":
             return super()._forward(x_NCHW, *args, **kwargs)
         pool_NCHW = x_NCHW[:, : self.pool] if self.pool < self.channels else x_NCHW
-        reduce, expand = (layer.weight[:, :, None, None] for layer in (self.selector.reduce, self.selector.expand))
-        hidden = torch.conv2d(pool_NCHW.mean((2, 3), keepdim=True), reduce).relu()
+        dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
+        layers = (self.selector.reduce, self.selector.expand)
+        reduce, expand = (layer.weight[:, :, None, None].to(dtype) for layer in layers)
+        hidden = torch.conv2d(pool_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu()
         logit_NC11 = torch.conv2d(hidden, expand)
         logit_NK11, index_NK11 = logit_NC11.topk(self.k, 1)
         if self.config.order == "index":
@@ -152,7 +154,7 @@ class OnnxForm(GraphForm):
             score_NK11 = score_NK11 * self.gain_K[:, None, None]
         index_NK = index_NK11.flatten(1)
         y_NKHW = self._run_conv_block(self._gather(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
-        return self._fuse(x_NCHW, y_NKHW, index_NK)
+        return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         return gather_planes(x_NCHW, index_NK) if self.config.select == "learned" else super()._gather(x_NCHW, index_NK)

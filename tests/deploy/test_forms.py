@@ -1,0 +1,176 @@
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDBlock, MoDConfig
+from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm, PointwiseConv
+
+FORMS = [EagerForm, GraphForm, OnnxForm]
+CONFIGS = [
+    MoDConfig(reduction=2, select=select, order=order, fuse_to=fuse_to, candidates=candidates, identity_start=identity)
+    for select, order, fuse_to, candidates, identity in itertools.product(
+        ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 2), (False, True)
+    )
+]
+
+
+def conv_block(k):
+    return nn.Sequential(nn.Conv2d(k, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, k, 1, bias=False))
+
+
+def pair(form, config=MoDConfig(reduction=2), channels=64, k=6, inner=conv_block):
+    """A MoD block, and its form."""
+    block = MoDBlock(inner(k), channels, k, config).eval().requires_grad_(False)
+    if block.gain_K is not None:
+        block.gain_K.uniform_(0.5, 2)
+    return block, form(copy.deepcopy(block)).eval().requires_grad_(False)
+
+
+def check(block, made, x_NCHW, *args, tolerance=1e-5):
+    """Both compute the same; the block goes first, since the form may overwrite its input."""
+    with torch.inference_mode():
+        expected = block(x_NCHW, *args)
+        torch.testing.assert_close(made(x_NCHW, *args), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_equals_the_training_form(config, form):
+    block, made = pair(form, config)
+    for images in (1, 2, 5):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            check(block, made, torch.randn(images, 64, 5, 7).contiguous(memory_format=memory_format))
+
+
+@pytest.mark.parametrize("form", [EagerForm, GraphForm])
+@pytest.mark.parametrize("order", ["score", "index"])
+def test_equals_the_training_form_where_scores_tie(order, form):
+    """OnnxForm leaves ties to the runtime's own TopK: see test_export.py."""
+    for tie in (4, 64):  # in groups of four, of which the second is selected in part, and all
+        block = MoDBlock(conv_block(6), 64, 6, MoDConfig(order=order)).eval().requires_grad_(False)
+        weight = block.selector.expand.weight
+        weight.copy_(weight[torch.arange(64) // tie].clone())
+        made = form(copy.deepcopy(block))
+        for images in (1, 3):
+            check(block, made, torch.randn(images, 64, 5, 5))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_conv_block_gets_further_arguments(form):
+    class Scaled(nn.Conv2d):
+        def forward(self, x_NKHW, scale):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return super().forward(x_NKHW) * scale
+
+    check(*pair(form, inner=lambda k: Scaled(k, k, 3, padding=1)), torch.randn(2, 64, 5, 5), 3.0)
+
+
+@pytest.mark.parametrize("form", [GraphForm, OnnxForm])
+def test_channels_last_in_shape(form):
+    class Last(nn.Conv2d):
+        def forward(self, x_NHWK):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return super().forward(x_NHWK.movedim(3, 1)).movedim(1, 3)
+
+    block = MoDBlock(Last(6, 6, (3, 1), padding=(1, 0)), 64, 6, layout="NHWC").eval().requires_grad_(False)
+    check(block, form(copy.deepcopy(block)), torch.randn(2, 5, 7, 64))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
+def test_other_types(form, dtype, tolerance):
+    block, _ = pair(form)
+    block.to(dtype)
+    check(block, form(copy.deepcopy(block)), torch.randn(2, 64, 5, 5, dtype=dtype), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_selector_computes_in_float32_under_autocast(form):
+    block, made = pair(form)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(block, made, torch.randn(2, 64, 5, 5), tolerance=0.05)
+
+
+class TestEager:
+    def test_the_result_is_in_the_inputs_memory(self):
+        for config in (MoDConfig(), MoDConfig(fuse_to="last"), MoDConfig(fuse_to="original")):
+            _, made = pair(EagerForm, config)
+            x_NCHW = torch.randn(2, 64, 5, 5)
+            before = x_NCHW.clone()
+            assert made(x_NCHW).data_ptr() == x_NCHW.data_ptr()
+            touched = (x_NCHW != before).flatten(2).any(2).sum(1)
+            assert touched.tolist() == [6, 6]
+
+    def test_what_it_refuses(self):
+        _, made = pair(EagerForm)
+        with pytest.raises(ValueError, match=r"a MoD block of 64 channels takes \(N, 64, H, W\)"):
+            made(torch.rand(1, 63, 8, 8))
+        with pytest.raises(ValueError, match=r"for inference: call it under torch\.inference_mode"):
+            made(torch.rand(1, 64, 8, 8, requires_grad=True))
+
+    def test_one_tie_is_enough_to_rank_exactly(self, monkeypatch):
+        """`topk` alone is taken where all logits differ, and only there."""
+        _, made = pair(EagerForm)
+        exact = []
+        plain = MoDBlock.select
+        monkeypatch.setattr(MoDBlock, "select", lambda self, x_NCHW: exact.append(1) or plain(self, x_NCHW))
+        x_NCHW = torch.randn(2, 64, 5, 5)
+        made(x_NCHW.clone())
+        assert not exact
+        logit_NC = made.selector(x_NCHW)
+        seventh, sixth = logit_NC[1].topk(7).indices[[6, 5]]
+        made.selector.expand.weight[seventh] = made.selector.expand.weight[sixth]
+        made(x_NCHW)
+        assert exact == [1]
+
+
+class TestGraph:
+    def test_fusion_is_a_constant_convolution(self):
+        for fuse_to, start in (("first", 0), ("last", 58)):
+            spread_CK = pair(GraphForm, MoDConfig(fuse_to=fuse_to))[1].spread_CK11[:, :, 0, 0]
+            assert torch.equal(spread_CK[start : start + 6], torch.eye(6))
+            assert spread_CK.sum() == 6
+
+    @pytest.mark.parametrize("form", [GraphForm, OnnxForm])
+    @pytest.mark.parametrize("order", ["score", "index"])
+    def test_the_input_stays_as_it_is_and_the_graph_takes_any_batch(self, form, order):
+        block, made = pair(form, MoDConfig(reduction=2, order=order))
+        x_NCHW = torch.randn(3, 64, 5, 5)
+        before = x_NCHW.clone()
+        made(x_NCHW)
+        assert torch.equal(x_NCHW, before)
+        program = torch.export.export(made, (x_NCHW,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+        for images in (2, 7):
+            check(block, program, torch.randn(images, 64, 5, 5))
+
+
+class TestPointwise:
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("images", [1, 3])
+    def test_equals_the_convolution(self, bias, images):
+        conv = nn.Conv2d(5, 7, 1, bias=bias)
+        x_NCHW = torch.randn(images, 5, 4, 6)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            given = x_NCHW.contiguous(memory_format=memory_format)
+            torch.testing.assert_close(PointwiseConv(conv)(given), conv(given), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("layer", "replaced"),
+        [
+            (nn.Conv2d(6, 6, 1), True),
+            (nn.Conv2d(64, 64, 1), True),
+            (nn.Conv2d(6, 65, 1), False),
+            (nn.Conv2d(65, 6, 1), False),
+            (nn.Conv2d(6, 6, 3, padding=1), False),
+            (nn.Conv2d(6, 6, 1, stride=2), False),
+            (nn.Conv2d(6, 6, 1, padding=1), False),
+            (nn.Conv2d(6, 6, 1, groups=2), False),
+            (type("Own", (nn.Conv2d,), {})(6, 6, 1), False),
+        ],
+        ids=str,
+    )
+    def test_which_convolutions_it_replaces(self, layer, replaced):
+        for inner in (layer, nn.Sequential(layer, nn.ReLU())):
+            made = EagerForm(MoDBlock(copy.deepcopy(inner), 128, 6))
+            assert any(isinstance(module, PointwiseConv) for module in made.modules()) == replaced

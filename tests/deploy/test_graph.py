@@ -1,0 +1,157 @@
+import logging
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, mod_blocks
+from cnnmod.deploy.graph import SELECTED, SUFFIXES, not_exportable, write
+from cnnmod.deploy.lower import lower
+from cnnmod.deploy.runtimes import load
+from cnnmod.method.record import recorded_selection
+from cnnmod.networks import build
+from conftest import trained_norms_
+from small import digits_resnet
+
+EXAMPLE = torch.rand(1, 1, 8, 8)
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+
+
+def network(**fields):
+    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, reduction=2, **fields), example=EXAMPLE))
+
+
+def written(model, folder, kind="onnx", example=EXAMPLE, dynamic_batch=True, half=False):
+    path = folder / f"network{SUFFIXES[kind]}"
+    lowered = lower(model, RUNTIMES[kind], example=example)
+    write(lowered, example, path, kind, dynamic_batch=dynamic_batch, half=half)
+    return path
+
+
+def loaded(path):
+    import onnx
+
+    return onnx.load(path)
+
+
+def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
+    import onnx
+
+    model = network()
+    path = written(model, tmp_path)
+    proto = loaded(path)
+    onnx.checker.check_model(proto, full_check=True)
+    operators = [node.op_type for node in proto.graph.node]
+    assert operators.count("TopK") == len(mod_blocks(model))
+    assert not {"ScatterND", "ScatterElements", "Loop", "If", "BatchNormalization"} & {*operators}
+    initial = {one.name for one in proto.graph.initializer}
+    for node in proto.graph.node:
+        assert node.op_type != "TopK" or node.input[1] in initial
+        assert not node.metadata_props
+    assert not proto.metadata_props
+    assert [*tmp_path.iterdir()] == [path]  # no second file of weights
+    assert b"site-packages" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("order", ["score", "index"])
+def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
+    """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
+    model = build("resnet18_cifar", layers=(1, 12, 2, 1), channels=(16, 16, 16, 16), in_chans=1)
+    model = trained_norms_(convert_(model, MoDConfig(c=4, reduction=2, order=order), example=EXAMPLE))
+    assert {"layer2.1", "layer2.11"} <= mod_blocks(model).keys()
+    x_NCHW = torch.rand(3, 1, 8, 8)
+    with torch.inference_mode(), recorded_selection(model) as selected:
+        model(x_NCHW)
+    found = load(written(model, tmp_path, kind), RUNTIMES[kind], 1, selected=True).run(x_NCHW)
+    assert {name for name in found if name.endswith(SELECTED)} == {f"{block}{SELECTED}" for block in selected}
+    for block, (index_NK,) in selected.items():
+        theirs_NK = found[f"{block}{SELECTED}"].flatten(1)
+        if order == "index":
+            theirs_NK = theirs_NK.sort(1).values
+        assert torch.equal(theirs_NK.long(), index_NK), block
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+def test_a_fixed_batch(kind, tmp_path):
+    model, images = network(), torch.rand(3, 1, 8, 8)
+    run = load(written(model, tmp_path, kind, images, dynamic_batch=False), RUNTIMES[kind], 1).run
+    with torch.inference_mode():
+        torch.testing.assert_close(next(iter(run(images).values())), model(images), atol=1e-5, rtol=1e-4)
+    with pytest.raises(Exception, match=r"(?i)dimension|shape|size"):  # of the runtime's own kind
+        run(images[:2])
+
+
+def test_a_dynamic_batch_is_named(tmp_path):
+    for dynamic in (True, False):
+        (images,) = loaded(written(network(), tmp_path, dynamic_batch=dynamic)).graph.input
+        assert images.name == "images"
+        first, *rest = images.type.tensor_type.shape.dim
+        assert (first.dim_param, first.dim_value) == (("batch", 0) if dynamic else ("", 1))
+        assert [one.dim_value for one in rest] == [1, 8, 8]
+
+
+def test_half_is_for_matrices_not_for_vectors(tmp_path):
+    from onnx import TensorProto
+
+    graph = loaded(written(network(), tmp_path, half=True)).graph
+    halves = [one for one in graph.initializer if one.data_type == TensorProto.FLOAT16]
+    assert {len(one.dims) > 1 for one in halves} == {True}
+    floats = [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]
+    assert floats
+    assert {len(one.dims) > 1 for one in floats} == {False}
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in {one.name for one in halves}]
+    assert [node.op_type for node in graph.node[: len(halves)]] == ["Cast"] * len(halves)
+    assert sorted(node.input[0] for node in casts) == sorted(one.name for one in halves)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_openvinos_two_files(half, tmp_path):
+    """No ONNX file is left, and every TopK is stable."""
+    path = written(network(), tmp_path, "openvino", half=half)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["network.bin", "network.xml"]
+    text = path.read_text(encoding="utf-8")
+    layers = re.findall(r'type="TopK".*?/>', text, re.DOTALL)
+    assert len(layers) == len(mod_blocks(network()))
+    assert all('stable="true"' in layer for layer in layers)
+    assert ('element_type="f16"' in text) == half
+
+
+class Branches(nn.Module):
+    def forward(self, x_NCHW):
+        return x_NCHW * 2 if x_NCHW.sum() > 0 else x_NCHW
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+def test_the_layer_that_cannot(kind, tmp_path):
+    model = digits_resnet().eval()
+    model.layer2[0].act1 = Branches()
+    with pytest.raises(ValueError, match=r"cannot be exported: ResNet\.layer2\.0\.act1 \(Branches\): ") as caught:
+        write(model, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", kind, dynamic_batch=True)
+    assert caught.value.__cause__ is not None
+    assert "\n" not in str(caught.value)
+    assert not [*tmp_path.iterdir()]
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_that_does_not_run_is_another_matter():
+    first = TypeError("the first error")
+    with pytest.raises(TypeError, match="the first error"):
+        not_exportable(digits_resnet(), torch.rand(1, 3, 8, 8), first)
+
+
+def test_a_network_whose_layers_are_all_fine_alone():
+    error = not_exportable(nn.Sequential(nn.ReLU()), EXAMPLE, RuntimeError("what it says\nand more"))
+    assert str(error) == "the network cannot be exported: Sequential (Sequential): what it says"
+
+
+def test_the_exporters_logger_is_as_it_was(tmp_path):
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        written(digits_resnet().eval(), tmp_path)
+        assert logger.level == logging.INFO
+    finally:
+        logger.setLevel(before)
