@@ -7,6 +7,7 @@ import pytest
 
 import families
 
+BIG = ("vgg11_bn", "torchvision/vgg11", "inception_resnet_v2", "nfnet_f0", "wide_resnet50_2")
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"
 SMALL = [
     "resnet18",
@@ -107,7 +108,13 @@ NONE = {
 }
 
 
-@pytest.mark.parametrize("name", [f"timm/{name}" for name in SMALL] + [f"torchvision/{name}" for name in TORCHVISION])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if any(big in name for big in BIG) else name
+        for name in [f"timm/{name}" for name in SMALL] + [f"torchvision/{name}" for name in TORCHVISION]
+    ],
+)
 @pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
 def test_works(name):
     row = families.survey(name)

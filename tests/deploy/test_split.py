@@ -66,9 +66,11 @@ def test_convolutions_of_zeros_stay(tmp_path):
     ("config", "sliced"),
     [
         (MoDConfig(c=8, candidates=1, fuse_to="original"), [32, 32, 64, 64]),  # any channel may be written
-        (MoDConfig(c=8, candidates=1, fuse_to="last"), []),  # the last are written, which are in the other part
+        pytest.param(
+            MoDConfig(c=8, candidates=1, fuse_to="last"), [], marks=pytest.mark.slow
+        ),  # the last are written, which are in the other part
         (MoDConfig(c=8, candidates=1, select="first"), [16, 16, 16, 16, 16]),  # k channels of the candidates
-        (MoDConfig(c=8), []),  # all are candidates
+        pytest.param(MoDConfig(c=8), [], marks=pytest.mark.slow),  # all are candidates
     ],
     ids=str,
 )
