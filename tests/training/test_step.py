@@ -211,7 +211,7 @@ def test_selectors_survive_an_optimizer_that_makes_steps_of_one_length():
     """With full steps every hidden unit of some selectors is below zero for every image after these."""
     made = recipe("digits", ["optimizer=muon", "learning_rate=0.02", "epochs=4", "warmup_epochs=0", "batch_size=32"])
     data = open_data("digits", made)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # with which all are alive at the start; with 0 those of one selector are not
     model = train(build_row(made, "mod", 10), data, made).eval()
     alive = []
     for block in mod_blocks(model).values():
