@@ -1,14 +1,20 @@
-"""CIFAR-10 on a GPU: ResNet18, 34, 50 and VGG16 at full width, baseline, MoD and control, as many seeds as time allows.
+"""CIFAR-10 on a GPU in ten epochs at full width: ResNet18, 34, 50 and VGG16, each as baseline, MoD network and control,
+and ResNet18-MoD with one choice of MoDConfig changed at a time; several seeds, several runs side by side.
 
 Needs CIFAR-10, in ../shared/data or $CNNMOD_DATA. Cut off or out of time, it goes on where it stopped.
 
-    python benchmarks/cifar10_gpu.py --minutes 25    # writes results/cifar10_gpu-NETWORK.json
+    python benchmarks/cifar10_gpu.py --minutes 25    # writes results/cifar10_gpu-NETWORK.json, …-NETWORK-CHANGE.json
 """
 
+import functools
+import multiprocessing
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,13 +23,25 @@ import tyro
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import experiment_cells
-from cnnmod.training.data import open_data
+from cnnmod.training.data import Data, open_data
+from cnnmod.training.folder import Run
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
+from cnnmod.training.run import run_training
 
-NETWORKS = ("resnet18", "resnet34", "resnet50", "vgg16_bn")
+NETWORKS = ("resnet18", "vgg16_bn", "resnet34", "resnet50")
 ROWS: tuple[Row, ...] = ("baseline", "mod", "control")
-FULL_WIDTH = ("network_args={}", "epochs=30", "batch_size=256", "precision=bf16", "channels_last=true")
+CHANGES = (
+    ("order=index",),
+    ("select=first",),
+    ("select=random",),
+    ("candidates=4",),
+    ("candidates=16",),
+    ("residual=false",),
+    ("order=index", "c=16"),
+)
+FULL_WIDTH = ("network_args={}", "config.reduction=16", "batch_size=256", "precision=bf16")
 DATA = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
 
 
@@ -31,13 +49,55 @@ class OutOfTimeError(Exception):
     """What was trained is saved."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Rows that make one result file: of a network, or of the first one with something changed in `MoDConfig`."""
+
+    network: str
+    rows: tuple[Row, ...] = ROWS
+    changes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.network, *(["_".join(self.changes).replace("=", "_")] if self.changes else [])])
+
+    def recipe(self) -> Recipe:
+        named = [f"baseline={self.network}_cifar", f"network={self.network}_cifar_mod"]
+        return recipe("cifar10_fast", [*named, *FULL_WIDTH, *(f"config.{change}" for change in self.changes)])
+
+
+def everything(seeds: int) -> Iterator[tuple[Trained, Row, int]]:
+    """All runs, what is most wanted first."""
+    first, *others = (Trained(network) for network in NETWORKS)
+    for group in ([first, *(Trained(NETWORKS[0], ("mod",), change) for change in CHANGES)], *([one] for one in others)):
+        for seed in range(seeds):
+            yield from ((trained, row, seed) for trained in group for row in trained.rows)
+
+
+@functools.cache
+def opened(data: Path) -> Data:
+    """The images, decoded; all recipes here want the same of them."""
+    return open_data(data, recipe("cifar10_fast"))
+
+
+def train_one(made: Recipe, row: Row, seed: int, data: Path, folder: Path, end: float) -> None:
+    """One run, in a process of its own."""
+
+    def watch(what: str, done: int, total: int, rate: str) -> None:
+        if time.time() > end:
+            raise OutOfTimeError
+
+    torch.set_num_threads(1)
+    run_training(Run(recipe=made, row=row, seed=seed, data=str(data)), folder, opened(data), progress=watch)
+
+
 def main(
     minutes: float = 25,
     data: Path = DATA,
     runs: Path = Path("runs/cifar10_gpu"),
     out: Path = Path(__file__).parent / "results",
-    seeds: int = 5,
-    changes: tuple[str, ...] = (),
+    seeds: int = 3,
+    processes: int = max(1, (os.cpu_count() or 1) - 2),
 ) -> None:
     """Train what is missing, seed by seed.
 
@@ -47,38 +107,36 @@ def main(
         runs: Where the runs are kept.
         out: Where the result files go.
         seeds: How many at most.
-        changes: Further changes to the recipe.
+        processes: Runs side by side.
     """
-    end = time.monotonic() + 60 * minutes
-    name = "cifar10_fast"
-    opened = open_data(data, recipe(name, [*FULL_WIDTH, *changes]))
+    end, data = time.time() + 60 * minutes, data.resolve()
+    wanted = list(everything(seeds))
+    folder = {run: runs / run[0].name / f"{run[1]}-seed{run[2]}" for run in wanted}
+    missing = [run for run in wanted if not (folder[run] / "result.json").exists()]
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     with progress_bars() as bars:
-
-        def progress(what: str, done: int, total: int, rate: str) -> None:
-            bars(what, done, total, rate)
-            if time.monotonic() > end:
-                raise OutOfTimeError
-
+        futures = {
+            pool.submit(train_one, run[0].recipe(), *run[1:], data, folder[run], end): run[0].name for run in missing
+        }
         try:
-            for count in range(1, seeds + 1):
-                for network in NETWORKS:
-                    named = [f"baseline={network}_cifar", f"network={network}_cifar_mod"]
-                    how = recipe(name, [*named, *FULL_WIDTH, *changes])
-                    folder = runs / network
-                    found = run_experiment(
-                        f"{network}, full width",
-                        how,
-                        ROWS,
-                        range(count),
-                        str(data.resolve()),
-                        opened,
-                        folder,
-                        progress=lambda what, done, total, rate, n=network: progress(f"{n} {what}", done, total, rate),
-                    )
-                    shutil.copy(folder / "accuracy.json", out / f"cifar10_gpu-{network}.json")
-                    print(experiment_cells(found).markdown())
+            for number, future in enumerate(as_completed(futures), 1):
+                future.result()
+                bars("runs", number, len(missing), futures[future])
         except OutOfTimeError:
             print("out of time; another call goes on from here")
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for trained in dict.fromkeys(run[0] for run in wanted):
+        done = [
+            seed
+            for seed in range(seeds)
+            if all((runs / trained.name / f"{row}-seed{seed}" / "result.json").exists() for row in trained.rows)
+        ]
+        if done:
+            made, place = trained.recipe(), runs / trained.name
+            found = run_experiment(trained.name, made, trained.rows, done, str(data), opened(data), place)
+            shutil.copy(place / "accuracy.json", out / f"cifar10_gpu-{trained.name}.json")
+            print(experiment_cells(found).markdown())
 
 
 if __name__ == "__main__":

@@ -88,14 +88,16 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
     for split in ("train", "test"):
         classes(tmp_path / "data", split, list("abcdefghij"), count=2)
     monkeypatch.setattr(cifar10_gpu, "NETWORKS", ("resnet18", "vgg16_bn"))
+    monkeypatch.setattr(cifar10_gpu, "CHANGES", (("order=index", "c=16"),))
     monkeypatch.setattr(cifar10_gpu, "FULL_WIDTH", ("network_args={}", "epochs=1", "warmup_epochs=0", "batch_size=10"))
     folders = {"data": tmp_path / "data", "runs": tmp_path / "runs", "out": tmp_path}
-    cifar10_gpu.main(minutes=0, seeds=1, **folders)
+    cifar10_gpu.main(minutes=0, seeds=1, processes=1, **folders)
     assert "out of time" in capsys.readouterr().out
-    cifar10_gpu.main(minutes=5, seeds=1, **folders)
-    for network in ("resnet18", "vgg16_bn"):
-        found = read_experiment(tmp_path / f"cifar10_gpu-{network}.json")
+    assert not list(tmp_path.glob("*.json"))
+    cifar10_gpu.main(minutes=5, seeds=1, processes=1, **folders)
+    for name in ("resnet18", "vgg16_bn", "resnet18-order_index_c_16"):
+        found = read_experiment(tmp_path / f"cifar10_gpu-{name}.json")
         assert [(row.row, row.results[0].accuracy.images) for row in found.rows] == [
-            (row, 20) for row in ("baseline", "mod", "control")
+            (row, 20) for row in (("mod",) if "order" in name else ("baseline", "mod", "control"))
         ]
-        assert found.recipe.network == f"{network}_cifar_mod"
+        assert found.recipe.network == f"{name.split('-')[0]}_cifar_mod"
