@@ -1,12 +1,14 @@
 """CIFAR-10 on a GPU in ten epochs at full width: ResNet18, 34, 50 and VGG16, each as baseline, MoD network and control,
 and ResNet18-MoD with one choice of MoDConfig changed at a time; several seeds, several runs side by side.
 
-Needs CIFAR-10, in ../shared/data or $CNNMOD_DATA. Cut off or out of time, it goes on where it stopped.
+Needs CIFAR-10, in ../shared/data or $CNNMOD_DATA. Cut off or out of time, it goes on where it stopped; what runs came
+to is kept in runs/cifar10_gpu, also in git.
 
     python benchmarks/cifar10_gpu.py --minutes 25    # writes results/cifar10_gpu-NETWORK.json, …-NETWORK-CHANGE.json
 """
 
 import functools
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -69,9 +71,11 @@ class Trained:
 def everything(seeds: int) -> Iterator[tuple[Trained, Row, int]]:
     """All runs, what is most wanted first."""
     first, *others = (Trained(network) for network in NETWORKS)
-    for group in ([first, *(Trained(NETWORKS[0], ("mod",), change) for change in CHANGES)], *([one] for one in others)):
-        for seed in range(seeds):
-            yield from ((trained, row, seed) for trained in group for row in trained.rows)
+    changed = [Trained(NETWORKS[0], ("mod",), change) for change in CHANGES]
+    for group in ([first, *changed], *([one] for one in others)):
+        for seed, trained in itertools.product(range(seeds), group):
+            for row in trained.rows:
+                yield trained, row, seed
 
 
 @functools.cache
@@ -94,7 +98,7 @@ def train_one(made: Recipe, row: Row, seed: int, data: Path, folder: Path, end: 
 def main(
     minutes: float = 25,
     data: Path = DATA,
-    runs: Path = Path("runs/cifar10_gpu"),
+    runs: Path = Path(__file__).parent / "runs" / "cifar10_gpu",
     out: Path = Path(__file__).parent / "results",
     seeds: int = 3,
     processes: int = max(1, (os.cpu_count() or 1) - 2),

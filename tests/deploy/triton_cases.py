@@ -70,10 +70,10 @@ def test_equals_the_training_form(fields, memory_format):
 
 @both_formats
 @pytest.mark.parametrize(
-    ("channels", "k", "size"), [(1, 1, (3, 3)), (24, 1, (1, 5)), (130, 65, (1, 1)), (3, 2, (67, 65))], ids=str
+    ("channels", "k", "size"), [(1, 1, (3, 3)), (24, 1, (1, 5)), (130, 64, (1, 2)), (3, 2, (67, 65))], ids=str
 )
 def test_sizes(channels, k, size, memory_format):
-    """One channel, one column, one pixel, more selected than a tile holds, more pixels than the strips do at once."""
+    """One channel, one row, as many selected as can be, more pixels than the strips do at once."""
     block, form = pair(MoDConfig(reduction=5), channels, k)
     x_NCHW = images(2, channels, *size, memory_format=memory_format)
     torch.testing.assert_close(*both(block, form, x_NCHW), atol=1e-5, rtol=1e-5)
@@ -149,6 +149,8 @@ def test_what_the_kernels_do_not_take_goes_the_other_way():
     block, form = pair()
     x_NCHW = images(2, 96, 5, 10)
     torch.testing.assert_close(*both(block, form, x_NCHW[..., ::2], fits=False), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*both(block, form, x_NCHW[..., :1, :1], fits=False), atol=1e-5, rtol=1e-5)
+    assert not can_launch(MoDBlock(nn.Identity(), 96, 65, MoDConfig()).to(DEVICE))
     with torch.autocast(DEVICE, torch.bfloat16):
         torch.testing.assert_close(*both(block, form, x_NCHW, fits=False), atol=0.1, rtol=0.1)
     assert not form._fits(x_NCHW[:0])

@@ -99,6 +99,12 @@ def test_experiments_in_one_table():
     assert "over mod" not in experiment_cells(first).header
 
 
+def test_a_row_that_has_the_same_accuracy_in_all_runs():
+    """As networks do that did not learn."""
+    cells = experiment_cells(experiment("fast", {"mod": [10.0, 10.0, 10.0], "control": [10.0, 10.0, 82.8]}))
+    assert cells.rows[0][2:4] == ["10.00 ±0.00", "-24.27 ±104.41"]
+
+
 def test_experiments_that_cannot_be_compared():
     first = experiment("fast", {"mod": [80.0]})
     longer = experiment("fast, epochs=3", {"mod": [80.0]}, ["epochs=3"])

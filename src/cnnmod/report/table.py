@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,9 @@ def _difference(row: RowResult, other: RowResult | None) -> str:
     points = f"{row.mean_pct - other.mean_pct:+.2f}"
     if row.std_pct is None or other.std_pct is None or row.std_pct == other.std_pct == 0:
         return points
-    interval = ttest_ind(row.top1_pct, other.top1_pct, equal_var=False).confidence_interval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where one of the two has the same accuracy in all runs
+        interval = ttest_ind(row.top1_pct, other.top1_pct, equal_var=False).confidence_interval()
     return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 

@@ -86,14 +86,15 @@ class ImagesInMemory:
         generator = torch.Generator().manual_seed(draw)
         shifts_N2 = torch.randint(0, 2 * most + 1, (len(self), 2), generator=generator)
         mirrored_N = torch.rand(len(self), generator=generator) < 0.5
-        along = torch.arange(size)
+        along, width = torch.arange(size), size + 2 * most
 
         def changed(numbers: Tensor) -> Tensor:
             padded = torch.nn.functional.pad(self.pixels[numbers], (most, most, most, most))
             rows_NH = shifts_N2[numbers, :1] + along
             columns_NW = shifts_N2[numbers, 1:] + torch.where(mirrored_N[numbers, None], along.flip(0), along)
-            image_N = torch.arange(len(numbers))[:, None, None]
-            return padded[image_N, :, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
+            place_NHW = rows_NH[:, :, None] * width + columns_NW[:, None, :]
+            place_NCP = place_NHW.flatten(1)[:, None].expand(-1, padded.size(1), -1)
+            return padded.flatten(2).gather(2, place_NCP).unflatten(2, (size, size))
 
         return changed
 
