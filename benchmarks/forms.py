@@ -18,7 +18,7 @@ from cnnmod import MoDConfig, control_, mod_blocks
 from cnnmod.deploy import graph
 from cnnmod.deploy.forms import GraphForm, OnnxForm
 from cnnmod.deploy.graph import SUFFIXES, Format
-from cnnmod.deploy.lower import lower
+from cnnmod.deploy.lower import fold, lower
 from cnnmod.deploy.runtimes import Runtime, load
 from cnnmod.measure.timing import time_interleaved
 from cnnmod.method.convert import swap_
@@ -60,7 +60,7 @@ class Product(OnnxForm):
 def written(form: type[GraphForm], model: nn.Module, images: Tensor, path: Path, kind: Format, whole: bool) -> None:
     """The network in this form as a file; `whole` as `graph.py` writes it but for what it does to maps after the form:
     candidates in a tensor of their own (ONNX), the gather channels last (OpenVINO)."""
-    lowered = lower(model, "compile")
+    lowered, _ = fold(model)
     swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
     if whole:
         with patch.object(graph, "split_candidates_"), patch.object(graph, "gather_channels_last_"):

@@ -6,7 +6,7 @@ scales), which start at 0 or 1, are drawn too, batch norms see the photographs f
 away: else one class would be the top-1 of all photographs. docs/deploy.md is rendered from the result file.
 
     python benchmarks/parity.py                     # all, an hour on two cores; goes on where it was killed
-    python benchmarks/parity.py timm/resnest14d     # these, printed
+    python benchmarks/parity.py timm/resnest26d     # these, printed
 """
 
 import json
@@ -45,7 +45,7 @@ OTHERS = (
     "torchvision/regnet_x_400mf",
     "torchvision/mobilenet_v3_small",
     "torchvision/efficientnet_b0",
-    "timm/resnest14d",
+    "timm/resnest26d",
     "timm/repvgg_a0",
     "timm/ghostnet_100",
     "timm/convnextv2_atto",
@@ -188,7 +188,7 @@ def main() -> None:
             if name not in {row["name"] for row in done}:
                 done += map(asdict, survey(name))
                 provenance = asdict(Provenance.now(torch.device("cpu"), torch.get_num_threads()))
-                content = {"provenance": provenance, "photographs": 20, "rows": done}
+                content = {"provenance": provenance, "networks": len(every), "photographs": 20, "rows": done}
                 write_whole(RESULT, json.dumps(content, indent=1) + "\n")
             progress("networks", number, len(every))
 

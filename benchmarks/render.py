@@ -43,7 +43,13 @@ def read_schema(path: Path) -> str | None:
 
 
 def _of_file(path: Path) -> str:
-    others = {"families.json": families, "identity_start.json": identity_start, "forms.json": forms}
+    others = {
+        "families.json": families,
+        "identity_start.json": identity_start,
+        "forms.json": forms,
+        "int8.json": int8,
+        "parity.json": parity,
+    }
     if (render := others.get(path.name)) is not None:
         return render(json.loads(path.read_text(encoding="utf-8")))
     return comparison_cells(read_result(path)).markdown()
@@ -142,6 +148,58 @@ def identity_start(result: dict[str, Any]) -> str:
         f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
         f"{over}; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of {recipe['warm_up']} steps; "
         f"torch {result['provenance']['versions']['torch']}."
+    )
+    return "\n".join(lines)
+
+
+def int8(result: dict[str, Any]) -> str:
+    """What benchmarks/int8.py measured: a row for each network, a column for each runtime."""
+    runtimes = list(result["networks"][0]["runtimes"])
+    lines = [f"| {' | '.join(['network', *runtimes])} |", f"|---{'|---:' * len(runtimes)}|"]
+    for network in result["networks"]:
+        cells = [f"{network['row']}, seed {network['seed']}"]
+        for measured in network["runtimes"].values():
+            selection = measured.get("selection")
+            kept = f" ({selection['selected_pct']:.1f})" if selection else ""
+            cells.append(f"{measured['top1_pct']:.2f}{kept}")
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines.append(
+        f"\nTop-1 in % on {result['test_images']:,} test images, INT8 calibrated on {result['calibration_images']} "
+        f"training images; in brackets the share of the selected channels, in %, that eager PyTorch selects too; "
+        f"{result['provenance']['processor']}; {versions}."
+    )
+    return "\n".join(lines)
+
+
+def parity(result: dict[str, Any]) -> str:
+    """What benchmarks/parity.py compared: a row for each network, a cell for each runtime."""
+    names = dict.fromkeys(row["name"] for row in result["rows"])
+    lines: list[str] = []
+    if len(names) < result["networks"]:
+        lines.append(f"So far {len(names)} of {result['networks']} networks were compared, the small ones first.\n")
+    lines += [
+        "| network | MoD blocks | largest error | top-1 equal | selected channels equal | where scores tie |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in names:
+        rows = [row for row in result["rows"] if row["name"] == name]
+        cells = [
+            " / ".join(f"{row['largest_error']:.0e}" for row in rows),
+            " / ".join(f"{row['top1_equal']}" for row in rows),
+        ]
+        for share in ("selection_agreement", "tied_agreement"):
+            cells.append(
+                " / ".join("all" if row[share] == 1 else f"{row[share]:.2%}" for row in rows)
+                if rows[0]["mod_blocks"]
+                else ""
+            )
+        lines.append(f"| {name} | {rows[0]['mod_blocks']} | {' | '.join(cells)} |")
+    near = sum(row["top1_near_ties"] for row in result["rows"])
+    lines.append(
+        f"\nONNX Runtime / OpenVINO on a CPU, float32, against eager PyTorch (torch "
+        f"{result['provenance']['versions']['torch']}) on {result['photographs']} photographs; errors relative to the "
+        f"largest logit. Top-1 that differs where the two largest logits are within 1e-5: {near}."
     )
     return "\n".join(lines)
 

@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -64,6 +65,35 @@ def test_committed_results_keep_what_was_asked_of_them():
     comparison, mod = result("train-batch8")
     assert comparison.step == "training"
     assert comparison.speedup(mod, "eager", 8) > 1
+
+
+def test_committed_accuracies_keep_what_was_asked_of_them():
+    """On CIFAR-10: a dense network that is worth it, better than the control by a clear margin; three seeds."""
+    for name in ("cifar10", "cifar10_gpu-resnet18"):
+        experiment = read_experiment(ROOT / "benchmarks" / "results" / f"{name}.json")
+        baseline, control = experiment.row("baseline"), experiment.row("control")
+        assert baseline is not None
+        assert control is not None
+        assert experiment.train_images == 50_000
+        assert [len(row.seeds) for row in experiment.rows] == [3, 3, 3]
+        assert baseline.mean_pct >= 85
+        assert baseline.mean_pct - control.mean_pct >= 1
+
+
+def test_int8_accuracies():
+    """Within half a point of float32, in either runtime; and most selections survive."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "int8.json").read_text(encoding="utf-8"))
+    assert result["test_images"] == 10_000
+    assert {network["row"] for network in result["networks"]} == {"baseline", "control", "mod"}
+    for network in result["networks"]:
+        runtimes = network["runtimes"]
+        for runtime in ("onnxruntime-int8", "openvino-int8"):
+            assert runtimes["eager"]["top1_pct"] - runtimes[runtime]["top1_pct"] <= 0.5, (network["row"], runtime)
+        if network["row"] == "mod":
+            shares = {name: found["selection"]["selected_pct"] for name, found in runtimes.items() if name != "eager"}
+            assert shares["onnxruntime"] >= 99.99
+            assert shares["openvino"] >= 99.99
+            assert min(shares.values()) >= 90
 
 
 def test_eager_gpu_without_one(tmp_path, monkeypatch):

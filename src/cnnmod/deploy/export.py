@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.deploy.graph import SUFFIXES, Format, not_exportable, write
-from cnnmod.deploy.lower import FORMS, lower
+from cnnmod.deploy.lower import FORMS, fold, lower
 from cnnmod.deploy.parity import Agreement, Run, check_agreement, check_parity, tied
 from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
@@ -113,7 +113,7 @@ def export(
         lowered = lower(model, runtime, example=example[:1])
     except ValueError as error:
         raise not_exportable(model, example, error) from error
-    reference = lower(model, "compile", example=example[:1])  # the training form, norms folded
+    reference, _ = fold(model, example[:1])
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         beside = Path(folder) / path.name
@@ -138,11 +138,10 @@ def export(
             images = int8.split(32 if dynamic_batch else len(example))
             agreement = check_agreement(reference, _run(beside, format), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
-        form = FORMS[runtime]
         report = ExportReport(
             path=path,
             format=format,
-            form=form.__name__ if form and mod_blocks(model) else None,
+            form=FORMS[runtime].__name__ if mod_blocks(model) else None,
             opset=_opset(beside) if format == "onnx" else None,
             versions={name: version(name) for name in ("torch", *_packages(format, int8 is not None))},
             operators=_operators(beside, format),

@@ -5,7 +5,7 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cnnmod.deploy.flow import trace_flow
+from cnnmod.deploy.flow import Flow, trace_flow
 from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm, can_fuse
 from cnnmod.deploy.triton_form import TritonForm, can_launch
@@ -13,9 +13,9 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.trace import check_bare
 
-FORMS: dict[str, type[EagerForm] | type[GraphForm] | None] = {
+FORMS: dict[str, type[EagerForm] | type[GraphForm]] = {
     "eager": EagerForm,
-    "compile": None,  # the training form
+    "compile": FusedForm,
     "onnxruntime": OnnxForm,
     "openvino": OnnxForm,
     "pt2": GraphForm,
@@ -27,9 +27,9 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     It works for dense networks and controls too, so that all rows of a comparison are treated alike. In eager PyTorch
     a MoD block whose input is read again after it (a feature that the network returns, say), or which gets
-    (N, H, W, C), keeps the copying form. Lower a network on the device where it will run: the form for a GPU is taken
-    where the weights are on one. Call the copy under `torch.inference_mode()`; `torch.compile` takes the copy for
-    `"compile"`, and `export` makes its own.
+    (N, H, W, C), keeps the copying form; for torch.compile, so does one that cannot be one operator. Lower a network on
+    the device where it will run: the form for a GPU is taken where the weights are on one. Call the copy under
+    `torch.inference_mode()`; `torch.compile` takes the copy for `"compile"`, and `export` makes its own.
 
     Args:
         model: Any network. It stays as it is.
@@ -55,16 +55,23 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     if isinstance(model, MoDBlock):
         raise ValueError("lower takes a network, not a MoD block alone")
     check_bare(model)
+    model, flow = fold(model, example)
+    form, blocks = FORMS[runtime], mod_blocks(model)
+    if issubclass(form, EagerForm):
+        blocks = {n: block for n, block in blocks.items() if n in flow.overwritable and block.layout == "NCHW"}
+    if form is FusedForm:
+        blocks = {n: block for n, block in blocks.items() if can_fuse(block)}
+    swap_(model, {name: _best(form, block)(block) for name, block in blocks.items()})
+    return model.eval()
+
+
+def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, Flow]:
+    """A copy for inference with batch norms folded, MoD blocks as in training, and what its layers may do."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     flow = trace_flow(model, example)
     for conv, norm in flow.conv_norms.items():
         _fold_(model, conv, norm)
-    form, blocks = FORMS[runtime], mod_blocks(model)
-    if form is EagerForm:
-        blocks = {n: block for n, block in blocks.items() if n in flow.overwritable and block.layout == "NCHW"}
-    if form is not None:
-        swap_(model, {name: _best(form, block)(block) for name, block in blocks.items()})
-    return model.eval()
+    return model.eval(), flow
 
 
 def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:

@@ -156,7 +156,10 @@ def start(
     if runtime == "eager":
         return InTorch(lowered)
     if runtime == "compile":
-        return InTorch(torch.compile(lowered, dynamic=False))
+        compiled = InTorch(torch.compile(lowered, dynamic=False))
+        with torch._dynamo.config.patch(recompile_limit=1000):  # of one class's forward; beyond it torch runs in eager
+            compiled(example)
+        return compiled
     with tempfile.TemporaryDirectory() as folder:
         kind = _FORMAT_OF[runtime]
         path = Path(folder) / f"network{SUFFIXES[kind]}"
