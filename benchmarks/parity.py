@@ -13,7 +13,10 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,11 +67,14 @@ class Row:
         runtime: `"onnxruntime"` or `"openvino"`.
         mod_blocks: How many; all of their selections are compared.
         classes: How many different classes the photographs' top-1 are, in eager PyTorch.
-        largest_error: Of any logit on any photograph, or on the images of `export`, relative to the largest logit.
+        largest_error: Of any logit on any photograph that selects alike, or on the images of `export`, relative to the
+            largest logit.
         top1_equal: On how many photographs the class is the same.
         top1_near_ties: On how many it is not, but the two largest logits differ by less than 1e-5 of the largest.
-        selection_agreement: The share of the selected channels, on photographs, that are the same in the same place.
-        tied_agreement: The same for a copy whose importance scores tie, on the images of `export`.
+        selected_alike: On how many all selected channels are the same, in the same place.
+        selection_near_ties: On how many they are not, but importance logits of the channels that first differ do so by
+            less than 1e-5 of the block's largest: rounding decides.
+        tied_agreement: The share of the same selected channels, for a copy whose scores tie, on the images of `export`.
     """
 
     name: str
@@ -78,8 +84,19 @@ class Row:
     largest_error: float
     top1_equal: int
     top1_near_ties: int
-    selection_agreement: float
+    selected_alike: int
+    selection_near_ties: int
     tied_agreement: float
+
+
+@dataclass(frozen=True)
+class Eager:
+    """What a network computes in eager PyTorch: the classes' logits (N, C); for each MoD block, by name, the selected
+    channels (N, K) and the logits of all candidates' importance scores (N, C)."""
+
+    logits_NC: Tensor
+    index_NK_of: dict[str, Tensor]
+    importance_NC_of: dict[str, Tensor]
 
 
 def names() -> list[str]:
@@ -113,10 +130,28 @@ def survey(name: str) -> list[Row]:
     settings = getattr(model, "default_cfg", {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
     images = photographs(example_for(model).shape[-1], settings["mean"], settings["std"])
     as_if_trained_(model, images)
-    with torch.inference_mode(), recorded_selection(model) as selected:
-        wanted_NC = torch.cat([model(some) for some in images.split(_BATCH)])
-    index_NK_of = {f"{block}{SELECTED}": torch.cat(indices) for block, indices in selected.items()}
-    return [_row(name, model, runtime, images, wanted_NC, index_NK_of) for runtime in RUNTIMES]
+    with torch.inference_mode(), recorded_selection(model) as selected, recorded_logits(model) as scored:
+        logits_NC = torch.cat([model(some) for some in images.split(_BATCH)])
+    index_NK_of = {block: torch.cat(indices) for block, indices in selected.items()}
+    importance_NC_of = {block: torch.cat(several) for block, several in scored.items()}
+    eager = Eager(logits_NC, index_NK_of, importance_NC_of)
+    return [_row(name, model, runtime, images, eager) for runtime in RUNTIMES]
+
+
+@contextmanager
+def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Within it, every call of a MoD block adds the logits (N, C) of its importance scores to its list."""
+    logits: dict[str, list[Tensor]] = {name: [] for name in cnnmod.mod_blocks(model)}
+
+    def note(name: str, block: nn.Module, args: tuple[Tensor]) -> None:
+        assert isinstance(block, cnnmod.MoDBlock)
+        x_NCHW = args[0].movedim(3, 1) if block.layout == "NHWC" else args[0]
+        logits[name].append(block.selector(x_NCHW[:, : block.pool]))
+
+    hooks = [block.register_forward_pre_hook(partial(note, name)) for name, block in cnnmod.mod_blocks(model).items()]
+    yield logits
+    for hook in hooks:
+        hook.remove()
 
 
 def as_if_trained_(model: nn.Module, images: Tensor) -> None:
@@ -136,14 +171,7 @@ def as_if_trained_(model: nn.Module, images: Tensor) -> None:
         classifier.bias -= model.eval()(images).mean(0)
 
 
-def _row(
-    name: str,
-    model: nn.Module,
-    runtime: Runtime,
-    images: Tensor,
-    wanted_NC: Tensor,
-    index_NK_of: dict[str, Tensor],
-) -> Row:
+def _row(name: str, model: nn.Module, runtime: Runtime, images: Tensor, eager: Eager) -> Row:
     kind = RUNTIMES[runtime]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"network{SUFFIXES[kind]}"
@@ -151,25 +179,40 @@ def _row(
         run = load(path, runtime, torch.get_num_threads(), selected=True).run
         parts = [run(some) for some in images.split(_BATCH)]
     found = {output: torch.cat([part[output] for part in parts]) for output in parts[0]}
-    agreement = [found.pop(block).flatten(1) == index_NK for block, index_NK in index_NK_of.items()]
+    alike_N, near_tied_N = selected_alike(
+        eager, {block: found.pop(f"{block}{SELECTED}") for block in eager.index_NK_of}
+    )
     (logits_NC,) = found.values()
-    error = float((logits_NC - wanted_NC).abs().max() / wanted_NC.abs().max())
+    wanted_NC, largest = eager.logits_NC, eager.logits_NC.abs().max()
+    error = float((logits_NC - wanted_NC)[alike_N].abs().max() / largest)
     equal_N = logits_NC.argmax(1) == wanted_NC.argmax(1)
     top_N2 = wanted_NC.topk(2, 1).values
-    near_N = top_N2[:, 0] - top_N2[:, 1] < _NEAR_TIE * wanted_NC.abs().max()
+    near_N = top_N2[:, 0] - top_N2[:, 1] < _NEAR_TIE * largest
     return Row(
         name=name,
         runtime=runtime,
-        mod_blocks=len(index_NK_of),
+        mod_blocks=len(eager.index_NK_of),
         classes=len(wanted_NC.argmax(1).unique()),
         largest_error=max(error, report.largest_error),
         top1_equal=int(equal_N.sum()),
         top1_near_ties=int((near_N & ~equal_N).sum()),
-        selection_agreement=float(torch.cat([equal.flatten() for equal in agreement]).double().mean())
-        if agreement
-        else 1.0,
+        selected_alike=int(alike_N.sum()),
+        selection_near_ties=int(near_tied_N.sum()),
         tied_agreement=report.tied_agreement,
     )
+
+
+def selected_alike(eager: Eager, index_NK_of: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which images select the same channels in all blocks, and which do not where rounding decides, both (N,)."""
+    alike_N = torch.ones(len(eager.logits_NC), dtype=torch.bool)
+    near_tied_N = ~alike_N
+    for block, theirs in index_NK_of.items():
+        ours_NK, theirs_NK, importance_NC = eager.index_NK_of[block], theirs.flatten(1), eager.importance_NC_of[block]
+        apart_N = (importance_NC.gather(1, ours_NK) - importance_NC.gather(1, theirs_NK)).abs().amax(1)
+        differs_first_N = alike_N & (ours_NK != theirs_NK).any(1)
+        near_tied_N |= differs_first_N & (apart_N < _NEAR_TIE * importance_NC.abs().amax(1))
+        alike_N &= ~differs_first_N
+    return alike_N, near_tied_N
 
 
 def main() -> None:

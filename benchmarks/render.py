@@ -179,7 +179,7 @@ def parity(result: dict[str, Any]) -> str:
     if len(names) < result["networks"]:
         lines.append(f"So far {len(names)} of {result['networks']} networks were compared, the small ones first.\n")
     lines += [
-        "| network | MoD blocks | largest error | top-1 equal | selected channels equal | where scores tie |",
+        "| network | MoD blocks | largest error | top-1 equal | selected alike | where scores tie |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in names:
@@ -188,18 +188,20 @@ def parity(result: dict[str, Any]) -> str:
             " / ".join(f"{row['largest_error']:.0e}" for row in rows),
             " / ".join(f"{row['top1_equal']}" for row in rows),
         ]
-        for share in ("selection_agreement", "tied_agreement"):
+        if rows[0]["mod_blocks"]:
+            cells.append(" / ".join(f"{row['selected_alike']}" for row in rows))
             cells.append(
-                " / ".join("all" if row[share] == 1 else f"{row[share]:.2%}" for row in rows)
-                if rows[0]["mod_blocks"]
-                else ""
+                " / ".join("all" if row["tied_agreement"] == 1 else f"{row['tied_agreement']:.2%}" for row in rows)
             )
+        else:
+            cells += ["", ""]
         lines.append(f"| {name} | {rows[0]['mod_blocks']} | {' | '.join(cells)} |")
-    near = sum(row["top1_near_ties"] for row in result["rows"])
+    near = {kind: sum(row[f"{kind}_near_ties"] for row in result["rows"]) for kind in ("top1", "selection")}
     lines.append(
         f"\nONNX Runtime / OpenVINO on a CPU, float32, against eager PyTorch (torch "
         f"{result['provenance']['versions']['torch']}) on {result['photographs']} photographs; errors relative to the "
-        f"largest logit. Top-1 that differs where the two largest logits are within 1e-5: {near}."
+        "largest logit, of photographs that select alike. What differs where the two values that decide are within "
+        f"1e-5: the top-1 of {near['top1']} photographs, the selection of {near['selection']}."
     )
     return "\n".join(lines)
 
