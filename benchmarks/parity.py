@@ -229,7 +229,7 @@ def main() -> None:
     with progress_bars() as progress:
         for number, name in enumerate(every, 1):
             if name not in {row["name"] for row in done}:
-                done += map(asdict, survey(name))
+                done = sorted(done + [asdict(row) for row in survey(name)], key=lambda row: every.index(row["name"]))
                 provenance = asdict(Provenance.now(torch.device("cpu"), torch.get_num_threads()))
                 content = {"provenance": provenance, "networks": len(every), "photographs": 20, "rows": done}
                 write_whole(RESULT, json.dumps(content, indent=1) + "\n")

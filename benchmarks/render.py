@@ -196,12 +196,16 @@ def parity(result: dict[str, Any]) -> str:
         else:
             cells += ["", ""]
         lines.append(f"| {name} | {rows[0]['mod_blocks']} | {' | '.join(cells)} |")
-    near = {kind: sum(row[f"{kind}_near_ties"] for row in result["rows"]) for kind in ("top1", "selection")}
+    runtimes = dict.fromkeys(row["runtime"] for row in result["rows"])
+    near = {
+        kind: " / ".join(str(sum(row[kind] for row in result["rows"] if row["runtime"] == one)) for one in runtimes)
+        for kind in ("top1_near_ties", "selection_near_ties")
+    }
     lines.append(
         f"\nONNX Runtime / OpenVINO on a CPU, float32, against eager PyTorch (torch "
         f"{result['provenance']['versions']['torch']}) on {result['photographs']} photographs; errors relative to the "
         "largest logit, of photographs that select alike. What differs where the two values that decide are within "
-        f"1e-5: the top-1 of {near['top1']} photographs, the selection of {near['selection']}."
+        f"1e-5: the top-1 of {near['top1_near_ties']} photographs, the selection of {near['selection_near_ties']}."
     )
     return "\n".join(lines)
 
