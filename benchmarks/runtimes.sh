@@ -3,7 +3,7 @@
 # in INT8; one process after the other: half an hour on two cores. Let nothing else run meanwhile.
 set -eu
 cd "$(dirname "$0")/results"
-compare() { cnnmod compare --threads 2 --batch 1 8 "$@" >/dev/null; }
+compare() { cnnmod compare "$@" --threads 2 --batch 1 8 >/dev/null; }
 
 for config in "" candidates=4; do
   name=${config:+-${config//=/_}}
