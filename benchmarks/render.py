@@ -1,7 +1,7 @@
 """Render the tables of README.md and docs from the committed result files.
 
 A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
-accuracies that stand together make one table.
+accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first.
 
     python benchmarks/render.py           # writes
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnmod.measure import experiment
-from cnnmod.measure.results import read_result
+from cnnmod.measure.results import Comparison, read_result
 from cnnmod.records.files import write_whole
 from cnnmod.report.table import comparison_cells, experiment_cells
 
@@ -27,14 +27,46 @@ def rendered(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        paths = [ROOT / "benchmarks" / "results" / name for name in match[2].split()]
-        if all(read_schema(path) == experiment.SCHEMA for path in paths):
+        kind, *rest = match[2].split()
+        names = rest if kind == "matrix" else [kind, *rest]
+        paths = [ROOT / "benchmarks" / "results" / name for name in names]
+        if kind == "matrix":
+            made = matrix([read_result(path) for path in paths])
+        elif all(read_schema(path) == experiment.SCHEMA for path in paths):
             made = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
         else:
             made = "\n\n".join(map(_of_file, paths))
         return f"{match[1]}{made}\n{match[3]}"
 
     return _TABLE.sub(table, page)
+
+
+def matrix(comparisons: list[Comparison]) -> str:
+    """Comparisons in several runtimes: a row for each MoD network and control, a column for each runtime."""
+    conditions = [condition for comparison in comparisons for condition in comparison.conditions]
+    runtimes = list(dict.fromkeys(runtime for runtime, _ in conditions))
+    sizes = list(dict.fromkeys(size for _, size in conditions))
+    lines = [f"| {' | '.join(['network', *runtimes])} |", f"|---{'|---:' * len(runtimes)}|"]
+    for comparison in comparisons:
+        for row in comparison.rows[1:]:
+            cells = [f"└ {row.role}" if row.role == "control" else row.name]
+            for runtime in runtimes:
+                measured = [size for size in sizes if (runtime, size) in comparison.conditions]
+                speedups = " / ".join(f"{comparison.speedup(row, runtime, size):.2f}" for size in measured)
+                if row.role == "mod" and measured:
+                    taxes = " / ".join(f"{100 * comparison.mod_tax(row, runtime, size):+.1f}" for size in measured)
+                    speedups = f"{taxes} % ({speedups})"
+                cells.append(speedups)
+            lines.append(f"| {' | '.join(cells)} |")
+    machine, versions = comparisons[0].provenance, comparisons[0].provenance.versions
+    rounds = sorted({len(row.measurements[0].times_ms) for comparison in comparisons for row in comparison.rows})
+    lines.append(
+        f"\nMoD tax, and in brackets the speed-up over {comparisons[0].rows[0].name}, at batch "
+        f"{' / '.join(map(str, sizes))}; {machine.processor}, {machine.threads} threads; torch {versions['torch']}, "
+        f"onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}; medians of "
+        f"{' and '.join(map(str, rounds))} interleaved rounds."
+    )
+    return "\n".join(lines)
 
 
 def read_schema(path: Path) -> str | None:
