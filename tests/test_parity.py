@@ -1,4 +1,4 @@
-"""Exported networks on photographs: two networks here, all behind `-m slow`."""
+"""Exported networks on photographs: one network here, all behind `-m slow`."""
 
 import json
 from importlib.util import find_spec
@@ -55,12 +55,7 @@ def test_selections_that_differ():
 @needs_photographs
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name, marks=() if name in ("resnet18_cifar_mod", "torchvision/mobilenet_v3_small") else pytest.mark.slow
-        )
-        for name in parity.names()
-    ],
+    [pytest.param(name, marks=() if name == "resnet18_cifar_mod" else pytest.mark.slow) for name in parity.names()],
 )
 @pytest.mark.filterwarnings("ignore")  # of the exporters
 def test_equals_eager(name):
