@@ -16,7 +16,7 @@ from cnnmod.networks.build import build, load
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import export_text
 from cnnmod.training.data import calibration_images, open_data
-from cnnmod.training.folder import read_run
+from cnnmod.training.folder import recipe_of
 
 
 @app.command
@@ -81,7 +81,7 @@ def export(
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:
-    how = read_run(checkpoint.parent).recipe
+    how = recipe_of(checkpoint)
     with progress_bars() as progress:
         found = calibration_images(open_data(data, how, progress=progress))
     if len(found) < multiple:

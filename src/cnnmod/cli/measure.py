@@ -133,7 +133,7 @@ def compare(
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
-        names: MoD networks; `cnnmod info NAME` shows one.
+        names: MoD networks, before all options; `cnnmod info NAME` shows one.
         accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
         batch: Batch sizes.
         runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,

@@ -24,7 +24,7 @@ from cnnmod.report.table import (
 )
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
-from cnnmod.training.folder import Run, read_run
+from cnnmod.training.folder import Run, read_run, recipe_of
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
@@ -123,7 +123,7 @@ def evaluate(
         workers: Processes that decode images; the cores if not given.
         skip_broken: Leave out images that cannot be read.
     """
-    how = read_run(checkpoint.parent).recipe
+    how = recipe_of(checkpoint)
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
@@ -160,7 +160,7 @@ def inspect(
     if out is not None:
         image_format(out)
         check_writable(out)
-    how = read_run(checkpoint.parent).recipe
+    how = recipe_of(checkpoint)
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), progress=progress)

@@ -67,6 +67,18 @@ def read_run(folder: Path) -> Run:
     return parse(Run, values, str(path))
 
 
+def recipe_of(checkpoint: Path) -> Recipe:
+    """What a checkpoint in a run's folder was trained by.
+
+    Raises:
+        OSError: There is no such file, or its folder holds no run.
+        ValueError: The folder's `run.json` is not what `run_training` writes.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no file {checkpoint}")
+    return read_run(checkpoint.parent).recipe
+
+
 class RunFolder:
     """The record of a training that `loop.train` keeps; only the main process writes."""
 
