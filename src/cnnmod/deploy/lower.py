@@ -68,6 +68,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, Flow]:
     """A copy for inference with batch norms folded, MoD blocks as in training, and what its layers may do."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(getattr(model, "aux_classifier", None), nn.Module):
+        model.aux_classifier = None  # pyright: ignore[reportArgumentType]  torchvision's, which training alone needs
     flow = trace_flow(model, example)
     for conv, norm in flow.conv_norms.items():
         _fold_(model, conv, norm)

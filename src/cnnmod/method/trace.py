@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, layer_norm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
@@ -73,7 +74,14 @@ def meta_forward(
         for prefix, module in model.named_modules()  # each module once, or swapping it twice would lose its tensors
         for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
     }
-    with _same_attributes(model), _evaluating(model), _hooked(model, hook), torch.no_grad(), _QuickNorms():
+    with (
+        _same_attributes(model),
+        _evaluating(model),
+        _hooked(model, hook),
+        torch.no_grad(),
+        _QuickNorms(),
+        _OneOfMany(),
+    ):
         _tracing.add(id(model))
         try:
             return torch.func.functional_call(model, state, (example, *args), dict(kwargs), tie_weights=False)
@@ -96,6 +104,29 @@ class _QuickNorms(TorchFunctionMode):
         else:
             fits = func is layer_norm and tuple(args[1]) == tuple(args[0].shape[-len(args[1]) :])
         return torch.empty_like(args[0]) if fits and args[0].is_meta else func(*args, **kwargs)
+
+
+class _OneOfMany(TorchDispatchMode):
+    """Where how much there is depends on values, there is one: a detector's forward goes on with one box."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.nonzero.default:
+            return _one_index(args[0], args[0].ndim)
+        if func is torch.ops.aten.index.Tensor:
+            places: list[Tensor | None] = []
+            for index in args[1]:
+                if index is not None and index.dtype == torch.bool:
+                    places += [_one_index(index)] * index.ndim
+                else:
+                    places.append(index)
+            return func(args[0], places)
+        if str(func) == "torchvision.nms.default":
+            return _one_index(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _one_index(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty((1, *shape), dtype=torch.long)
 
 
 @contextmanager

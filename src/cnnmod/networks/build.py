@@ -5,7 +5,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -16,7 +16,10 @@ from cnnmod.method.checkpoint import load_, read_structure
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.networks import cifar, classification  # registers the names
+from cnnmod.networks.detection import NETWORKS as DETECTORS
+from cnnmod.networks.segmentation import NETWORKS as SEGMENTERS
 
+_OVER_BACKBONES = SEGMENTERS | DETECTORS
 _FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
@@ -81,8 +84,8 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
                 f"{path} was made by {name!r}; from a file only factories of timm, torchvision and cnnmod are "
                 f"called. Pass it yourself: load(path, factory=…)"
             )
-        if refused := [argument for argument in arguments if _FETCHES.search(argument)]:
-            raise ValueError(f"{path}: the factory's argument {refused[0]!r} may fetch or read other files")
+        if (refused := _refused(arguments)) is not None:
+            raise ValueError(f"{path}: the factory's argument {refused!r} may fetch, import or read other files")
         factory = _factory(name)
         if _converts(name) and structure.blocks:
             arguments = arguments | {"config": next(iter(structure.blocks.values()))}
@@ -124,7 +127,17 @@ def _converts(name: str) -> bool:
 
 
 def _ours() -> list[str]:
-    return [*classification.default_cfgs, *cifar.default_cfgs]
+    return [*classification.default_cfgs, *cifar.default_cfgs, *_OVER_BACKBONES]
+
+
+def _refused(arguments: Mapping[str, Any]) -> str | None:
+    """The first of a file's arguments that a factory might fetch, import or read something for."""
+    for name, value in arguments.items():
+        if _FETCHES.search(name) or (isinstance(value, str) and ":" in value):
+            return name
+        if isinstance(value, dict) and (inner := _refused(value)) is not None:
+            return inner
+    return None
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
@@ -132,8 +145,10 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if library == "torchvision":
         known, factory = torchvision.models.list_models(), _factory_of_torchvision(network)
     elif library == "cnnmod":
-        known, factory = _ours(), _factory_of_timm(network)
-    elif library in ("", "timm"):
+        known, factory = _ours(), _OVER_BACKBONES.get(network) or _factory_of_timm(network)
+    elif library == "":
+        known, factory = [*_ours(), *timm.list_models()], _OVER_BACKBONES.get(network) or _factory_of_timm(network)
+    elif library == "timm":
         known, factory = [*_ours(), *timm.list_models()], _factory_of_timm(network)
     else:
         raise ValueError(

@@ -1,0 +1,136 @@
+"""Segmentation: torchvision's FCN and DeepLabV3 over any backbone; the paper's networks for Cityscapes."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
+from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+from cnnmod.method.config import MoDConfig
+from cnnmod.networks.features import open_backbone
+
+_STRIDE = 8
+
+
+class DeepFCNHead(nn.Module):
+    """The head of the paper's FCN: two 3×3 convolutions, a third over their result beside the backbone's map, a dropout
+    and the classifier."""
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(_conv_norm_act(in_channels, channels), _conv_norm_act(channels, channels))
+        self.conv_cat = _conv_norm_act(in_channels + channels, channels)
+        self.dropout = nn.Dropout(0.1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) → logits (N, classes, H, W)."""
+        y_NCHW = self.conv_cat(torch.cat([x_NCHW, self.convs(x_NCHW)], dim=1))
+        return self.classifier(self.dropout(y_NCHW))
+
+
+def fcn(
+    backbone: str | nn.Module,
+    num_classes: int,
+    *,
+    aux: bool = True,
+    head: Literal["paper", "torchvision"] = "paper",
+    head_channels: int = 512,
+    backbone_args: Mapping[str, Any] = MappingProxyType({}),
+) -> FCN:
+    """A fully convolutional network for segmentation, at output stride 8.
+
+    It is torchvision's class: (N, 3, H, W) → `{"out": logits (N, num_classes, H, W)}`, and `"aux"`, those of the
+    auxiliary head, whose loss helps training. `cnnmod.lower` and `cnnmod.export` leave the auxiliary head out.
+
+    Args:
+        backbone: A network that classifies, dense or with MoD blocks: its name, as `cnnmod.networks.build` takes it,
+            or itself; then it is changed in place.
+        num_classes: How many classes a pixel may have.
+        aux: Whether there is an auxiliary head, on the stage before the last.
+        head: The paper's, or torchvision's, which has one convolution.
+        head_channels: The width of the paper's.
+        backbone_args: What the backbone of this name is built with.
+
+    Raises:
+        ValueError: A backbone that cannot be dilated to stride 8 or has one stage only; or what `build` raises.
+
+    Example:
+        >>> model = fcn("resnet50_mod", 19, aux=False)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        39662624
+    """
+    if head not in ("paper", "torchvision"):
+        raise ValueError(f"head must be 'paper' or 'torchvision', not {head!r}")
+
+    def make_head(channels: int) -> nn.Module:
+        return (
+            FCNHead(channels, num_classes)
+            if head == "torchvision"
+            else DeepFCNHead(channels, num_classes, head_channels)
+        )
+
+    return FCN(*_parts(backbone, backbone_args, num_classes, aux, make_head))
+
+
+def deeplabv3(
+    backbone: str | nn.Module,
+    num_classes: int,
+    *,
+    aux: bool = True,
+    backbone_args: Mapping[str, Any] = MappingProxyType({}),
+) -> DeepLabV3:
+    """DeepLabV3 at output stride 8: torchvision's class and head; otherwise as `fcn`."""
+    return DeepLabV3(
+        *_parts(backbone, backbone_args, num_classes, aux, lambda channels: DeepLabHead(channels, num_classes))
+    )
+
+
+def fcn_resnet50(num_classes: int = 19, **kwargs: Any) -> FCN:
+    """FCN-ResNet50, dense, with the paper's head: 47.114 M parameters without the auxiliary head."""
+    return fcn("resnet50", num_classes, **kwargs)
+
+
+def fcn_resnet50_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
+    """FCN-ResNet50-MoD: 39.663 M parameters without the auxiliary head."""
+    return fcn("resnet50_mod", num_classes, backbone_args={"config": config}, **kwargs)
+
+
+def fcn_resnet75_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
+    """FCN-ResNet75-MoD: 44.657 M parameters without the auxiliary head."""
+    return fcn("resnet75_mod", num_classes, backbone_args={"config": config}, **kwargs)
+
+
+def fcn_resnet86_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
+    """FCN-ResNet86-MoD: 47.154 M parameters without the auxiliary head."""
+    return fcn("resnet86_mod", num_classes, backbone_args={"config": config}, **kwargs)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    made.__name__: made for made in (fcn, deeplabv3, fcn_resnet50, fcn_resnet50_mod, fcn_resnet75_mod, fcn_resnet86_mod)
+}
+
+
+def _parts(
+    backbone: str | nn.Module,
+    backbone_args: Mapping[str, Any],
+    num_classes: int,
+    aux: bool,
+    make_head: Callable[[int], nn.Module],
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    """What torchvision's classes are made of: feature maps by name, a head, and an auxiliary one."""
+    opened = open_backbone(backbone, backbone_args, _STRIDE)
+    if len(opened.stages) < 2:
+        raise ValueError(f"the backbone has {len(opened.stages)} stage; segmentation takes two or more")
+    before, last = opened.stages[-2:]
+    maps = opened.maps({before: "aux", last: "out"} if aux else {last: "out"})
+    return maps, make_head(last.channels), FCNHead(before.channels, num_classes) if aux else None
+
+
+def _conv_norm_act(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+    )
