@@ -86,7 +86,7 @@ def _bare_step(how: Recipe) -> Callable[[], float]:
     torch.manual_seed(0)
     model = build_row(how, "mod", 10).to(memory_format=torch.channels_last).train()
     optimizer, _ = make_optimizer(model, how, STEPS)
-    size = (how.batch_size, how.in_channels, how.image_size, how.image_size)
+    size = (how.batch_size, how.in_channels, *how.size)
     images = torch.randn(size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (how.batch_size,))
 

@@ -2,8 +2,9 @@
 
 import io
 import tarfile
+from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def picture(colour, size=(8, 8), mode="RGB"):
@@ -42,3 +43,48 @@ def classes(folder, split, names, count=2):
         (folder / split / name).mkdir(parents=True)
         for number in range(count):
             picture((colour * 50, number, 0)).save(folder / split / name / f"{number}.png")
+
+
+def streets(folder: Path, **counts: int) -> Path:
+    """Images of 48 × 64 pixels, masks beside them: a box of class 1, anywhere, on class 0, and a frame of class 9."""
+    for split, count in counts.items():
+        (folder / split).mkdir(parents=True)
+        (folder / f"{split}annot").mkdir()
+        for number in range(count):
+            left, top = 5 + 7 * number % 30, 5 + 11 * number % 20
+            image, mask = picture((40, 90, 200), (64, 48)), picture(0, (64, 48), "L")
+            for drawn, box, frame in ((image, (230, 120, 20), (0, 0, 0)), (mask, 1, 9)):
+                ImageDraw.Draw(drawn).rectangle((left, top, left + 20, top + 15), fill=box)
+                ImageDraw.Draw(drawn).rectangle((0, 0, 63, 47), outline=frame)
+            image.save(folder / split / f"{split}{number}.png")
+            mask.save(folder / f"{split}annot" / f"{split}{number}.png")
+    return folder
+
+
+def annotation(*boxes: tuple[str, int, int, int, int], difficult: int = 0) -> str:
+    """Pascal VOC's XML; a box is a class, left, top, right and bottom."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    objects = [
+        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>"
+        + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box, strict=True))
+        + "</bndbox></object>"
+        for name, *box in boxes
+    ]
+    return f"<annotation><folder>JPEGImages</folder>{''.join(objects)}</annotation>"
+
+
+def cells(folder: Path, train: int, val: int) -> Path:
+    """Images of 64 × 80 pixels in Pascal VOC's layout, each with a cell and every second one with a drop besides."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for split, numbers in {"train": range(train), "val": range(train, train + val)}.items():
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"cell{number}\n" for number in numbers))
+        for number in numbers:
+            image, left = picture((230, 230, 230), (80, 64)), 5 + 9 * number % 25
+            boxes = [("cell", left, 10, left + 30, 40)]
+            boxes += [("drop", 60, 45, 72, 57)] if number % 2 else []
+            for (_, *box), colour in zip(boxes, ((200, 20, 60), (20, 60, 200)), strict=False):
+                ImageDraw.Draw(image).ellipse(tuple(box), fill=colour)
+            image.save(folder / "JPEGImages" / f"cell{number}.jpg")
+            (folder / "Annotations" / f"cell{number}.xml").write_text(annotation(*boxes))
+    return folder

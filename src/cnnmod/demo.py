@@ -22,6 +22,7 @@ from cnnmod.training.loop import train
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, factory_of
+from cnnmod.training.scores import main_pct
 
 Progress = Callable[[str, int, int], None]
 _RECIPE = recipe("digits")
@@ -62,7 +63,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     for name, model in networks.items():
         what = f"training {name}"
         train(model, data, _RECIPE, progress=lambda done, total, rate: progress(what, done, total))  # noqa: B023  called at once
-        accuracies[name] = evaluate(model, data.test, data.num_classes).top1_pct
+        accuracies[name] = main_pct(evaluate(model, data.test, data.num_classes))
     (batch,) = data.test.batches([torch.arange(len(data.test))])
 
     factory, arguments = factory_of(_RECIPE, "mod", data.num_classes)

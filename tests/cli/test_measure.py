@@ -101,7 +101,7 @@ def test_compare_json_train_against(capsys):
         ([*COMPARE, "--against", "resnet5"], "unknown network 'resnet5'"),
         ([*COMPARE, "--batch", "0"], "batch sizes and rounds must be ≥ 1, not [0] and 1"),
         ([*COMPARE, "--threads", "0"], "threads must be ≥ 1, not 0"),
-        ([*COMPARE, "--size", "-3"], "--size must be ≥ 1, not -3"),
+        ([*COMPARE, "--size", "-3"], "--size must be one or two numbers ≥ 1, not -3"),
         ([*COMPARE, "--device", "tpu"], "--device must be one of 'cpu', 'cuda', not 'tpu'"),
         (["compare", "vgg16_bn_cifar_mod", "--size", "8"], "does not run on an example of shape (1, 3, 8, 8)"),
         ([*COMPARE, "--out", "nowhere/result.json"], "nowhere does not exist"),

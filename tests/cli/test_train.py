@@ -43,7 +43,7 @@ def test_train_evaluate_and_rows(tmp_path, capsys):
     assert accuracy_file.exists()
     run(["compare", "--accuracy", str(accuracy_file), "--rounds", "1", "--out", str(tmp_path / "times.json")])
     out = capsys.readouterr().out
-    assert "top-1 %" in out
+    assert "score %" in out
     assert "mean of 1 seeds" in " ".join(out.split())
     run(["plot", str(tmp_path / "times.json"), "--out", str(tmp_path / "figure.png")])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -28,8 +28,8 @@ def test_rows_and_seeds(tmp_path):
     assert trained == []
     assert read_experiment(tmp_path / "accuracy.json").rows == found.rows
     baseline, mod, control = found.rows
-    assert len(set(mod.top1_pct)) == 2 or mod.std_pct == 0
-    assert mod.mean_pct == pytest.approx(sum(mod.top1_pct) / 2)
+    assert len(set(mod.each_pct)) == 2 or mod.std_pct == 0
+    assert mod.mean_pct == pytest.approx(sum(mod.each_pct) / 2)
     assert baseline.results[0].parameters > mod.results[0].parameters > control.results[0].parameters
     cells = experiment_cells(found)
     assert [row[0] for row in cells.rows] == ["baseline", "mod", "control"]

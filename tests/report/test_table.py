@@ -9,9 +9,9 @@ from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.networks import build
 from cnnmod.records.provenance import Provenance
 from cnnmod.report.table import comparison_cells, experiment_cells, network_cells
-from cnnmod.training.evaluate import Accuracy
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import Result
+from cnnmod.training.scores import Accuracy
 from small import digits_resnet
 
 
@@ -53,7 +53,7 @@ def test_comparison():
     comparison = compare(models, torch.rand(1, 1, 8, 8), batch_sizes=(1, 2), rounds=2, **arguments)
     cells = comparison_cells(comparison)
     assert [row[:2] for row in cells.rows[:4]] == [["dense", "1"], ["mod", "1"], ["└ control", "1"], ["dense", "2"]]
-    accuracy, tax = cells.header.index("top-1 %"), cells.header.index("MoD tax %")
+    accuracy, tax = cells.header.index("score %"), cells.header.index("MoD tax %")
     assert [row[accuracy] for row in cells.rows[:3]] == ["", "98.25", ""]
     assert [bool(row[tax]) for row in cells.rows[:3]] == [False, True, False]
     text = rendered(cells)

@@ -87,7 +87,7 @@ RANGES = {  # the error's words: a value below, one that is accepted, one above
     "from 0 to 1": (-0.1, 1, 1.1),
 }
 FIELDS = {
-    "≥ 1": ("image_size", "epochs", "batch_size", "accumulate"),
+    "≥ 1": ("epochs", "batch_size", "accumulate"),
     "> 0": ("learning_rate", "distill_temperature", "crop_pct"),
     "≥ 0": ("weight_decay", "momentum", "warmup_epochs", "mixup", "cutmix", "clip_grad", "decay"),
     "from 0 to less than 1": ("validation_fraction", "label_smoothing", "ema_decay"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cnnmod.cli.deploy
 import cnnmod.cli.measure
+import cnnmod.cli.predict
 import cnnmod.cli.train
 from cnnmod.cli.app import app
 

@@ -112,7 +112,7 @@ def compare(
     against: str | None = None,
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     train: bool = False,
-    size: int | None = None,
+    size: tuple[int, ...] = (),
     channels_last: bool = False,
     threads: int | None = None,
     rounds: int = 20,
@@ -130,6 +130,8 @@ def compare(
 
     Example: cnnmod compare resnet75_mod --runtimes onnxruntime --set candidates=4
 
+    Example: cnnmod compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024
+
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
@@ -141,7 +143,7 @@ def compare(
         against: The baseline; the paper's dense counterpart of the first network if not given.
         changes: Changes of `MoDConfig` for the MoD networks, as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.
-        size: Height and width of the images in pixels; the network's own if not given.
+        size: Height and width of the images in pixels, or one number for both; the network's own if not given.
         channels_last: Use the channels-last memory format.
         threads: torch's threads; all cores' if not given.
         rounds: How many times each network is timed at each batch size.
@@ -150,7 +152,7 @@ def compare(
     """
     if bool(names) == (accuracy is not None):
         raise ValueError("compare takes the names of MoD networks, or --accuracy: cnnmod compare resnet75_mod")
-    if accuracy is not None and (against is not None or size is not None or changes):
+    if accuracy is not None and (against is not None or size or changes):
         raise ValueError("--accuracy says which networks at which size; give it without --against, --size and --set")
     if out is not None:
         check_writable(out)
@@ -158,13 +160,13 @@ def compare(
         raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here")
-    if size is not None and size < 1:
-        raise ValueError(f"--size must be ≥ 1, not {size}")
+    if len(size) > 2 or min(size, default=1) < 1:
+        raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
     chosen: list[Runtime] = [check_runtime(name) for name in (RUNTIMES if "all" in runtimes else runtimes)]
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()
-        shape = (1, experiment.recipe.in_channels, experiment.recipe.image_size, experiment.recipe.image_size)
+        shape = (1, experiment.recipe.in_channels, *experiment.recipe.size)
     else:
         baseline = against or _counterpart(names[0])
         if len({baseline, *names}) <= len(names):
@@ -176,7 +178,7 @@ def compare(
         else:
             models |= {name: build(name) for name in names}
         _, channels, height, width = example_for(models[baseline]).shape
-        shape = (1, channels, size or height, size or width)
+        shape = (1, channels, *((size * 2)[:2] or (height, width)))
     with progress_bars() as progress:
         comparison = compare_networks(
             {name: model.to(device) for name, model in models.items()},
@@ -188,7 +190,8 @@ def compare(
             channels_last=channels_last,
             rounds=rounds,
             accuracy_pct=experiment and experiment.accuracies(),
-            accuracy_source=experiment and f"{experiment.data}, {experiment.name}, {_seeds(experiment)}",
+            accuracy_source=experiment
+            and f"{experiment.measure} on {experiment.data}, {experiment.name}, {_seeds(experiment)}",
             progress=progress,
         )
     if out is not None:

@@ -1,6 +1,7 @@
 """train, evaluate, inspect: weights, and what they select."""
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +23,9 @@ from cnnmod.report.table import (
     recipe_table,
     selection_cells,
 )
-from cnnmod.training.data import open_data
+from cnnmod.training.data import Data, open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
-from cnnmod.training.folder import Run, read_run, recipe_of
+from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
@@ -57,11 +58,14 @@ def train(
 
     Example: cnnmod train cifar10_fast --data data/cifar10 --out runs/fast --rows baseline mod control --seeds 0 1 2
 
+    Example: cnnmod train camvid --data data/camvid --out runs/camvid --rows baseline mod control
+
     Example: cnnmod train --resume runs/digits
 
     Args:
         name: A recipe.
-        data: `digits`, or a folder of images: class folders, Parquet, WebDataset shards, or torchvision's CIFAR.
+        data: `digits`, or a folder of images: class folders, Parquet, WebDataset shards, or torchvision's CIFAR; for
+            the recipes that segment or detect, masks beside images, Cityscapes, or Pascal VOC's folders.
         out: The run's folder; with `--rows` one folder for each run in it, and `accuracy.json`.
         row: Which network of the recipe.
         seed: Of the weights, the order and the augmentation.
@@ -113,9 +117,11 @@ def evaluate(
     skip_broken: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Test a network that `cnnmod train` wrote, on the test images of a data set.
+    """Test a network that `cnnmod train` wrote, on the test images of a data set: top-1, mIoU or average precision.
 
     Example: cnnmod evaluate runs/digits/best.safetensors --data digits
+
+    Example: cnnmod evaluate runs/camvid/best.safetensors --data data/camvid
 
     Args:
         checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
@@ -127,12 +133,14 @@ def evaluate(
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        _check_classes(checkpoint, opened)
         device = all_processes().device
         assert device is not None
         accuracy = evaluate_network(
             model.to(device),
             opened.test,
             opened.num_classes,
+            task=how.task,
             precision=autocast(how, device),
             progress=lambda done, total: progress("testing", done, total),
         )
@@ -161,6 +169,8 @@ def inspect(
         image_format(out)
         check_writable(out)
     how = recipe_of(checkpoint)
+    if how.task != "classification":
+        raise ValueError(f"inspect counts what a classifier selects; {checkpoint} was trained for {how.task}")
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), progress=progress)
@@ -170,6 +180,16 @@ def inspect(
     if out is not None:
         selection_figure(found, opened.classes, out)
     show(selection_cells(checkpoint, found), [one.to_dict() for one in found], as_json)
+
+
+def _check_classes(checkpoint: Path, data: Data) -> None:
+    known, there = classes_of(checkpoint), data.classes
+    if known is not None and there is not None and known != list(there):
+        differing = next(pair for pair in itertools.zip_longest(known, there) if pair[0] != pair[1])
+        raise ValueError(
+            f"{checkpoint} knows {len(known)} classes, the data has {len(there)}; the first that differ are "
+            f"{differing[0]!r} and {differing[1]!r}"
+        )
 
 
 def _workers(given: int | None) -> int:

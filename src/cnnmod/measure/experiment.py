@@ -19,6 +19,7 @@ from cnnmod.training.folder import Run
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import Row, build_row
 from cnnmod.training.run import Progress, Result, run_training
+from cnnmod.training.scores import main_pct
 
 SCHEMA = "cnnmod.accuracy/1"
 
@@ -38,18 +39,18 @@ class RowResult:
     results: list[Result]
 
     @property
-    def top1_pct(self) -> list[float]:
-        """Of each run."""
-        return [result.accuracy.top1_pct for result in self.results]
+    def each_pct(self) -> list[float]:
+        """What each run is compared by: top-1, mIoU, or AP50."""
+        return [main_pct(result.accuracy) for result in self.results]
 
     @property
     def mean_pct(self) -> float:
-        return statistics.mean(self.top1_pct)
+        return statistics.mean(self.each_pct)
 
     @property
     def std_pct(self) -> float | None:
         """Of the sample; `None` of one run."""
-        return statistics.stdev(self.top1_pct) if len(self.results) > 1 else None
+        return statistics.stdev(self.each_pct) if len(self.results) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class Experiment:
     def row(self, row: Row) -> RowResult | None:
         """The accuracies of a row, if it was trained."""
         return next((found for found in self.rows if found.row == row), None)
+
+    @property
+    def measure(self) -> str:
+        """What its rows are compared by."""
+        return self.rows[0].results[0].accuracy.title
 
     def networks(self) -> dict[str, nn.Module]:
         """Baseline and MoD network with fresh weights, by name, as `compare` takes them."""

@@ -30,7 +30,8 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
 
     Args:
-        kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type, a dictionary, a
+        kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type of any or a fixed
+            length, a dictionary, a
             `Literal`, a union of plain types, or `Any`.
         value: What `json.loads` made.
         where: What errors name.
@@ -62,13 +63,21 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is list and isinstance(value, list):
         return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        if ... not in arguments and len(value) != len(arguments):
+            raise ValueError(f"{where} is {value!r}, not {len(arguments)} values")
         return tuple(parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
     if get_origin(kind) is dict and isinstance(value, dict):
         return {name: parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+    if get_origin(kind) is types.UnionType:
+        errors: list[ValueError] = []
+        for alternative in arguments:
+            try:
+                return parse(alternative, value, where)
+            except ValueError as error:
+                errors.append(error)
+        raise errors[-1] if isinstance(value, dict) else ValueError(f"{where} is {value!r}, not {kind}")
     if get_origin(kind) is Literal:
         accepted = value in arguments
-    elif get_origin(kind) is types.UnionType:
-        accepted = type(value) in arguments or (float in arguments and type(value) is int)
     else:
         accepted = type(value) is kind or (kind is float and type(value) is int)
     if not accepted:

@@ -61,7 +61,7 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
 
 
 def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
-    """Draw networks whose accuracies were measured: top-1 over GMACs, parameters and time, to an image file.
+    """Draw networks whose accuracies were measured: accuracy over GMACs, parameters and time, to an image file.
 
     Args:
         comparisons: Inference results with accuracies; times are divided by each one's baseline.
@@ -96,7 +96,7 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
         axes.margins(0.1)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-    gmacs.set_ylabel("top-1 (%)")
+    gmacs.set_ylabel("Accuracy (%)")
     gmacs.legend(fontsize=8)
     figure.suptitle("; ".join(dict.fromkeys(str(one.accuracy_source) for one in comparisons)))
     write_figure(figure, path)

@@ -22,8 +22,8 @@ from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
-from cnnmod.training.evaluate import Accuracy
 from cnnmod.training.recipes import RECIPES
+from cnnmod.training.scores import Accuracy, Overlap, Score
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def comparison_cells(comparison: Comparison) -> Cells:
             cells.append(_spread([100 * tax for tax in taxes], "{:+.1f}") if taxes else "")
             cells.append("" if found.peak_memory_mib is None else f"{found.peak_memory_mib:.0f}")
             rows.append([cells[0], runtime, cells[1], *cells[4:-1]] if with_runtime else cells)
-    accuracy = ["top-1 %"] if with_accuracy else []
+    accuracy = ["score %"] if with_accuracy else []
     header = ["network", "batch", "params M", "GMACs", *accuracy, "ms", "speed-up", "MoD tax %", "peak MiB"]
     if with_runtime:
         header = [header[0], "runtime", header[1], *header[4:-1]]
@@ -85,7 +85,7 @@ def comparison_cells(comparison: Comparison) -> Cells:
     size = "×".join(map(str, comparison.image_shape))
     notes = [f"{'; '.join(conditions)}."]
     if with_accuracy:
-        notes.append(f"top-1: {comparison.accuracy_source}.")
+        notes.append(f"Score: {comparison.accuracy_source}.")
     return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
 
 
@@ -120,12 +120,13 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         rows.append([*cells, *([_difference(row, mod)] if others else []), str(len(row.results)), f"{seconds:.0f}"])
     accuracy, made = first.rows[0].results[0].accuracy, first.provenance
     notes = [
-        f"top-1 on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; differences "
-        f"± half of the 95 % interval (Welch's t); {first.train_images:,} training images, {first.recipe.epochs} "
-        f"epochs; {made.device} ({made.processor}), {made.threads} threads; torch {made.versions['torch']}."
+        f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
+        f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
+        f"{first.recipe.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
+        f"torch {made.versions['torch']}."
     ]
     over = ["over control", *(["over mod"] if others else [])]
-    return Cells(first.name, ["network", "params M", "top-1 %", *over, "n", "s a run"], rows, notes)
+    return Cells(first.name, ["network", "params M", f"{first.measure} %", *over, "n", "s a run"], rows, notes)
 
 
 def _difference(row: RowResult, other: RowResult | None) -> str:
@@ -137,7 +138,7 @@ def _difference(row: RowResult, other: RowResult | None) -> str:
         return points
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where one of the two has the same accuracy in all runs
-        interval = ttest_ind(row.top1_pct, other.top1_pct, equal_var=False).confidence_interval()
+        interval = ttest_ind(row.each_pct, other.each_pct, equal_var=False).confidence_interval()
     return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 
@@ -154,11 +155,23 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
-def accuracy_text(accuracy: Accuracy, of: Path) -> str:
+def accuracy_text(score: Score, of: Path) -> str:
     """One line for people."""
-    top5 = "" if accuracy.top5_pct is None else f", top-5 {accuracy.top5_pct:.2f} %"
-    broken = f"; {accuracy.broken} could not be read" if accuracy.broken else ""
-    return f"{of}: top-1 {accuracy.top1_pct:.2f} %{top5} of {accuracy.images:,} test images{broken}"
+    if isinstance(score, Accuracy):
+        top5 = "" if score.top5_pct is None else f", top-5 {score.top5_pct:.2f} %"
+        text = f"top-1 {score.top1_pct:.2f} %{top5}"
+    elif isinstance(score, Overlap):
+        text = (
+            f"mIoU {score.miou_pct:.2f} %, pixel accuracy {score.pixel_accuracy_pct:.2f} %, mean class accuracy "
+            f"{score.class_accuracy_pct:.2f} %"
+        )
+    else:
+        text = (
+            f"AP50 {score.ap50_voc07_pct:.2f} % (VOC 2007's 11 points), {score.ap50_pct:.2f} % (area), "
+            f"COCO's AP {score.coco_ap_pct:.2f} %"
+        )
+    broken = f"; {score.broken} could not be read" if score.broken else ""
+    return f"{of}: {text} of {score.images:,} test images{broken}"
 
 
 def export_text(report: ExportReport) -> str:

@@ -1,6 +1,6 @@
 """A data set as a recipe wants it: which images are trained on, held out and tested on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from cnnmod.training.images import DecodedImages, Images, ImagesInMemory, in_colour
+from cnnmod.training.images import Images, ImagesInMemory, decoded, in_colour
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.sources import Source, find_sources, of_array
+from cnnmod.training.scene_images import scene_images
+from cnnmod.training.scenes import find_scenes, unlabelled
+from cnnmod.training.sources import Source, find_sources, of_array, of_files
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
 
@@ -45,7 +47,8 @@ def open_data(
     """Open a data set as a recipe wants it.
 
     Args:
-        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `sources.py`.
+        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `sources.py`; to segment or
+            detect, of `scenes.py`.
         recipe: Says how images are prepared, how many are held out and how many are used.
         workers: Processes that decode, if the images are decoded as they come.
         skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
@@ -62,6 +65,8 @@ def open_data(
         >>> len(data.train), len(data.test), data.num_classes
         (1347, 450, 10)
     """
+    if recipe.task != "classification":
+        return _open_scenes(place, recipe, workers, skip_broken)
     sources, classes = _digits() if str(place) == "digits" else _sources(Path(place))
     num_classes = _num_classes(place, sources, classes)
     train = torch.arange(len(sources["train"]))
@@ -76,13 +81,11 @@ def open_data(
         validation = ("validation", torch.arange(len(sources["validation"])))
     test = "test" if "test" in sources else "validation"
     if recipe.train_images is not None:
-        if recipe.train_images > len(train):
-            raise ValueError(f"train_images is {recipe.train_images}, but {place} has {len(train)} to train on")
-        train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: recipe.train_images]]
+        train = train[_first(recipe.train_images, len(train), place)]
 
     def made(split: str, numbers: Tensor, training: bool) -> Images:
         if recipe.augmentation == "resized_crop":
-            return DecodedImages(sources[split], numbers, recipe, training, workers, skip_broken)
+            return decoded(sources[split], numbers, recipe, training, workers, skip_broken)
         return _in_memory(split, sources[split], numbers, recipe, training, skip_broken, progress)
 
     return Data(
@@ -92,6 +95,43 @@ def open_data(
         num_classes=num_classes,
         classes=classes,
     )
+
+
+def _open_scenes(place: str | Path, recipe: Recipe, workers: int, skip_broken: bool) -> Data:
+    splits, classes = find_scenes(Path(place), recipe)
+    for split in ("train", "validation"):
+        if not len(splits.get(split, ())):
+            raise ValueError(f"{place} has no image to {'train on' if split == 'train' else 'validate on'}")
+    if recipe.train_images is not None:
+        splits["train"] = splits["train"].part(_first(recipe.train_images, len(splits["train"]), place).tolist())
+
+    def made(split: str, training: bool) -> Images:
+        return scene_images(splits[split], recipe, training, workers, skip_broken)
+
+    return Data(
+        train=made("train", True),
+        validation=made("validation", False) if "test" in splits else None,
+        test=made("test" if "test" in splits else "validation", False),
+        num_classes=len(classes),
+        classes=classes,
+    )
+
+
+def images_of_files(files: Sequence[Path], recipe: Recipe) -> Images:
+    """Image files as the recipe's network is tested on them; what their labels say means nothing."""
+    if recipe.task != "classification":
+        return scene_images(unlabelled(files, recipe.task), recipe, training=False, workers=0, skip_broken=False)
+    source, numbers = of_files([str(file) for file in files], [0] * len(files)), torch.arange(len(files))
+    if recipe.augmentation == "resized_crop":
+        return decoded(source, numbers, recipe, training=False, workers=0, skip_broken=False)
+    return _in_memory("given", source, numbers, recipe, False, False, lambda what, done, total: None)
+
+
+def _first(count: int, there: int, place: str | Path) -> Tensor:
+    """So many numbers, the first of a shuffled order."""
+    if count > there:
+        raise ValueError(f"train_images is {count}, but {place} has {there} to train on")
+    return torch.randperm(there, generator=torch.Generator().manual_seed(0))[:count]
 
 
 def calibration_images(data: Data, count: int = 256) -> Tensor:
@@ -109,7 +149,7 @@ def calibration_images(data: Data, count: int = 256) -> Tensor:
 def _in_memory(
     split: str, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool, progress: Progress
 ) -> ImagesInMemory:
-    size = [recipe.image_size, recipe.image_size]
+    size = list(recipe.size)
     pixels = torch.empty(len(numbers), recipe.in_channels, *size, dtype=torch.uint8)
     broken: list[str] = []
     whole = torch.ones(len(numbers), dtype=torch.bool)

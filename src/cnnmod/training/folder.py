@@ -7,6 +7,7 @@ installed, `state.safetensors` to resume from, `last.safetensors`, `best.safeten
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,16 @@ def read_run(folder: Path) -> Run:
     return parse(Run, values, str(path))
 
 
+def classes_of(checkpoint: Path) -> list[str] | None:
+    """The names of the classes that a checkpoint in a run's folder knows, if its data had names.
+
+    Raises:
+        As `recipe_of`.
+    """
+    recipe_of(checkpoint)
+    return json.loads((checkpoint.parent / "run.json").read_text(encoding="utf-8")).get("classes")
+
+
 def recipe_of(checkpoint: Path) -> Recipe:
     """What a checkpoint in a run's folder was trained by.
 
@@ -82,8 +93,11 @@ def recipe_of(checkpoint: Path) -> Recipe:
 class RunFolder:
     """The record of a training that `loop.train` keeps; only the main process writes."""
 
-    def __init__(self, run: Run, folder: Path, num_classes: int, save_every_s: float) -> None:
+    def __init__(
+        self, run: Run, folder: Path, num_classes: int, classes: Sequence[str] | None, save_every_s: float
+    ) -> None:
         self.run, self.folder, self.num_classes, self.save_every_s = run, folder, num_classes, save_every_s
+        self.classes = None if classes is None else list(classes)
         self.is_main = all_processes().is_main_process
         self.seconds = 0.0
         self._since = self._saved = time.monotonic()
@@ -105,7 +119,7 @@ class RunFolder:
             device = all_processes().device
             assert device is not None
             provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
-            content = {"run": self.run.to_dict(), "provenance": provenance}
+            content = {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance}
             write_whole(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
         all_processes().wait_for_everyone()
         if self.is_main:

@@ -11,6 +11,7 @@ import numpy
 import torch
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from cnnmod.training.recipe import Recipe
@@ -21,24 +22,39 @@ logger = logging.getLogger("cnnmod")
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, H, W), normalised, and labels (N,); and the names of images that were broken and are not in it."""
+    """Some images and what is known of them.
 
-    images: Tensor
-    labels: Tensor
+    Attributes:
+        images: (N, C, H, W), normalised; to detect in, a list of (C, H, W) from 0 to 1.
+        labels: (N,) classes; of segmentation (N, H, W); of detection a dictionary for each image.
+        broken: The names of images that could not be read, and are not in it.
+    """
+
+    images: Any
+    labels: Any
     broken: Sequence[str] = ()
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        return Batch(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.broken)
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> "Batch":
+        """The same on another device; images that are one tensor, in a memory format."""
+        if isinstance(self.images, Tensor):
+            images = self.images.to(device, non_blocking=True, memory_format=memory_format)
+        else:
+            images = [image.to(device, non_blocking=True) for image in self.images]
+        labels = tree_map(lambda label: label.to(device, non_blocking=True), self.labels)
+        return Batch(images, labels, self.broken)
+
+    def chunk(self, count: int) -> Iterator["Batch"]:
+        """The same in so many parts."""
+        size = -(-len(self) // count)
+        for start in range(0, len(self), size):
+            yield Batch(self.images[start : start + size], self.labels[start : start + size])
 
 
 class Images(Protocol):
     """The images of one split."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,)."""
-        ...
 
     def __len__(self) -> int: ...
 
@@ -82,7 +98,7 @@ class ImagesInMemory:
 
     def _crop_flip(self, draw: int) -> Callable[[Tensor], Tensor]:
         """The images of these numbers, each shifted with zeros around it, and mirrored or not, by its own draws."""
-        size, most = self.recipe.image_size, self.recipe.image_size // 8
+        size, most = self.recipe.size[0], self.recipe.size[0] // 8
         generator = torch.Generator().manual_seed(draw)
         shifts_N2 = torch.randint(0, 2 * most + 1, (len(self), 2), generator=generator)
         mirrored_N = torch.rand(len(self), generator=generator) < 0.5
@@ -99,28 +115,48 @@ class ImagesInMemory:
         return changed
 
 
+@dataclass(frozen=True)
 class DecodedImages:
-    """Images that are decoded as they come, by processes beside the training if there are any."""
+    """Images that are decoded as they come, by processes beside the training if there are any.
 
-    def __init__(
-        self, source: Source, numbers: Tensor, recipe: Recipe, training: bool, workers: int, skip_broken: bool
-    ) -> None:
-        self.labels = torch.as_tensor(source.labels)[numbers]
-        self._dataset = _Transformed(source, numbers, recipe, training, skip_broken)
-        self._workers = workers
+    Attributes:
+        dataset: (number, seed) → an image and its label, or the error of one that is broken.
+        collate: What makes a batch of these.
+        workers: How many processes.
+    """
+
+    dataset: Any
+    collate: Callable[[list[Any]], Batch]
+    workers: int
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.dataset)
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
         wanted = [[(int(number), draw) for number in numbers] for numbers in order]
         yield from DataLoader(
-            self._dataset,
+            self.dataset,
             batch_sampler=wanted,  # pyright: ignore[reportArgumentType]  a number and a seed are an index too
-            num_workers=min(self._workers, len(wanted)),
-            collate_fn=_collate,
+            num_workers=min(self.workers, len(wanted)),
+            collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def draw_from(draw: int | None, number: int) -> None:
+    """Seed all that transforms draw from, for one image."""
+    if draw is not None:
+        seed = mix_seeds(draw, number)
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
+
+def decoded(
+    source: Source, numbers: Tensor, recipe: Recipe, training: bool, workers: int, skip_broken: bool
+) -> DecodedImages:
+    """Photographs with a label each, prepared as timm does."""
+    return DecodedImages(_Transformed(source, numbers, recipe, training, skip_broken), _collate, workers)
 
 
 class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
@@ -128,7 +164,7 @@ class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of t
         self.source, self.numbers, self.recipe, self.skip_broken = source, numbers, recipe, skip_broken
         augmentation = {"auto_augment": recipe.auto_augment, "re_prob": recipe.random_erasing, "color_jitter": 0.0}
         self.transform = create_transform(
-            (recipe.in_channels, recipe.image_size, recipe.image_size),
+            (recipe.in_channels, *recipe.size),
             is_training=training,
             mean=recipe.mean,
             std=recipe.std,
@@ -136,14 +172,13 @@ class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of t
             **(augmentation if training else {}),
         )
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
     def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, int] | str:
         place, draw = wanted
         number = int(self.numbers[place])
-        if draw is not None:  # timm's transforms draw from all three
-            seed = mix_seeds(draw, number)
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+        draw_from(draw, number)
         try:
             image = in_colour(self.source.open(number), self.recipe.in_channels)
         except ValueError as error:

@@ -16,6 +16,7 @@ from cnnmod.training.images import mix_seeds
 from cnnmod.training.loss import make_loss
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
+from cnnmod.training.scores import main_pct
 from cnnmod.training.state import State
 from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
@@ -53,13 +54,13 @@ def train(
     record: Record | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, rate: None,
 ) -> nn.Module:
-    """Train a classifier, in place, as the recipe says.
+    """Train a network, in place, as the recipe says.
 
     Everything random is drawn from the seed and the number of the epoch or step, and nothing else. So a training that
     was cut off goes on to the same weights, and the images of a step do not depend on how many processes there are.
 
     Args:
-        model: (N, C, H, W) → logits (N, classes); it is left in evaluation mode, on the device that it was trained on.
+        model: Of the recipe's task; it is left in evaluation mode, on the device that it was trained on.
         data: What to train on, and to choose by.
         recipe: How.
         seed: Of order, augmentation and whatever layers draw.
@@ -117,7 +118,9 @@ def train(
             torch.manual_seed(mix_seeds("step", seed, done, processes.process_index))
             broken |= set(batch.broken)
             schedule.step_update(done)
-            loss = step(batch.to(device))
+            if not len(batch):
+                raise ValueError(f"all images of a batch are broken, the first: {batch.broken[0]}")
+            loss = step(batch)
             done += 1
             if average is not None:
                 average.update(model, step=done)
@@ -135,12 +138,13 @@ def train(
                 if record:
                     record.log(values)
             if ends_epoch and data.validation is not None:
-                found = evaluate(tested, data.validation, data.num_classes, precision=autocast(recipe, device))
+                precision = autocast(recipe, device)
+                score = evaluate(tested, data.validation, data.num_classes, task=recipe.task, precision=precision)
                 if record:
-                    record.log({"step": done, "epoch": epoch + 1, "validation_top1_pct": found.top1_pct})
-                    if found.top1_pct > best:
+                    record.log({"step": done, "epoch": epoch + 1, f"validation_{score.main}": main_pct(score)})
+                    if main_pct(score) > best:
                         record.save_best(tested)
-                best = max(best, found.top1_pct)
+                best = max(best, main_pct(score))
             if record:
                 record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best})
             progress(done, recipe.epochs * steps, f"{rate:,.0f} images/s")

@@ -10,9 +10,16 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.records.changes import read_change, unknown_name
 from cnnmod.records.parse import parse
 
-Augmentation = Literal["none", "crop_flip", "resized_crop"]
-Schedule = Literal["step", "cosine"]
+Task = Literal["classification", "segmentation", "detection"]
+Augmentation = Literal["none", "crop_flip", "resized_crop", "flip", "scale_crop_flip"]
+Schedule = Literal["step", "cosine", "poly"]
 Precision = Literal["fp32", "bf16", "fp16"]
+IGNORED = 255  # a pixel's class that counts nowhere
+_AUGMENTATIONS: dict[Task, tuple[Augmentation, ...]] = {
+    "classification": ("none", "crop_flip", "resized_crop"),
+    "segmentation": ("none", "scale_crop_flip"),
+    "detection": ("none", "flip"),
+}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -25,11 +32,20 @@ class Recipe:
         network: The MoD network: one of cnnmod's, or a dense one that is converted.
         network_args: What both are built with.
         config: The MoD network's choices.
-        image_size: Height and width in pixels.
+        task: What the networks do.
+        image_size: Height and width in pixels, one number for both. Images to segment are resized to it; to detect in,
+            until their short side is the smaller number, or their long side the larger.
         in_channels: 3, or 1 for grey images.
         mean, std: Of the pixels from 0 to 1, by channel; images are normalised with them.
         augmentation: `"none"`; `"crop_flip"`, a shift by up to an eighth of the size and a mirror image, for small
-            images, which are kept in memory; `"resized_crop"`, for photographs, which are decoded as they come.
+            images, which are kept in memory; `"resized_crop"`, for photographs, which are decoded as they come; to
+            segment `"scale_crop_flip"`, to detect `"flip"`.
+        scale: With `"scale_crop_flip"`: from which to which factor images are resized besides.
+        crop_size: With `"scale_crop_flip"`: height and width of what is cut out then; `None` takes `image_size`.
+        photometric: With `"scale_crop_flip"`: whether brightness, contrast, saturation and hue are changed too.
+        classes: The classes of a mask's pixel values 0, 1, …, where the data does not name them.
+        ignore: A mask's pixel value that counts nowhere.
+        aux_weight: To segment, the auxiliary head's part of the loss.
         auto_augment: timm's name of a policy, as `"rand-m7-mstd0.5"`; with `"resized_crop"` only.
         random_erasing: Its probability; with `"resized_crop"` only.
         crop_pct: For evaluation the short side is `image_size / crop_pct` before the centre is cut out; with
@@ -43,7 +59,8 @@ class Recipe:
         optimizer: timm's name; `"momentum"` is plain SGD with momentum, `"sgd"` Nesterov's.
         learning_rate, momentum, weight_decay: The optimizer's.
         decay_norms: Whether norms and biases are decayed too.
-        schedule: `"step"` multiplies the learning rate by `decay` at each of `milestones`; `"cosine"` goes to 0.
+        schedule: `"step"` multiplies the learning rate by `decay` at each of `milestones`; `"cosine"` goes to 0;
+            `"poly"` to a hundredth, as (1 − t)^`decay`.
         milestones, decay: Of `"step"`; epochs, and a factor.
         warmup_epochs: With a learning rate that rises from 0.
         label_smoothing, mixup, cutmix: 0 is none; the latter two are alphas, of which each step draws one.
@@ -60,11 +77,18 @@ class Recipe:
     network: str
     network_args: dict[str, Any] = field(default_factory=dict)
     config: MoDConfig = field(default_factory=MoDConfig)
-    image_size: int
+    task: Task = "classification"
+    image_size: int | tuple[int, int]
     in_channels: int = 3
     mean: tuple[float, ...] = _MEAN
     std: tuple[float, ...] = _STD
     augmentation: Augmentation
+    scale: tuple[float, float] = (1.0, 1.0)
+    crop_size: tuple[int, int] | None = None
+    photometric: bool = False
+    classes: tuple[str, ...] = ()
+    ignore: int = IGNORED
+    aux_weight: float = 0.4
     auto_augment: str | None = None
     random_erasing: float = 0.0
     crop_pct: float = 0.875
@@ -96,13 +120,24 @@ class Recipe:
     sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "in_channels", "epochs", "batch_size", "accumulate"):
+        if min(*self.size, *(self.crop_size or (1,))) < 1:
+            raise ValueError(f"image_size and crop_size must be ≥ 1, not {self.image_size} and {self.crop_size}")
+        for name in ("in_channels", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, not {getattr(self, name)}")
         for name in ("learning_rate", "distill_temperature", "crop_pct"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "mixup", "cutmix", "clip_grad", "decay"):
+        for name in (
+            "weight_decay",
+            "momentum",
+            "warmup_epochs",
+            "mixup",
+            "cutmix",
+            "clip_grad",
+            "decay",
+            "aux_weight",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be ≥ 0, not {getattr(self, name)}")
         for name in ("validation_fraction", "label_smoothing", "ema_decay"):
@@ -117,10 +152,28 @@ class Recipe:
             raise ValueError(f"mean and std must have {self.in_channels} numbers, not {self.mean} and {self.std}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("the schedule 'step' needs milestones, the epochs after which the learning rate falls")
+        if self.augmentation not in _AUGMENTATIONS[self.task]:
+            raise ValueError(
+                f"augmentation {self.augmentation!r} is not for {self.task}, which takes "
+                f"{', '.join(_AUGMENTATIONS[self.task])}"
+            )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be two factors > 0, the smaller first, not {self.scale}")
+        if self.task == "classification" and self.size[0] != self.size[1]:
+            raise ValueError(f"images to classify are square; image_size is {self.image_size}")
+        if self.task != "classification" and (self.mixup or self.cutmix or self.teacher or self.validation_fraction):
+            raise ValueError(
+                f"mixup, cutmix, a teacher and validation_fraction are for classification, not for {self.task}"
+            )
         if self.augmentation != "resized_crop" and (self.auto_augment or self.random_erasing):
             raise ValueError(
                 f"auto_augment and random_erasing go with the augmentation 'resized_crop', not {self.augmentation!r}"
             )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`image_size` as two numbers."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; `from_dict` reads them back."""

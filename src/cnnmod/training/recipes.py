@@ -1,4 +1,4 @@
-"""The named recipes: the paper's, a short modern one, and two for small hardware."""
+"""The named recipes: the paper's, a short modern one, and four for small hardware."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -151,7 +151,107 @@ def imagenet_short() -> Recipe:
     )
 
 
+def cityscapes() -> Recipe:
+    """The paper's, for Cityscapes: FCN-ResNet86-MoD beside FCN-ResNet50; 80,000 steps of 8 crops of 512 × 1024."""
+    return Recipe(
+        baseline="fcn_resnet50",
+        network="fcn_resnet86_mod",
+        task="segmentation",
+        image_size=(1024, 2048),
+        augmentation="scale_crop_flip",
+        scale=(0.5, 2.0),
+        crop_size=(512, 1024),
+        photometric=True,
+        epochs=216,
+        batch_size=8,
+        learning_rate=0.01,
+        weight_decay=5e-4,
+        schedule="poly",
+        decay=0.9,
+        sync_batch_norm=True,
+    )
+
+
+def camvid() -> Recipe:
+    """CamVid at half its size, from scratch on two cores: FCN over ResNet18 at half of its width."""
+    return Recipe(
+        baseline="fcn",
+        network="fcn",
+        network_args={"backbone": "resnet18", "backbone_args": {"channels": [32, 64, 128, 256]}, "head_channels": 64},
+        config=MoDConfig(c=32, reduction=4),
+        task="segmentation",
+        image_size=(180, 240),
+        augmentation="scale_crop_flip",
+        scale=(0.75, 1.5),
+        crop_size=(160, 224),
+        classes=(
+            *("sky", "building", "pole", "road", "pavement", "tree"),
+            *("sign", "fence", "car", "pedestrian", "bicyclist"),
+        ),
+        ignore=11,
+        epochs=30,
+        batch_size=8,
+        optimizer="muon",
+        learning_rate=0.02,
+        weight_decay=0.01,
+        schedule="cosine",
+        channels_last=True,
+    )
+
+
+def voc() -> Recipe:
+    """The paper's, for Pascal VOC: Faster R-CNN over ResNet86-MoD beside ResNet50, 600 × 1000 pixels."""
+    return Recipe(
+        baseline="faster_rcnn_resnet50",
+        network="faster_rcnn_resnet86_mod",
+        network_args={"frozen_norms": True},
+        task="detection",
+        image_size=(600, 1000),
+        augmentation="flip",
+        epochs=12,
+        batch_size=2,
+        learning_rate=0.01,
+        weight_decay=1e-4,
+        schedule="step",
+        milestones=(8, 11),
+        warmup_epochs=1,
+    )
+
+
+def bccd() -> Recipe:
+    """Blood cells at half their size, from scratch on two cores: Faster R-CNN over ResNet18 at half of its width."""
+    return Recipe(
+        baseline="faster_rcnn",
+        network="faster_rcnn",
+        network_args={
+            "backbone": "resnet18",
+            "backbone_args": {"channels": [32, 64, 128, 256]},
+            "pyramid_channels": 64,
+            "head_channels": 256,
+            "rpn_post_nms_top_n_train": 500,
+            "rpn_post_nms_top_n_test": 300,
+            "box_batch_size_per_image": 128,
+        },
+        config=MoDConfig(c=32, reduction=4),
+        task="detection",
+        image_size=(240, 320),
+        augmentation="flip",
+        epochs=12,
+        batch_size=8,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        schedule="cosine",
+        warmup_epochs=1,
+        clip_grad=10.0,
+        channels_last=True,
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     made.__name__: made
-    for made in (digits, cifar10_fast, cifar10, cifar100, imagenet, imagenet_mobilenetv2, imagenet_short)
+    for made in (
+        *(digits, cifar10_fast, cifar10, cifar100, imagenet, imagenet_mobilenetv2, imagenet_short),
+        *(cityscapes, camvid, voc, bccd),
+    )
 }

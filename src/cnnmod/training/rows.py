@@ -14,8 +14,9 @@ Row = Literal["baseline", "mod", "control"]
 def factory_of(recipe: Recipe, row: Row, num_classes: int) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of the factory that a row's network is built by."""
     grey = {"in_chans": recipe.in_channels} if recipe.in_channels != 3 else {}
+    size = {"min_size": min(recipe.size), "max_size": max(recipe.size)} if recipe.task == "detection" else {}
     name = recipe.baseline if row == "baseline" else recipe.network
-    return factory_name(name), recipe.network_args | {"num_classes": num_classes} | grey
+    return factory_name(name), size | recipe.network_args | {"num_classes": num_classes} | grey
 
 
 def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:

@@ -13,12 +13,13 @@ from cnnmod.networks.build import build, load
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse
 from cnnmod.training.data import Data
-from cnnmod.training.evaluate import Accuracy, evaluate
+from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
 from cnnmod.training.loop import train
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_row
+from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, how much there is, images/s
@@ -29,12 +30,12 @@ class Result:
     """What a run came to.
 
     Attributes:
-        accuracy: On the test images, of the best checkpoint if images are held out, or else of the last.
+        accuracy: Its score on the test images, of the best checkpoint if images are held out, or else of the last.
         seconds: Of training, without what was lost to interruptions.
         parameters: The network's.
     """
 
-    accuracy: Accuracy
+    accuracy: Score
     seconds: float
     parameters: int
 
@@ -62,7 +63,7 @@ def run_training(
         FloatingPointError: The loss is no longer finite.
     """
     processes = all_processes()
-    record = RunFolder(run, folder, data.num_classes, save_every_s)
+    record = RunFolder(run, folder, data.num_classes, data.classes, save_every_s)
     record.begin()
     if (folder / "result.json").exists():
         return parse(Result, json.loads((folder / "result.json").read_text()), str(folder / "result.json"))
@@ -89,7 +90,7 @@ def run_training(
     elif processes.is_main_process:
         record.save_best(tested)
     precision = autocast(run.recipe, next(tested.parameters()).device)
-    accuracy = evaluate(tested, data.test, data.num_classes, precision=precision)
+    accuracy = evaluate(tested, data.test, data.num_classes, task=run.recipe.task, precision=precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters)
     if processes.is_main_process:

@@ -77,6 +77,11 @@ def of_array(images: Any, labels: Sequence[int], name: str) -> Source:
     return Source(labels, partial(_of_array, images), partial(_numbered, name))
 
 
+def of_files(paths: Sequence[str], labels: Sequence[int]) -> Source:
+    """Of image files."""
+    return Source(labels, partial(_of_files, paths), partial(_named_file, paths))
+
+
 def find_sources(folder: Path) -> Sources:
     """What lies in a folder.
 
@@ -171,8 +176,7 @@ def _folders(folder: Path) -> Sources | None:
         if classes not in (None, tuple(found.classes)):
             raise ValueError(f"{path} has the classes {found.classes[:5]}…, another split {list(classes or ())[:5]}…")
         classes = tuple(found.classes)
-        paths = [path for path, _ in found.samples]
-        splits[split] = Source(found.targets, partial(_of_files, paths), partial(_named_file, paths))
+        splits[split] = of_files([path for path, _ in found.samples], found.targets)
     return Sources(splits, classes) if splits else None
 
 

@@ -42,15 +42,15 @@ class Step:
     scaler: torch.amp.GradScaler
 
     def __call__(self, batch: Batch) -> Tensor:
-        precision = autocast(self.recipe, batch.images.device)
-        memory_format = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        images, count = batch.images.contiguous(memory_format=memory_format), self.recipe.accumulate
+        device = next(self.model.parameters()).device
+        precision, count = autocast(self.recipe, device), self.recipe.accumulate
+        batch = batch.to(device, torch.channels_last if self.recipe.channels_last else torch.contiguous_format)
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
-        for part, (some, labels) in enumerate(zip(images.chunk(count), batch.labels.chunk(count), strict=True), 1):
+        for part, some in enumerate(batch.chunk(count), 1):
             with _not_shared(self.model) if part < count else nullcontext():
                 with precision():
-                    loss = self.loss(self.forward, some, labels) * (len(some) / len(images))
+                    loss = self.loss(self.forward, some.images, some.labels) * (len(some) / len(batch))
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         if self.recipe.clip_grad:
@@ -83,10 +83,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
             group["lr_scale"] = _SELECTOR_LR_SCALE
     schedule, _ = create_scheduler_v2(
         optimizer,
-        sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
+        sched={"step": "multistep", "cosine": "cosine", "poly": "poly"}[recipe.schedule],
         num_epochs=recipe.epochs,
         decay_milestones=list(recipe.milestones),
         decay_rate=recipe.decay,
+        min_lr=recipe.learning_rate / 100 if recipe.schedule == "poly" else 0.0,
         warmup_epochs=recipe.warmup_epochs,
         warmup_lr=0.0,
         step_on_epochs=False,

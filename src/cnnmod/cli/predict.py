@@ -1,0 +1,95 @@
+"""predict: what a trained network says of images."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.report.prediction import prediction_figure
+from cnnmod.report.progress import progress_bars
+from cnnmod.training.predict import Boxes, ClassMap, Prediction, Predictor
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@app.command
+def predict(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path = Path("predictions"),
+    threshold: float = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Draw what a network that `cnnmod train` wrote says of images: coloured classes with a legend, boxes with labels
+    and scores, or the five likeliest classes.
+
+    Example: cnnmod predict runs/camvid/best.safetensors street.jpg --out pictures
+
+    Example: cnnmod predict runs/bccd/best.safetensors data/bccd/JPEGImages --threshold 0.7
+
+    Args:
+        checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
+        images: Image files, or folders of them.
+        out: The folder that the pictures are written to, each as NAME.png; it is made if need be.
+        threshold: The lowest score of a box that is drawn.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
+    files = [file for place in images for file in _files(place)]
+    pictures = [out / f"{file.stem}.png" for file in files]
+    for number, picture in enumerate(pictures):
+        if (first := pictures.index(picture)) < number:
+            raise ValueError(f"{files[first]} and {files[number]} would both be drawn as {picture.name}")
+        if picture.resolve() == files[number].resolve():
+            raise ValueError(f"the picture of {files[number]} would take its place; write to another folder than {out}")
+    predictor = Predictor.load(checkpoint)
+    out.mkdir(parents=True, exist_ok=True)
+    said: list[dict[str, Any]] = []
+    with progress_bars(len(files) > 1) as progress:
+        found = predictor.predict(files, threshold)
+        for done, ((file, prediction), picture) in enumerate(zip(found, pictures, strict=True), 1):
+            prediction_figure(file, prediction, predictor.name, picture)
+            said.append({"image": str(file), "picture": str(picture), **_values(prediction, predictor)})
+            progress("predicting", done, len(files))
+    if as_json:
+        print_json(said)
+        return
+    for one in said[:20]:
+        console.print(f"{one['picture']}: {_text(one)}")
+    if len(said) > 20:
+        console.print(f"… and {len(said) - 20} more in {out.resolve()}")
+
+
+def _files(place: Path) -> list[Path]:
+    if not place.exists():
+        raise FileNotFoundError(f"there is no image or folder {place}")
+    if place.is_file():
+        return [place]
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() in _IMAGES)
+    if not files:
+        raise ValueError(f"the folder {place} holds no image ({', '.join(_IMAGES)})")
+    return files
+
+
+def _values(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
+    if isinstance(prediction, ClassMap):
+        counts = prediction.labels_HW.flatten().bincount()
+        shares = {predictor.name(label): int(count) for label, count in enumerate(counts) if count}
+        return {"pixels": dict(sorted(shares.items(), key=lambda item: -item[1]))}
+    names = [predictor.name(label) for label in prediction.labels]
+    if isinstance(prediction, Boxes):
+        boxes = [[round(side, 1) for side in box] for box in prediction.boxes.tolist()]
+        parts = zip(names, prediction.scores, boxes, strict=True)
+        return {"boxes": [{"class": name, "score": score, "box": box} for name, score, box in parts]}
+    return {"classes": dict(zip(names, prediction.probabilities, strict=True))}
+
+
+def _text(said: dict[str, Any]) -> str:
+    if "pixels" in said:
+        total = sum(said["pixels"].values())
+        return ", ".join(f"{name} {count / total:.0%}" for name, count in said["pixels"].items())
+    if "boxes" in said:
+        names = [box["class"] for box in said["boxes"]]
+        return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "nothing"
+    return ", ".join(f"{name} {probability:.1%}" for name, probability in said["classes"].items())

@@ -1,0 +1,187 @@
+"""What a network reaches on a task's test images, and how it is found."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.detection import MeanAveragePrecision
+
+from cnnmod.training.recipe import IGNORED, Task
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of a classifier.
+
+    Attributes:
+        top1_pct: The share of images whose class has the highest logit.
+        top5_pct: The share of images whose class is among the five highest; `None` with five classes or fewer.
+        images: How many were tested.
+        broken: How many could not be read, and were left out.
+    """
+
+    top1_pct: float
+    top5_pct: float | None
+    images: int
+    broken: int
+
+    main, title = "top1_pct", "top-1"  # what checkpoints are chosen and networks compared by
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Of a segmentation network, over the pixels of all images together, without those that are ignored.
+
+    Attributes:
+        miou_pct: The mean over classes of intersection over union, the paper's measure.
+        class_accuracy_pct: The mean over classes of the share of their pixels that are found.
+        pixel_accuracy_pct: The share of all pixels whose class is found.
+        iou_pct: Of each class; `None` where it is neither there nor found.
+        images: How many were tested.
+        broken: How many could not be read, and were left out.
+    """
+
+    miou_pct: float
+    class_accuracy_pct: float
+    pixel_accuracy_pct: float
+    iou_pct: list[float | None]
+    images: int
+    broken: int
+
+    main, title = "miou_pct", "mIoU"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of a detector: average precision, the mean over classes.
+
+    Attributes:
+        ap50_voc07_pct: At an overlap of 0.5, the mean of the precision at 11 recalls: VOC 2007's and the paper's.
+        ap50_pct: At an overlap of 0.5, the area under the curve, which VOC counts since 2010.
+        coco_ap_pct: COCO's, the mean over overlaps from 0.5 to 0.95.
+        class_ap50_pct: `ap50_voc07_pct` of each class, without the background; `None` where it is not there.
+        images: How many were tested.
+        broken: How many could not be read, and were left out.
+    """
+
+    ap50_voc07_pct: float
+    ap50_pct: float
+    coco_ap_pct: float
+    class_ap50_pct: list[float | None]
+    images: int
+    broken: int
+
+    main, title = "ap50_voc07_pct", "AP50"
+
+
+Score = Accuracy | Overlap | Precision
+
+
+def main_pct(score: Score) -> float:
+    """The one number that checkpoints are chosen and networks compared by."""
+    return getattr(score, score.main)
+
+
+class Metric(Protocol):
+    """Takes a network's outputs batch by batch, in each process; what it computes is of all processes."""
+
+    def update(self, outputs: Any, labels: Any) -> None: ...
+
+    def compute(self, images: int, broken: int) -> Score: ...
+
+
+def make_metric(task: Task, num_classes: int, device: torch.device) -> Metric:
+    """The metric of a task."""
+    if task == "classification":
+        return TopOfLogits(num_classes, device)
+    return OverlapOfPixels(num_classes, device) if task == "segmentation" else PrecisionOfBoxes(num_classes)
+
+
+class TopOfLogits:
+    """Top-1 and top-5 of logits (N, classes)."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        tops = [top for top in (1, 5) if top == 1 or top < num_classes]
+        self.num_classes = num_classes
+        self._metrics = [MulticlassAccuracy(num_classes, top_k=top, average="micro").to(device) for top in tops]
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        if outputs.shape != (len(labels), self.num_classes):
+            raise ValueError(f"the network has {outputs.shape[-1]} classes, the images have {self.num_classes}")
+        for metric in self._metrics:
+            metric.update(outputs.float(), labels)
+
+    def compute(self, images: int, broken: int) -> Accuracy:
+        values = [round(100 * metric.compute().item(), 4) for metric in self._metrics]  # float32 has no more
+        return Accuracy(values[0], values[1] if len(values) > 1 else None, images, broken)
+
+
+class OverlapOfPixels:
+    """The overlap of predicted and true classes, logits (N, classes, H, W) in `"out"`."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.num_classes = num_classes
+        self._matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED).to(device)
+
+    def update(self, outputs: dict[str, Tensor], labels: Tensor) -> None:
+        logits = outputs["out"]
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"the network has {logits.shape[1]} classes, the images have {self.num_classes}")
+        self._matrix.update(logits.argmax(1), labels)
+
+    def compute(self, images: int, broken: int) -> Overlap:
+        matrix = self._matrix.compute().double()  # [true class][found class]
+        hits, there, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
+        iou, recall = 100 * hits / (there + found - hits), 100 * hits / there  # 0 / 0 is not a number
+        return Overlap(
+            miou_pct=round(iou.nanmean().item(), 4),
+            class_accuracy_pct=round(recall.nanmean().item(), 4),
+            pixel_accuracy_pct=round((100 * hits.sum() / there.sum()).item(), 4),
+            iou_pct=[None if value != value else round(value, 4) for value in iou.tolist()],
+            images=images,
+            broken=broken,
+        )
+
+
+class PrecisionOfBoxes:
+    """Average precision of boxes, one dictionary of boxes, labels and scores an image."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        recalls = {"voc07": 11, "area": 1001}
+        self._metrics = {
+            name: MeanAveragePrecision(
+                iou_thresholds=[0.5], rec_thresholds=torch.linspace(0, 1, count).tolist(), class_metrics=name == "voc07"
+            )
+            for name, count in recalls.items()
+        }
+        self._metrics["coco"] = MeanAveragePrecision()
+
+    def update(self, outputs: list[dict[str, Tensor]], labels: list[dict[str, Tensor]]) -> None:
+        there = [{"iscrowd": it["difficult"], **it} for it in labels]  # VOC does not count what is difficult
+        for metric in self._metrics.values():
+            metric.update(outputs, there)
+
+    def compute(self, images: int, broken: int) -> Precision:
+        found = {name: metric.compute() for name, metric in self._metrics.items()}
+        of_class = dict(
+            zip(found["voc07"]["classes"].flatten().tolist(), _each(found["voc07"]["map_per_class"]), strict=True)
+        )
+        return Precision(
+            ap50_voc07_pct=_percent(found["voc07"]["map_50"]),
+            ap50_pct=_percent(found["area"]["map_50"]),
+            coco_ap_pct=_percent(found["coco"]["map"]),
+            class_ap50_pct=[of_class.get(label) for label in range(1, self.num_classes)],
+            images=images,
+            broken=broken,
+        )
+
+
+def _each(values: Tensor) -> list[float | None]:
+    return [None if value < 0 else _percent(value) for value in values.flatten()]
+
+
+def _percent(value: Tensor) -> float:
+    return round(100 * max(0.0, value.item()), 4)  # −1: there is no such box

@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnmod.cli import run
+from pictures import cells, streets
+
+SMALL = ["--set", "epochs=1", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
+STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]"]
+CELLS = [*SMALL, "image_size=[64,80]", "warmup_epochs=0", "network_args.pyramid_channels=8"]
+
+
+def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
+    data = streets(tmp_path / "data", train=4, val=3)
+    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS, "--json"])
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    checkpoint = str(tmp_path / "run" / "best.safetensors")
+    run(["evaluate", checkpoint, "--data", str(data), "--json"])
+    assert json.loads(capsys.readouterr().out) == accuracy
+    run(["evaluate", checkpoint, "--data", str(data)])
+    assert f"mIoU {accuracy['miou_pct']:.2f} %" in capsys.readouterr().out
+    run(["predict", checkpoint, str(data / "val"), "--out", str(tmp_path / "pictures"), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert [Path(one["image"]).name for one in said] == ["val0.png", "val1.png", "val2.png"]
+    for one in said:
+        assert sum(one["pixels"].values()) == 48 * 64
+        with Image.open(one["picture"]) as drawn:
+            assert drawn.width > 64
+
+
+def test_boxes(tmp_path: Path, capsys) -> None:
+    data = cells(tmp_path / "data", train=4, val=2)
+    run(["train", "bccd", "--data", str(data), "--out", str(tmp_path / "run"), *CELLS])
+    assert "AP50" in capsys.readouterr().out
+    image = str(data / "JPEGImages" / "cell0.jpg")
+    run(["predict", str(tmp_path / "run" / "best.safetensors"), image, "--out", str(tmp_path), "--threshold", "0"])
+    assert "cell0.png: " in capsys.readouterr().out
+    assert (tmp_path / "cell0.png").exists()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> None:
+    data = streets(tmp_path / "data", train=4, val=2)
+    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS])
+    run_json = tmp_path / "run" / "run.json"
+    content = json.loads(run_json.read_text())
+    content["classes"] = ["road", "house"]
+    run_json.write_text(json.dumps(content))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(["evaluate", str(tmp_path / "run" / "best.safetensors"), "--data", str(data)])
+    assert "knows 2 classes, the data has 2; the first that differ are 'house' and 'box'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "none.safetensors", "file"], "there is no file none.safetensors"),
+        (["predict", "none.safetensors", "none.jpg"], "there is no image or folder none.jpg"),
+        (["predict", "none.safetensors", "."], "the folder . holds no image"),
+        (["predict", "none.safetensors", "file", "--threshold", "2"], "--threshold must be from 0 to 1, not 2.0"),
+        (["predict", "none.safetensors", "file", "file"], "file and file would both be drawn as file.png"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_exit_2(arguments, message, mistake) -> None:
+    mistake(arguments, message)
+
+
+def test_a_picture_does_not_take_its_images_place(tmp_path: Path, capsys) -> None:
+    data = streets(tmp_path, val=1)
+    before = (data / "val" / "val0.png").read_bytes()
+    with pytest.raises(SystemExit):
+        run(["predict", "none.safetensors", str(data / "val" / "val0.png"), "--out", str(data / "val")])
+    assert "would take its place; write to another folder" in capsys.readouterr().err
+    assert (data / "val" / "val0.png").read_bytes() == before

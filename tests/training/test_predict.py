@@ -1,0 +1,94 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cnnmod.training.data import open_data
+from cnnmod.training.folder import Run
+from cnnmod.training.predict import Boxes, ClassMap, Predictor, TopClasses
+from cnnmod.training.recipes import recipe
+from cnnmod.training.run import run_training
+from pictures import cells, classes, picture, streets
+
+SMALL = ["epochs=2", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
+STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]", "optimizer=adamw"]
+CELLS = [*SMALL, "image_size=[64,80]", "warmup_epochs=0", "network_args.pyramid_channels=8"]
+
+
+def trained(name: str, changes: list[str], data: Path, folder: Path, **kwargs: Any) -> Any:
+    made = recipe(name, changes)
+    run = Run(recipe=made, row="mod", seed=0, data=str(data))
+    return run_training(run, folder, open_data(data, made), **kwargs)
+
+
+def test_a_segmentation_networks_map_has_the_images_own_size(tmp_path: Path) -> None:
+    data = streets(tmp_path / "data", train=4, val=2)
+    trained("camvid", STREETS, data, tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+    large = tmp_path / "large.png"
+    picture((40, 90, 200), (130, 90)).save(large)
+    found = dict(predictor.predict([data / "val" / "val0.png", large]))
+    for file, size in ((data / "val" / "val0.png", (48, 64)), (large, (90, 130))):
+        prediction = found[file]
+        assert isinstance(prediction, ClassMap)
+        assert prediction.labels_HW.shape == size
+    assert [predictor.name(label) for label in (0, 1)] == ["road", "box"]
+
+
+def test_a_detectors_boxes_are_in_the_images_pixels_and_above_the_threshold(tmp_path: Path) -> None:
+    data = cells(tmp_path / "data", train=4, val=2)
+    trained("bccd", CELLS, data, tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+    files = sorted((data / "JPEGImages").iterdir())
+    counts = []
+    for threshold in (0.0, 0.2, 1.0):
+        predictions = [prediction for _, prediction in predictor.predict(files, threshold)]
+        assert all(isinstance(prediction, Boxes) for prediction in predictions)
+        assert all(score >= threshold for prediction in predictions for score in prediction.scores)
+        assert all((prediction.boxes <= torch.tensor([80, 64, 80, 64])).all() for prediction in predictions)
+        counts.append(sum(len(prediction.scores) for prediction in predictions))
+    assert counts[0] > 0
+    assert counts == sorted(counts, reverse=True)
+    assert predictor.name(1) == "cell"
+
+
+@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
+def test_a_classifiers_likeliest_classes(augmentation: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        classes(tmp_path / "data", split, ["cat", "dog", "owl"])
+    small = ["epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "image_size=16", "config.c=8"]
+    trained("cifar10_fast", [*small, f"augmentation={augmentation}"], tmp_path / "data", tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+    ((_, found),) = predictor.predict([tmp_path / "data" / "val" / "dog" / "0.png"])
+    assert isinstance(found, TopClasses)
+    assert {predictor.name(label) for label in found.labels} == {"cat", "dog", "owl"}
+    assert found.probabilities == sorted(found.probabilities, reverse=True)
+    assert sum(found.probabilities) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    data = streets(tmp_path / "data", train=4, val=2)
+    trained("camvid", [*STREETS, "epochs=1"], data, tmp_path / "run")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken.jpg is broken"):
+        list(Predictor.load(tmp_path / "run" / "best.safetensors").predict([tmp_path / "broken.jpg"]))
+
+
+@pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
+def test_cut_off_and_resumed_it_comes_to_the_same_weights(
+    name: str, changes: list[str], make: Any, tmp_path: Path
+) -> None:
+    data = make(tmp_path / "data", train=6, val=2)
+    whole = trained(name, changes, data, tmp_path / "whole")
+
+    def cut_off(what: str, done: int, total: int, rate: str) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(name, changes, data, tmp_path / "again", progress=cut_off, save_every_s=0)
+    again = trained(name, changes, data, tmp_path / "again")
+    assert again.accuracy == whole.accuracy
+    files = [(tmp_path / run / "last.safetensors").read_bytes() for run in ("whole", "again")]
+    assert files[0] == files[1]

@@ -1,0 +1,147 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cnnmod.training.recipes import recipe
+from cnnmod.training.scenes import find_scenes
+from pictures import annotation, cells, picture, streets
+
+STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
+CELLS = recipe("bccd")
+
+
+def test_masks_beside_images(tmp_path: Path) -> None:
+    splits, classes = find_scenes(streets(tmp_path, train=3, val=2, test=1), STREETS)
+    assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 3, "validation": 2, "test": 1}
+    assert classes == ("road", "box")
+    image, mask_HW = splits["train"].open(0)
+    assert image.size == (64, 48)
+    assert mask_HW.unique().tolist() == [0, 1, 255]
+    assert (mask_HW == 1).sum() == 21 * 16
+
+
+def test_vocs_folders(tmp_path: Path) -> None:
+    splits, classes = find_scenes(cells(tmp_path, train=3, val=2), CELLS)
+    assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 3, "validation": 2}
+    assert classes == ("background", "cell", "drop")
+    _, label = splits["train"].open(1)
+    assert label["boxes"].tolist() == [[14, 10, 44, 40], [60, 45, 72, 57]]
+    assert label["labels"].tolist() == [1, 2]
+    assert label["difficult"].tolist() == [0, 0]
+
+
+def test_the_first_of_several_years_is_validated_on(tmp_path: Path) -> None:
+    for year, count in ((2007, 3), (2012, 4)):
+        cells(tmp_path / "VOCdevkit" / f"VOC{year}", train=count, val=2)
+    splits, _ = find_scenes(tmp_path, CELLS)
+    assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 7, "validation": 2}
+    assert {path.parent.parent.name for path in splits["validation"].images} == {"VOC2007"}
+
+
+def test_an_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
+    splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
+    (tmp_path / "Annotations" / "cell0.xml").write_text(annotation())
+    assert splits["train"].open(0)[1]["boxes"].shape == (0, 4)
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        images, masks = (tmp_path / kind / split / "ulm" for kind in ("leftImg8bit", "gtFine"))
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        picture((1, 2, 3), (16, 8)).save(images / "ulm_0_leftImg8bit.png")
+        mask = Image.new("L", (16, 8), 7)  # road
+        mask.putpixel((3, 2), 26)  # car
+        mask.putpixel((4, 2), 4)  # static, which counts nowhere
+        mask.save(masks / "ulm_0_gtFine_labelIds.png")
+    splits, classes = find_scenes(tmp_path, recipe("cityscapes"))
+    assert len(classes) == 19
+    assert (classes[0], classes[13]) == ("road", "car")
+    _, mask_HW = splits["validation"].open(0)
+    assert mask_HW.unique().tolist() == [0, 13, 255]
+    assert mask_HW[2, 3:5].tolist() == [13, 255]
+
+
+class TestErrors:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"data folder .*none does not exist"):
+            find_scenes(tmp_path / "none", STREETS)
+
+    @pytest.mark.parametrize(("how", "accepted"), [(STREETS, "trainannot"), (CELLS, "Annotations")])
+    def test_nothing_known(self, how, accepted: str, tmp_path: Path) -> None:
+        (tmp_path / "pictures").mkdir()
+        with pytest.raises(ValueError, match=rf"holds pictures; accepted are .*{accepted}"):
+            find_scenes(tmp_path, how)
+
+    def test_an_image_without_its_mask(self, tmp_path: Path) -> None:
+        (streets(tmp_path, train=2, val=1) / "trainannot" / "train1.png").unlink()
+        with pytest.raises(FileNotFoundError, match=r"trainannot/train1.png, which belongs to train1.png"):
+            find_scenes(tmp_path, STREETS)
+
+    def test_an_image_without_its_annotation(self, tmp_path: Path) -> None:
+        (cells(tmp_path, train=2, val=1) / "Annotations" / "cell1.xml").unlink()
+        with pytest.raises(FileNotFoundError, match=r"Annotations/cell1.xml, which belongs to cell1.jpg"):
+            find_scenes(tmp_path, CELLS)
+
+    def test_a_missing_list(self, tmp_path: Path) -> None:
+        (cells(tmp_path, train=2, val=1) / "ImageSets" / "Main" / "val.txt").unlink()
+        with pytest.raises(FileNotFoundError, match=r"val.txt, which lists the images to validation"):
+            find_scenes(tmp_path, CELLS)
+
+    def test_no_whole_cityscapes(self, tmp_path: Path) -> None:
+        (tmp_path / "leftImg8bit").mkdir()
+        with pytest.raises(ValueError, match=r"is no whole copy of Cityscapes"):
+            find_scenes(tmp_path, recipe("cityscapes"))
+
+    def test_classes_must_be_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"nothing says what the classes in .* are; name them"):
+            find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ["classes=[]"]))
+
+    def test_a_class_out_of_range(self, tmp_path: Path) -> None:
+        splits, _ = find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ['classes=["road"]', "ignore=9"]))
+        with pytest.raises(ValueError, match=r"trainannot/train0.png has pixels of the class 1; the classes are 0, 9"):
+            splits["train"].open(0)
+
+    def test_a_mask_of_another_size(self, tmp_path: Path) -> None:
+        splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
+        picture(0, (8, 8), "L").save(tmp_path / "trainannot" / "train0.png")
+        with pytest.raises(ValueError, match=r"train0.png has 8 × 8 pixels, its image 48 × 64"):
+            splits["train"].open(0)
+
+    def test_a_mask_in_colour(self, tmp_path: Path) -> None:
+        splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
+        shutil.copy(tmp_path / "train" / "train0.png", tmp_path / "trainannot" / "train0.png")
+        with pytest.raises(ValueError, match=r"train0.png is no mask of one byte a pixel, but an image of mode RGB"):
+            splits["train"].open(0)
+
+    @pytest.mark.parametrize(
+        "box", [(10, 10, 10, 30), (30, 10, 20, 30), (-1, 0, 20, 20), (0, 0, 81, 20), (0, 0, 9, 65)]
+    )
+    def test_a_box_that_is_empty_or_outside(self, box: tuple[int, int, int, int], tmp_path: Path) -> None:
+        splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
+        (tmp_path / "Annotations" / "cell0.xml").write_text(annotation(("cell", *box)))
+        with pytest.raises(ValueError, match=r"cell0.xml: the box .* is empty, or outside of the image of 80 × 64"):
+            splits["train"].open(0)
+
+    @pytest.mark.parametrize("text", ["", "no XML", "<annotation><object><name>a</name></object></annotation>", "<a/>"])
+    def test_no_annotation(self, text: str, tmp_path: Path) -> None:
+        splits, classes = find_scenes(cells(tmp_path, train=2, val=1), CELLS)
+        (tmp_path / "Annotations" / "cell0.xml").write_text(text)
+        with pytest.raises(ValueError, match=r"cell0.xml is no annotation of Pascal VOC"):
+            splits["train"].open(0)
+        assert find_scenes(tmp_path, CELLS)[1] == classes
+
+    def test_a_broken_image(self, tmp_path: Path) -> None:
+        splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
+        (tmp_path / "JPEGImages" / "cell0.jpg").write_bytes(b"no image")
+        with pytest.raises(ValueError, match=r"cell0.jpg is broken"):
+            splits["train"].open(0)
+
+
+def test_a_part(tmp_path: Path) -> None:
+    splits, _ = find_scenes(cells(tmp_path, train=3, val=1), CELLS)
+    assert [path.name for path in splits["train"].part([2, 0]).labels] == ["cell2.xml", "cell0.xml"]
+    assert torch.equal(splits["train"].part([2]).open(0)[1]["boxes"], splits["train"].open(2)[1]["boxes"])

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from cnnmod.records.parse import parse
+from cnnmod.training.scores import Accuracy, Overlap, Precision, Score, main_pct, make_metric
+
+CPU = torch.device("cpu")
+
+
+def test_overlap_by_hand() -> None:
+    metric = make_metric("segmentation", 3, CPU)
+    truth = torch.tensor([[[0, 0, 1], [1, 1, 255]]])
+    found = torch.tensor([[[0, 1, 1], [1, 0, 2]]])
+    metric.update({"out": torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2).float()}, truth)
+    overlap = metric.compute(1, 0)
+    assert isinstance(overlap, Overlap)
+    assert overlap.iou_pct == [pytest.approx(100 / 3, abs=1e-4), 50.0, None]
+    assert overlap.miou_pct == main_pct(overlap) == pytest.approx((100 / 3 + 50) / 2, abs=1e-4)
+    assert overlap.pixel_accuracy_pct == 60.0
+    assert overlap.class_accuracy_pct == pytest.approx((50 + 200 / 3) / 2, abs=1e-4)
+
+
+def boxes(*found: tuple[int, float, list[float]], difficult: bool = False) -> dict[str, torch.Tensor]:
+    return {
+        "labels": torch.tensor([label for label, _, _ in found]),
+        "scores": torch.tensor([score for _, score, _ in found]),
+        "boxes": torch.tensor([box for _, _, box in found]).reshape(-1, 4),
+        "difficult": torch.tensor([int(difficult)] * len(found)),
+    }
+
+
+A, B, FAR = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 70.0, 70.0]
+
+
+def test_precision_by_hand() -> None:
+    metric = make_metric("detection", 3, CPU)
+    # class 1: a hit, a miss, a hit: precision 1 up to half of them, then 2/3; class 2: nothing of it is found
+    metric.update([boxes((1, 0.9, A), (1, 0.8, FAR), (1, 0.7, B))], [boxes((1, 1, A), (1, 1, B), (2, 1, FAR))])
+    precision = metric.compute(1, 0)
+    assert isinstance(precision, Precision)
+    eleven = (6 * 1 + 5 * 2 / 3) / 11
+    assert precision.class_ap50_pct == [pytest.approx(100 * eleven, abs=1e-3), 0.0]
+    assert precision.ap50_voc07_pct == main_pct(precision) == pytest.approx(100 * eleven / 2, abs=1e-3)
+    assert precision.ap50_pct == pytest.approx(100 * (1 / 2 + 1 / 3) / 2, abs=0.1)
+    assert precision.coco_ap_pct <= precision.ap50_pct + 1
+
+
+def test_what_is_difficult_counts_neither_way() -> None:
+    metric = make_metric("detection", 2, CPU)
+    metric.update([boxes((1, 0.9, B), (1, 0.8, A))], [boxes((1, 1, A))])
+    there = {name: torch.cat([boxes((1, 1, A))[name], boxes((1, 1, B), difficult=True)[name]]) for name in boxes()}
+    easy = make_metric("detection", 2, CPU)
+    easy.update([boxes((1, 0.9, B), (1, 0.8, A))], [there])
+    assert main_pct(easy.compute(1, 0)) == 100.0
+    assert main_pct(metric.compute(1, 0)) == 50.0
+
+
+def test_a_class_that_is_nowhere_has_no_precision() -> None:
+    metric = make_metric("detection", 3, CPU)
+    metric.update([boxes((1, 0.9, A))], [boxes((1, 1, A))])
+    found = metric.compute(1, 0)
+    assert isinstance(found, Precision)
+    assert found.class_ap50_pct == [100.0, None]
+
+
+def test_nothing_is_found() -> None:
+    metric = make_metric("detection", 2, CPU)
+    metric.update([boxes()], [boxes((1, 1, A))])
+    assert main_pct(metric.compute(1, 0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        Accuracy(90.0, None, 10, 0),
+        Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1),
+        Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0),
+    ],
+)
+def test_each_is_read_back_as_what_it_is(score: Score) -> None:
+    assert parse(Score, vars(score), "file") == score
+
+
+def test_other_classes() -> None:
+    with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):
+        make_metric("segmentation", 3, CPU).update({"out": torch.zeros(1, 4, 2, 2)}, torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):
+        make_metric("classification", 3, CPU).update(torch.zeros(1, 4), torch.zeros(1))
