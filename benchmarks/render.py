@@ -1,7 +1,8 @@
 """Render the tables of README.md and docs from the committed result files.
 
 A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
-accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first.
+accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first;
+with the word `paper` first one stands beside the paper's figures.
 
     python benchmarks/render.py           # writes
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
@@ -15,11 +16,15 @@ from typing import Any
 
 from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
+from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import write_whole
 from cnnmod.report.table import comparison_cells, experiment_cells
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md")),
+)
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -28,10 +33,12 @@ def rendered(page: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         kind, *rest = match[2].split()
-        names = rest if kind == "matrix" else [kind, *rest]
+        names = rest if kind in ("matrix", "paper") else [kind, *rest]
         paths = [ROOT / "benchmarks" / "results" / name for name in names]
         if kind == "matrix":
             made = matrix([read_result(path) for path in paths])
+        elif kind == "paper":
+            made = beside_the_papers(read_result(paths[0]))
         elif all(read_schema(path) == experiment.SCHEMA for path in paths):
             made = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
         else:
@@ -39,6 +46,34 @@ def rendered(page: str) -> str:
         return f"{match[1]}{made}\n{match[3]}"
 
     return _TABLE.sub(table, page)
+
+
+def beside_the_papers(comparison: Comparison) -> str:
+    """Networks of the paper: its score, and its parameters, multiply-adds and times beside ours."""
+    known, baseline = paper_rows(), paper_rows()[comparison.rows[0].name]
+    header = ["network", f"{baseline.measure} % (paper)", "params M", "(paper)", "GMACs", "(paper)", "CPU (paper)"]
+    header += [f"{runtime}, batch {size}" for runtime, size in comparison.conditions]
+    lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * (len(header) - 1)}|"]
+    for row in comparison.rows:
+        size, gmacs = f"{row.parameters / 1e6:.3f}", f"{row.gmacs:.1f}"
+        if row.role == "control":
+            cells = ["└ control", "", size, "", gmacs, "", ""]
+        else:
+            paper = known[row.name]
+            cells = [row.name, f"{paper.accuracy_pct:.2f}", size, f"{paper.parameters_m:.2f}", gmacs]
+            cells += [f"{paper.gmacs_ptflops:.1f}", f"{baseline.cpu_ms / paper.cpu_ms:.2f}"]
+        for condition in comparison.conditions:
+            tax = f" ({100 * comparison.mod_tax(row, *condition):+.1f} %)" if row.role == "mod" else ""
+            cells.append(f"{comparison.speedup(row, *condition):.2f}{tax}")
+        lines.append(f"| {' | '.join(cells)} |")
+    made = comparison.provenance
+    lines.append(
+        f"\nTimes as speed-ups over {comparison.rows[0].name}, in brackets the MoD tax; the paper's are of its laptop, "
+        f"ours of {made.processor}, {made.threads} threads, torch {made.versions['torch']}, "
+        f"{' × '.join(map(str, comparison.image_shape[1:]))} pixels, medians of "
+        f"{len(comparison.rows[0].measurements[0].times_ms)} rounds."
+    )
+    return "\n".join(lines)
 
 
 def matrix(comparisons: list[Comparison]) -> str:

@@ -9,12 +9,15 @@ import torch
 from cnnmod import convert_, export
 from cnnmod.networks import build
 
-PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split()[1].strip(","))
+@pytest.mark.parametrize("code", blocks_of("deploy.md"), ids=lambda code: code.split()[1].strip(","))
 def test_running_an_exported_file(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (name,) = re.findall(r'"(network\.\w+)"', code)
@@ -23,3 +26,14 @@ def test_running_an_exported_file(code, tmp_path, monkeypatch):
     found = {}
     exec(code, found)
     assert tuple(found["logits"].shape) == (2, 1000)
+
+
+@pytest.mark.slow
+def test_the_page_on_dense_prediction(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for code in blocks_of("dense.md"):
+        exec(code, found)
+    with torch.inference_mode():
+        assert found["detector"]([torch.rand(3, 600, 800)])[0].keys() == {"boxes", "labels", "scores"}
+    assert found["report"].largest_error < 1e-4

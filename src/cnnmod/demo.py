@@ -77,7 +77,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
         batch.images[:64],
         batch_sizes=(64,),
         accuracy_pct=accuracies,
-        accuracy_source=f"{len(data.test)} digits, 1 seed",
+        accuracy_source=f"top-1 on {len(data.test)} digits, 1 seed",
         progress=progress,
     )
     large = compare(

@@ -76,7 +76,8 @@ def export(
     images, a black one, and with importance scores that tie. Only then it is put in place.
 
     Args:
-        model: Any network, with MoD blocks or without; it stays as it is. It is exported in evaluation mode.
+        model: Any network, with MoD blocks or without; it stays as it is. It is exported in evaluation mode, a
+            segmentation network without its auxiliary head. Of a detector, give `model.backbone`.
         example: Images (N, C, H, W), float32; the file takes this size.
         path: The file, ending in .onnx, .xml (OpenVINO writes .bin beside it) or .pt2.
         format: `"onnx"`, `"openvino"` or `"pt2"` (torch.export).

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnmod.deploy.selector import SELECTED, openvino_nodes, selector_nodes
 from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.trace import meta_forward
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
@@ -48,11 +49,12 @@ def write(
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool, *, split: bool) -> None:
-    """All weights are in the one file. The tensors that hold the MoD blocks' selected channels are called after the
-    blocks; nothing else of where the network came from is in it."""
+    """All weights are in the one file. Outputs in a dictionary keep their names, and the tensors that hold the MoD
+    blocks' selected channels are called after the blocks; nothing else of where the network came from is in it."""
     import onnx
 
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    names = _output_names(model, example)
     with _quiet():
         program = _exported(
             lambda: torch.onnx.export(
@@ -61,6 +63,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=["images"],
+                output_names=names,
                 custom_translation_table={torch.ops.cnnmod.gather_planes.default: _gather_planes},
                 verbose=False,
             ),
@@ -71,12 +74,12 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
     if split:
         split_candidates_(program.model)
     proto = program.model_proto
-    names = set(mod_blocks(model))
+    blocks = set(mod_blocks(model))
     for node in proto.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
-        block = next((name for name in names if f"'{name}'" in scopes), None)
-        if node.op_type == "TopK" and block is not None and f"{block}{SELECTED}" not in names:
-            names.add(f"{block}{SELECTED}")
+        block = next((name for name in blocks if f"'{name}'" in scopes), None)
+        if node.op_type == "TopK" and block is not None and f"{block}{SELECTED}" not in blocks:
+            blocks.add(f"{block}{SELECTED}")
             _rename(proto.graph, node.output[1], f"{block}{SELECTED}")
         del node.metadata_props[:]
     del proto.graph.metadata_props[:], proto.metadata_props[:]
@@ -84,6 +87,20 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
         _store_half(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
+
+
+def _output_names(model: nn.Module, example: Tensor) -> list[str] | None:
+    """What a network calls its outputs, if it returns a dictionary."""
+    try:
+        output = meta_forward(model, example[:1])
+    except ValueError:  # the exporter fails too, and is asked where
+        return None
+    if isinstance(output, list):
+        raise ValueError(
+            f"{type(model).__name__} is a detector: how many boxes it finds depends on the image, which torch's "
+            "exporters cannot write. Export what takes its time, model.backbone, and run the rest in torch"
+        )
+    return list(output) if isinstance(output, dict) else None
 
 
 def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import lower
@@ -99,8 +100,7 @@ class Exported:
         recorder = _Recorder(self.module)
         with torch.inference_mode():
             output = recorder.run(images_NCHW)
-        outputs = [output] if isinstance(output, Tensor) else output
-        return {str(number): one for number, one in enumerate(outputs)} | recorder.selected
+        return {str(number): one for number, one in enumerate(tree_leaves(output))} | recorder.selected
 
     def __call__(self, images_NCHW: Tensor) -> Any:
         """The outputs."""

@@ -19,7 +19,7 @@ from cnnmod.networks import cifar, classification  # registers the names
 from cnnmod.networks.detection import NETWORKS as DETECTORS
 from cnnmod.networks.segmentation import NETWORKS as SEGMENTERS
 
-_OVER_BACKBONES = SEGMENTERS | DETECTORS
+OVER_BACKBONES = SEGMENTERS | DETECTORS  # made of a backbone, and no timm networks
 _FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
@@ -127,7 +127,7 @@ def _converts(name: str) -> bool:
 
 
 def _ours() -> list[str]:
-    return [*classification.default_cfgs, *cifar.default_cfgs, *_OVER_BACKBONES]
+    return [*classification.default_cfgs, *cifar.default_cfgs, *OVER_BACKBONES]
 
 
 def _refused(arguments: Mapping[str, Any]) -> str | None:
@@ -145,9 +145,9 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if library == "torchvision":
         known, factory = torchvision.models.list_models(), _factory_of_torchvision(network)
     elif library == "cnnmod":
-        known, factory = _ours(), _OVER_BACKBONES.get(network) or _factory_of_timm(network)
+        known, factory = _ours(), OVER_BACKBONES.get(network) or _factory_of_timm(network)
     elif library == "":
-        known, factory = [*_ours(), *timm.list_models()], _OVER_BACKBONES.get(network) or _factory_of_timm(network)
+        known, factory = [*_ours(), *timm.list_models()], OVER_BACKBONES.get(network) or _factory_of_timm(network)
     elif library == "timm":
         known, factory = [*_ours(), *timm.list_models()], _factory_of_timm(network)
     else:

@@ -11,9 +11,9 @@ class PaperRow:
     """What the paper reports of one network (tables 1, 2 and 5).
 
     Attributes:
-        dataset: `"ImageNet"` or `"CIFAR-10"`.
+        dataset: `"ImageNet"`, `"CIFAR-10"`, `"Cityscapes"` or `"VOC"`.
         baseline: The dense network that the paper compares it with; `None` for a dense one.
-        accuracy_pct: Top-1.
+        accuracy_pct: Top-1; on Cityscapes mIoU, on VOC the average precision at an overlap of 0.5 (11 points).
         gmacs_ptflops: By ptflops, which adds norms, activations and pooling to convolutions and linear layers.
         parameters_m: Millions.
         cpu_ms, gpu_ms: On the paper's laptop, batch size and threads not stated.
@@ -27,10 +27,15 @@ class PaperRow:
     cpu_ms: float
     gpu_ms: float
 
+    @property
+    def measure(self) -> str:
+        """What `accuracy_pct` is."""
+        return {"Cityscapes": "mIoU", "VOC": "AP50"}.get(self.dataset, "top-1")
+
 
 @cache
 def paper_rows() -> dict[str, PaperRow]:
-    """The paper's networks by the names under which timm has them, here and in timm itself.
+    """The paper's networks by the names under which `build` has them.
 
     Example:
         >>> paper_rows()["resnet75_mod"].baseline

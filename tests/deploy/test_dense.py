@@ -1,0 +1,86 @@
+"""Networks whose outputs are maps or boxes: lowered, exported, and run."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnnmod import compare, convert_, export
+from cnnmod.deploy.graph import Format
+from cnnmod.deploy.runtimes import OnnxRuntime, load
+from cnnmod.networks.detection import faster_rcnn, retinanet
+from cnnmod.networks.segmentation import fcn
+from conftest import trained_norms_
+
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+EXAMPLE = torch.rand(1, 3, 64, 96)
+NARROW: dict[str, Any] = {"backbone_args": {"channels": (16, 32, 64, 128)}}
+
+
+def segmenter() -> nn.Module:
+    return trained_norms_(fcn("resnet18_mod", 5, head_channels=16, **NARROW))
+
+
+def detector(make: Any = faster_rcnn) -> Any:
+    return trained_norms_(make("resnet18_mod", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW))
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: Format, tmp_path: Path) -> None:
+    model, path = segmenter(), tmp_path / f"network{ENDINGS[kind]}"
+    report = export(model, EXAMPLE, path, format=kind)
+    assert report.largest_error < 1e-5
+    assert (report.selection_agreement, report.tied_agreement) == (1, 1)
+    runtime = {"onnx": "onnxruntime"}.get(kind, kind)
+    found = load(path, runtime, 1).run(EXAMPLE.repeat(2, 1, 1, 1))  # pyright: ignore[reportArgumentType]
+    outputs = {name: value for name, value in found.items() if "selected" not in name}
+    (logits,) = outputs.values()
+    assert list(outputs) == (["0"] if kind == "pt2" else ["out"])
+    with torch.inference_mode():
+        torch.testing.assert_close(logits[:1], model(EXAMPLE)["out"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_backbone_with_its_pyramid_is_exported(kind: Format, tmp_path: Path) -> None:
+    report = export(detector().backbone, EXAMPLE, tmp_path / f"backbone{ENDINGS[kind]}", format=kind)
+    assert report.largest_error < 1e-5
+    assert report.tied_agreement == 1
+
+
+class InOnnxRuntime(nn.Module):
+    """An exported backbone in the place of the one that it was made of."""
+
+    def __init__(self, path: Path, out_channels: int) -> None:
+        super().__init__()
+        self.file, self.out_channels = OnnxRuntime(path, 1), out_channels
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(self.file.run(images))
+
+
+def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
+    model, images = detector(), [torch.rand(3, 64, 96)]
+    export(model.backbone, EXAMPLE, tmp_path / "backbone.onnx")
+    with torch.inference_mode():
+        expected = model(images)
+        model.backbone = InOnnxRuntime(tmp_path / "backbone.onnx", model.backbone.out_channels)
+        torch.testing.assert_close(model(images), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [faster_rcnn, retinanet])
+def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a detector: how many boxes .* Export .*, model.backbone"):
+        export(detector(make), EXAMPLE, tmp_path / "detector.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_detectors_are_compared() -> None:
+    dense = faster_rcnn("resnet18", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW)
+    mod = convert_(faster_rcnn("resnet18", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW))
+    found = compare({"dense": dense, "mod": mod}, EXAMPLE, rounds=1)
+    assert [row.role for row in found.rows] == ["baseline", "mod", "control"]
+    assert found.rows[0].gmacs > found.rows[2].gmacs > 0
