@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -12,6 +13,10 @@ STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", 
 CELLS = [*SMALL, "image_size=[64,80]", "warmup_epochs=0", "network_args.pyramid_channels=8"]
 
 
+def onnx_shape(path: Path) -> list[int]:
+    return [size.dim_value for size in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1:]]
+
+
 def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
     data = streets(tmp_path / "data", train=4, val=3)
     run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS, "--json"])
@@ -21,6 +26,9 @@ def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
     assert json.loads(capsys.readouterr().out) == accuracy
     run(["evaluate", checkpoint, "--data", str(data)])
     assert f"mIoU {accuracy['miou_pct']:.2f} %" in capsys.readouterr().out
+    run(["export", checkpoint, "--out", str(tmp_path / "network.onnx"), "--json"])
+    assert json.loads(capsys.readouterr().out)["largest_error"] < 1e-4
+    assert onnx_shape(tmp_path / "network.onnx") == [3, 48, 64]
     run(["predict", checkpoint, str(data / "val"), "--out", str(tmp_path / "pictures"), "--json"])
     said = json.loads(capsys.readouterr().out)
     assert [Path(one["image"]).name for one in said] == ["val0.png", "val1.png", "val2.png"]

@@ -1,20 +1,51 @@
 """Networks whose outputs are maps or boxes: lowered, exported, and run."""
 
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cnnmod import compare, convert_, export
+from cnnmod import compare, convert_, export, save
 from cnnmod.deploy.graph import Format
 from cnnmod.deploy.runtimes import OnnxRuntime, load
 from cnnmod.networks.detection import faster_rcnn, retinanet
 from cnnmod.networks.segmentation import fcn
 from conftest import trained_norms_
 
+FRESH = """
+import sys
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+import torch
+from safetensors.torch import load_file, save_file
+from cnnmod import export
+from cnnmod.deploy.runtimes import OnnxRuntime
+from cnnmod.networks import load
+
+folder = Path(sys.argv[1])
+images = load_file(folder / "images.safetensors")["images"]
+segmenter, detector = (load(folder / f"{name}.safetensors").eval() for name in ("segmenter", "detector"))
+found = {}
+export(segmenter, images, folder / "segmenter.onnx")
+export(detector.backbone, images, folder / "backbone.onnx")
+with torch.inference_mode():
+    found["loaded"] = segmenter(images)["out"]
+    found["exported"] = OnnxRuntime(folder / "segmenter.onnx", 1).run(images)["out"]
+    found |= {f"loaded {name}": value for name, value in detector(images)[0].items()}
+    backbone, detector.backbone = detector.backbone, torch.nn.Module()
+    file = OnnxRuntime(folder / "backbone.onnx", 1)
+    detector.backbone.forward = lambda images: OrderedDict(file.run(images))
+    found |= {f"exported {name}": value for name, value in detector(images)[0].items()}
+save_file({name: value.contiguous() for name, value in found.items()}, folder / "found.safetensors")
+"""
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 EXAMPLE = torch.rand(1, 3, 64, 96)
 NARROW: dict[str, Any] = {"backbone_args": {"channels": (16, 32, 64, 128)}}
@@ -84,3 +115,27 @@ def test_detectors_are_compared() -> None:
     found = compare({"dense": dense, "mod": mod}, EXAMPLE, rounds=1)
     assert [row.role for row in found.rows] == ["baseline", "mod", "control"]
     assert found.rows[0].gmacs > found.rows[2].gmacs > 0
+
+
+@pytest.mark.slow
+def test_in_a_fresh_process_loaded_and_exported_they_say_the_same(tmp_path: Path) -> None:
+    networks = {"segmenter": segmenter(), "detector": detector()}
+    arguments = {"backbone": "resnet18_mod", "backbone_args": {"channels": [16, 32, 64, 128]}}
+    more = {
+        "segmenter": ("cnnmod/fcn", {"num_classes": 5, "head_channels": 16}),
+        "detector": ("cnnmod/faster_rcnn", {"num_classes": 4, "min_size": 64, "max_size": 96, "pyramid_channels": 16}),
+    }
+    for name, model in networks.items():
+        factory, given = more[name]
+        save(model, tmp_path / f"{name}.safetensors", factory=factory, factory_args=arguments | given)
+    save_file({"images": EXAMPLE}, tmp_path / "images.safetensors")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path)], check=True)
+    found = load_file(tmp_path / "found.safetensors")
+    with torch.inference_mode():
+        logits, (boxes,) = networks["segmenter"](EXAMPLE)["out"], networks["detector"](EXAMPLE)
+    assert torch.equal(found["loaded"], logits)
+    torch.testing.assert_close(found["exported"], logits, atol=1e-4, rtol=1e-4)
+    assert len(boxes["boxes"])
+    for name, value in boxes.items():
+        assert torch.equal(found[f"loaded {name}"], value)
+        torch.testing.assert_close(found[f"exported {name}"], value, atol=1e-3, rtol=1e-3)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnmod.training.data import open_data
+from cnnmod.training.data import calibration_images, open_data
 from cnnmod.training.recipes import recipe
 from pictures import annotation, cells, picture, streets
 
@@ -65,6 +65,8 @@ def test_boxes_are_mirrored_with_their_image(tmp_path: Path) -> None:
     data = open_data(cells(tmp_path, train=4, val=2), recipe("bccd"))
     plain = batch_of(data.test, (1,))
     assert data.num_classes == 3
+    with pytest.raises(ValueError, match=r"sizes of their own"):
+        calibration_images(data)
     assert plain.labels[0]["boxes"].shape == (2, 4)
     mirrored = 0
     for draw in range(8):

@@ -45,7 +45,7 @@ def export(
         out: The file, ending in .onnx, .xml or .pt2.
         format: What to write.
         batch: Fix the number of images; any number if not given.
-        size: Height and width in pixels; what the network states, or 224, if not given.
+        size: Height and width in pixels; if not given what it was trained with, what it states, or 224.
         half: Store weights in 16 bits.
         int8: Quantise a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
             stay in float.
@@ -65,7 +65,7 @@ def export(
     if data is None:
         calibration = None
         _, channels, height, width = example_for(model).shape
-        images = torch.rand(batch or 1, channels, *(size or (height, width)))
+        images = torch.rand(batch or 1, channels, *(size or _trained_size(Path(network)) or (height, width)))
     else:
         calibration = _calibration_images(Path(network), data, batch or 1)
         images = calibration[: batch or 1]
@@ -78,6 +78,11 @@ def export(
         print_json(values | {"path": str(report.path)})
     else:
         console.print(export_text(report))
+
+
+def _trained_size(checkpoint: Path) -> tuple[int, int] | None:
+    """What the images had, if it is a checkpoint in a run's folder."""
+    return recipe_of(checkpoint).size if (checkpoint.parent / "run.json").is_file() and checkpoint.is_file() else None
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:

@@ -100,7 +100,7 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
 
     meta_forward(network, example, note)
     for name, conv, dilation in changes:
-        if max(conv.kernel_size) == 1:
+        if max(conv.kernel_size) == 1 or (dilation == 1 and conv.stride == (1, 1)):
             conv.stride = (1, 1)
             continue
         pads = tuple(step * (size - 1) / 2 for step, size in zip(conv.dilation, conv.kernel_size, strict=True))

@@ -137,13 +137,19 @@ def _first(count: int, there: int, place: str | Path) -> Tensor:
 def calibration_images(data: Data, count: int = 256) -> Tensor:
     """Training images (N, C, H, W) as training sees them, always the same ones; all if there are no more than `count`.
 
+    Raises:
+        ValueError: They are to detect in, of sizes of their own.
+
     Example:
         >>> from cnnmod.training.recipes import recipe
         >>> calibration_images(open_data("digits", recipe("digits")), 16).shape
         torch.Size([16, 1, 8, 8])
     """
     numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:count]
-    return next(iter(data.train.batches([numbers], draw=0))).images
+    images = next(iter(data.train.batches([numbers], draw=0))).images
+    if isinstance(images, list):
+        raise ValueError("images to detect in have sizes of their own, and make no one tensor to calibrate INT8 on")
+    return images
 
 
 def _in_memory(
