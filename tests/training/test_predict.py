@@ -1,13 +1,17 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cnnmod import control_, save
+from cnnmod.networks import build, build_mod
 from cnnmod.training.data import open_data
 from cnnmod.training.folder import Run
 from cnnmod.training.predict import Boxes, ClassMap, Predictor, TopClasses
 from cnnmod.training.recipes import recipe
+from cnnmod.training.rows import build_row
 from cnnmod.training.run import run_training
 from pictures import cells, classes, picture, streets
 
@@ -73,6 +77,28 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken.jpg is broken"):
         list(Predictor.load(tmp_path / "run" / "best.safetensors").predict([tmp_path / "broken.jpg"]))
+
+
+@pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
+def test_a_backbone_starts_from_a_classifiers_weights(name: str, changes: list[str], make: Any, tmp_path: Path) -> None:
+    made = recipe(name, [*changes, f"backbone_weights={tmp_path}/{{row}}.safetensors"])
+    arguments = made.network_args["backbone_args"]
+    for row in ("baseline", "mod", "control"):
+        model = build("resnet18", **arguments) if row == "baseline" else build_mod("resnet18", made.config, **arguments)
+        save(control_(model) if row == "control" else model, tmp_path / f"{row}.safetensors")
+        started = build_row(made, row, 3).backbone
+        body = started.body if name == "bccd" else started
+        assert torch.equal(body.get_parameter("layer3.0.conv2.weight"), model.layer3[0].conv2.weight)
+        assert len(body.state_dict()) == len(model.state_dict()) - 2  # the classifier's two
+    (tmp_path / "mod.safetensors").unlink()
+    shutil.copy(tmp_path / "baseline.safetensors", tmp_path / "mod.safetensors")
+    with pytest.raises(ValueError, match=r"of another backbone: layer1.1.* is missing in the file"):
+        build_row(made, "mod", 3)
+
+
+def test_norms_that_were_never_trained_are_not_frozen() -> None:
+    with pytest.raises(ValueError, match=r"frozen_norms keeps the statistics of a trained backbone; name its file"):
+        build_row(recipe("voc"), "baseline", 3)
 
 
 @pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])

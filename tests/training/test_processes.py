@@ -8,6 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cnnmod.networks import load
+from cnnmod.training.data import open_data
+from cnnmod.training.evaluate import evaluate
+from cnnmod.training.recipes import recipe
+from cnnmod.training.scores import main_pct
+from pictures import cells, streets
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -15,22 +22,32 @@ import torch
 torch.set_num_threads(1)
 from cnnmod.training.data import open_data
 from cnnmod.training.processes import all_processes
-assert all_processes().num_processes == int(sys.argv[3])
+assert all_processes().num_processes == int(sys.argv[2])
 from cnnmod.training.recipes import recipe
+from cnnmod.training.scores import main_pct
 from cnnmod.training.run import Run, run_training
-changes = sys.argv[2].split()
-run = Run(recipe=recipe("digits", changes), row="mod", seed=0, data="digits")
-run_training(run, Path(sys.argv[1]), open_data("digits", run.recipe))
+name, data, *changes = sys.argv[3:]
+run = Run(recipe=recipe(name, changes), row="mod", seed=0, data=data)
+run_training(run, Path(sys.argv[1]), open_data(data, run.recipe))
 """
 CHANGES = "epochs=1 warmup_epochs=0 train_images=640 batch_size=32 sync_batch_norm=true validation_fraction=0.2 "
 CHANGES += "learning_rate=0.01"  # so that rounding does not grow
 
 
-def trained(folder, processes, changes=CHANGES):
+def trained(folder, processes, name="digits", data="digits", changes=CHANGES):
     script = folder / "script.py"
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, str(script), str(folder / "run"), changes, str(processes)]
+    command = [
+        sys.executable,
+        *launch,
+        str(script),
+        str(folder / "run"),
+        str(processes),
+        name,
+        str(data),
+        *changes.split(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "run"
@@ -50,3 +67,28 @@ def test_two_processes_are_as_one(tmp_path):
     results = [json.loads((run / "result.json").read_text())["accuracy"] for run in runs]
     assert results[0]["images"] == results[1]["images"] == 450  # an uneven last batch
     assert results[0]["top1_pct"] == pytest.approx(results[1]["top1_pct"], abs=0.5)
+
+
+SMALL = 'epochs=1 warmup_epochs=0 batch_size=4 network_args.backbone_args={"channels":[8,16,32,64]} config.c=8 '
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "changes"),
+    [
+        (
+            "camvid",
+            streets,
+            'classes=["road","box"] ignore=9 image_size=[48,64] crop_size=[48,64] sync_batch_norm=true',
+        ),
+        ("bccd", cells, "image_size=[64,80] network_args.pyramid_channels=8 epochs=3"),
+    ],
+)
+def test_two_processes_score_as_one(name, make, changes, tmp_path):
+    data = make(tmp_path / "data", train=12, val=5)
+    run = trained(tmp_path, 2, name, data, SMALL + changes)
+    score = json.loads((run / "result.json").read_text())["accuracy"]
+    opened = open_data(data, recipe(name, (SMALL + changes).split()))
+    found = evaluate(load(run / "last.safetensors"), opened.test, opened.num_classes, task=recipe(name).task)
+    assert found.images == 5
+    assert main_pct(found) == pytest.approx(score[found.main], abs=1e-3)

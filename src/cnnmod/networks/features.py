@@ -1,9 +1,12 @@
 """A classifier as a backbone: its feature maps, stage by stage, at the output stride that dense prediction wants."""
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
@@ -113,6 +116,36 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
         conv.dilation = (conv.dilation[0] * dilation, conv.dilation[1] * dilation)
         conv.padding = (int(pads[0]) * dilation, int(pads[1]) * dilation)
     return network
+
+
+def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Give the backbone of a segmentation network or detector the weights of a classifier's file, in place.
+
+    Args:
+        model: What `fcn`, `faster_rcnn` and the like return.
+        path: A file that `cnnmod.save` or `cnnmod train` wrote, of the backbone as a classifier, converted alike; its
+            last layers are left out.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no safetensors file, or of another backbone; then with the first tensor that differs. The
+            model is then what it was.
+    """
+    backbone = model.get_submodule("backbone")
+    body = backbone.get_submodule("body") if isinstance(backbone, nn.Sequential) else backbone
+    try:
+        given = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    state = body.state_dict()
+    for name, value in state.items():
+        theirs = tuple(given[name].shape) if name in given else "missing"
+        if theirs != tuple(value.shape):
+            raise ValueError(
+                f"{path} is of another backbone: {name} is {theirs} in the file, {tuple(value.shape)} here"
+            )
+    body.load_state_dict({name: given[name] for name in state})
+    return model
 
 
 def _stride(example: Tensor, rows: int) -> int:

@@ -45,6 +45,8 @@ class Recipe:
         photometric: With `"scale_crop_flip"`: whether brightness, contrast, saturation and hue are changed too.
         classes: The classes of a mask's pixel values 0, 1, …, where the data does not name them.
         ignore: A mask's pixel value that counts nowhere.
+        backbone_weights: To segment or detect: the file of a classifier whose weights the backbone starts from; in it
+            `{row}` stands for the row, as each has a backbone of its own.
         aux_weight: To segment, the auxiliary head's part of the loss.
         auto_augment: timm's name of a policy, as `"rand-m7-mstd0.5"`; with `"resized_crop"` only.
         random_erasing: Its probability; with `"resized_crop"` only.
@@ -88,6 +90,7 @@ class Recipe:
     photometric: bool = False
     classes: tuple[str, ...] = ()
     ignore: int = IGNORED
+    backbone_weights: str | None = None
     aux_weight: float = 0.4
     auto_augment: str | None = None
     random_erasing: float = 0.0
@@ -165,6 +168,8 @@ class Recipe:
             raise ValueError(
                 f"mixup, cutmix, a teacher and validation_fraction are for classification, not for {self.task}"
             )
+        if self.backbone_weights and self.task == "classification":
+            raise ValueError("backbone_weights are for segmentation and detection")
         if self.augmentation != "resized_crop" and (self.auto_augment or self.random_erasing):
             raise ValueError(
                 f"auto_augment and random_erasing go with the augmentation 'resized_crop', not {self.augmentation!r}"

@@ -200,7 +200,8 @@ def camvid() -> Recipe:
 
 
 def voc() -> Recipe:
-    """The paper's, for Pascal VOC: Faster R-CNN over ResNet86-MoD beside ResNet50, 600 × 1000 pixels."""
+    """The paper's, for Pascal VOC: Faster R-CNN over ResNet86-MoD beside ResNet50, 600 × 1000 pixels; backbones that
+    were trained before, whose norms stay (`backbone_weights`)."""
     return Recipe(
         baseline="faster_rcnn_resnet50",
         network="faster_rcnn_resnet86_mod",

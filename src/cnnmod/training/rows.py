@@ -6,6 +6,7 @@ from torch import nn
 
 from cnnmod.method.convert import control_
 from cnnmod.networks.build import build, build_mod, factory_name
+from cnnmod.networks.features import load_backbone_
 from cnnmod.training.recipe import Recipe
 
 Row = Literal["baseline", "mod", "control"]
@@ -20,9 +21,21 @@ def factory_of(recipe: Recipe, row: Row, num_classes: int) -> tuple[str, dict[st
 
 
 def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
-    """A network of the recipe, with fresh weights."""
+    """A network of the recipe, with fresh weights, but for a backbone that starts from a file's.
+
+    Raises:
+        OSError: That file cannot be read.
+        ValueError: It is of another backbone; or norms are frozen that were never trained.
+    """
     name, arguments = factory_of(recipe, row, num_classes)
-    if row == "baseline":
-        return build(name, **arguments)
-    model = build_mod(name, recipe.config, **arguments)
-    return control_(model) if row == "control" else model
+    if arguments.get("frozen_norms") and not recipe.backbone_weights:
+        raise ValueError(
+            "frozen_norms keeps the statistics of a trained backbone; name its file, as --set "
+            "backbone_weights=runs/imagenet/{row}-seed0/best.safetensors, or --set network_args.frozen_norms=false"
+        )
+    model = build(name, **arguments) if row == "baseline" else build_mod(name, recipe.config, **arguments)
+    if row == "control":
+        control_(model)
+    if recipe.backbone_weights:
+        load_backbone_(model, recipe.backbone_weights.replace("{row}", row))
+    return model

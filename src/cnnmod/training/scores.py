@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.detection import MeanAveragePrecision
@@ -150,22 +151,25 @@ class PrecisionOfBoxes:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        recalls = {"voc07": 11, "area": 1001}
-        self._metrics = {
-            name: MeanAveragePrecision(
-                iou_thresholds=[0.5], rec_thresholds=torch.linspace(0, 1, count).tolist(), class_metrics=name == "voc07"
-            )
-            for name, count in recalls.items()
-        }
-        self._metrics["coco"] = MeanAveragePrecision()
+        self._found: list[dict[str, Tensor]] = []
+        self._there: list[dict[str, Tensor]] = []
 
     def update(self, outputs: list[dict[str, Tensor]], labels: list[dict[str, Tensor]]) -> None:
-        there = [{"iscrowd": it["difficult"], **it} for it in labels]  # VOC does not count what is difficult
-        for metric in self._metrics.values():
-            metric.update(outputs, there)
+        self._found += [{name: value.cpu() for name, value in of_image.items()} for of_image in outputs]
+        for of_image in labels:  # VOC does not count what is difficult
+            crowd = {"iscrowd": of_image["difficult"], **of_image}
+            self._there.append({name: value.cpu() for name, value in crowd.items()})
 
     def compute(self, images: int, broken: int) -> Precision:
-        found = {name: metric.compute() for name, metric in self._metrics.items()}
+        # torchmetrics' own way to gather these needs as many images in every process
+        everything = gather_object(self._found), gather_object(self._there)
+        found: dict[str, Any] = {}
+        for name, recalls in {"voc07": 11, "area": 1001, "coco": None}.items():
+            thresholds = {} if recalls is None else {"rec_thresholds": torch.linspace(0, 1, recalls).tolist()}
+            overlaps = {} if recalls is None else {"iou_thresholds": [0.5], "class_metrics": name == "voc07"}
+            metric = MeanAveragePrecision(sync_on_compute=False, **thresholds, **overlaps)
+            metric.update(*everything)
+            found[name] = metric.compute()
         of_class = dict(
             zip(found["voc07"]["classes"].flatten().tolist(), _each(found["voc07"]["map_per_class"]), strict=True)
         )
