@@ -61,7 +61,7 @@ def fcn(
     Example:
         >>> model = fcn("resnet50_mod", 19, aux=False)
         >>> sum(parameter.numel() for parameter in model.parameters())
-        39662624
+        39662728
     """
     if head not in ("paper", "torchvision"):
         raise ValueError(f"head must be 'paper' or 'torchvision', not {head!r}")
