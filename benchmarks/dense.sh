@@ -13,11 +13,11 @@ data=${CNNMOD_DATA:-$PWD/../../shared/data}
 if [ "$1" = time ]; then
   cd results
   compare() { cnnmod compare "$@" --threads 2 --batch 1 >/dev/null; }
-  compare fcn_resnet50_mod fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --channels-last --rounds 10 \
+  compare fcn_resnet50_mod fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --channels-last --rounds 8 \
     --out fcn-eager-channels_last.json
   for config in "" candidates=4; do
     name=${config:+-${config//=/_}}
-    compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --runtimes onnxruntime openvino --rounds 10 \
+    compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --runtimes onnxruntime openvino --rounds 8 \
       ${config:+--set "$config"} --out "fcn-runtimes$name.json"
   done
   compare faster_rcnn_resnet50_mod faster_rcnn_resnet75_mod faster_rcnn_resnet86_mod --size 600 1000 --channels-last \
