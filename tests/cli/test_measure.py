@@ -36,6 +36,18 @@ def test_info_of_any_network(capsys, tmp_path, monkeypatch):
     assert "nothing to convert" in json.loads(capsys.readouterr().out)["plan"]
 
 
+def test_info_of_a_segmentation_network(capsys):
+    run(["info", "fcn_resnet50_mod", "--size", "64", "64"])
+    out = capsys.readouterr().out
+    assert "backbone.layer3.1" in out
+    assert "71.58 % mIoU on Cityscapes" in " ".join(out.split())
+
+
+def test_compare_of_a_height_and_a_width(capsys):
+    run([*COMPARE, "--size", "16", "24", "--json"])
+    assert json.loads(capsys.readouterr().out)["image_shape"] == [3, 16, 24]
+
+
 def test_compare_and_plot(capsys, tmp_path):
     result, figure = tmp_path / "result.json", tmp_path / "figure.png"
     run([*COMPARE, "--batch", "1", "2", "--out", str(result)])

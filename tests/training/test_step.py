@@ -183,6 +183,12 @@ class TestOptimizer:
         found = self.rates(10, schedule="step", milestones=(1, 3), decay=0.5, epochs=4, warmup_epochs=0)
         assert found == [0.1] * 9 + [0.05] * 20 + [0.025] * 11  # timm's milestones come one step early
 
+    def test_poly_falls_to_a_hundredth(self):
+        found = self.rates(10, schedule="poly", decay=0.9, epochs=4, warmup_epochs=0)
+        least = RECIPE.learning_rate / 100
+        expected = [least + (RECIPE.learning_rate - least) * (1 - step / 40) ** 0.9 for step in range(40)]
+        assert found == pytest.approx(expected)
+
     def test_cosine_goes_to_0(self):
         found = self.rates(10, schedule="cosine", epochs=4, warmup_epochs=0)
         assert found[0] == 0.1
