@@ -1,6 +1,10 @@
 import pytest
 
+from cnnmod.training.data import open_data
+from cnnmod.training.folder import Run
 from cnnmod.training.recipes import recipe
+from cnnmod.training.run import run_training
+from pictures import cells, city
 
 
 def test_the_papers():
@@ -22,3 +26,20 @@ def test_with_changes():
 def test_unknown_recipes():
     with pytest.raises(ValueError, match="unknown recipe 'cifar'; did you mean cifar10"):
         recipe("cifar")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("cityscapes", ["image_size=[32,64]", "crop_size=[32,32]"]),
+        ("voc", ["image_size=[64,80]", "network_args.frozen_norms=false"]),
+    ],
+)
+@pytest.mark.parametrize("row", ["baseline", "mod", "control"])
+def test_the_papers_networks_take_a_step(name, changes, row, tmp_path):
+    data = city(tmp_path / "data", train=2, val=1) if name == "cityscapes" else cells(tmp_path / "data", train=2, val=1)
+    made = recipe(name, [*changes, "epochs=1", "batch_size=2", "warmup_epochs=0"])
+    run = Run(recipe=made, row=row, seed=0, data=str(data))
+    found = run_training(run, tmp_path / "run", open_data(data, made))
+    assert found.accuracy.images == 1

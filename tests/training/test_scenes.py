@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from cnnmod.training.recipes import recipe
 from cnnmod.training.scenes import find_scenes
-from pictures import annotation, cells, picture, streets
+from pictures import annotation, cells, city, picture, streets
 
 STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
 CELLS = recipe("bccd")
@@ -48,16 +47,7 @@ def test_an_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
 
 
 def test_cityscapes(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        images, masks = (tmp_path / kind / split / "ulm" for kind in ("leftImg8bit", "gtFine"))
-        images.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        picture((1, 2, 3), (16, 8)).save(images / "ulm_0_leftImg8bit.png")
-        mask = Image.new("L", (16, 8), 7)  # road
-        mask.putpixel((3, 2), 26)  # car
-        mask.putpixel((4, 2), 4)  # static, which counts nowhere
-        mask.save(masks / "ulm_0_gtFine_labelIds.png")
-    splits, classes = find_scenes(tmp_path, recipe("cityscapes"))
+    splits, classes = find_scenes(city(tmp_path, train=1, val=1), recipe("cityscapes"))
     assert len(classes) == 19
     assert (classes[0], classes[13]) == ("road", "car")
     _, mask_HW = splits["validation"].open(0)
