@@ -17,7 +17,13 @@ from pictures import cells, classes, picture, streets
 
 SMALL = ["epochs=2", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
 STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]", "optimizer=adamw"]
-CELLS = [*SMALL, "image_size=[64,80]", "warmup_epochs=0", "network_args.pyramid_channels=8"]
+CELLS = [
+    *SMALL,
+    "image_size=[64,80]",
+    "network_args.min_size=[56,64]",
+    "warmup_epochs=0",
+    "network_args.pyramid_channels=8",
+]
 
 
 def trained(name: str, changes: list[str], data: Path, folder: Path, **kwargs: Any) -> Any:
