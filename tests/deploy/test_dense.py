@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cnnmod import compare, convert_, export, save
+from cnnmod import MoDConfig, compare, convert_, export, save
 from cnnmod.deploy.graph import Format
 from cnnmod.deploy.runtimes import OnnxRuntime, load
 from cnnmod.networks.detection import faster_rcnn, retinanet
@@ -72,6 +72,14 @@ def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: For
     assert list(outputs) == (["0"] if kind == "pt2" else ["out"])
     with torch.inference_mode():
         torch.testing.assert_close(logits[:1], model(EXAMPLE)["out"], atol=1e-4, rtol=1e-4)
+
+
+def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
+    # its Resize leaves inputs out
+    model = fcn("resnet18_mod", 5, head_channels=16, backbone_args={"config": MoDConfig(candidates=4)}).eval()
+    report = export(model, EXAMPLE, tmp_path / "network.onnx")
+    assert report.largest_error < 1e-5
+    assert report.operators["Concat"] > 2
 
 
 @pytest.mark.slow

@@ -78,8 +78,9 @@ def _is_pointwise(node: Any) -> bool:
 
 
 def _is_plain_convolution(node: Any) -> bool:
-    constant = all(one.const_value is not None for one in node.inputs[1:])
-    return node.op_type == "Conv" and constant and node.attributes.get_int("group", 1) == 1
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
+        return False
+    return all(one.const_value is not None for one in node.inputs[1:])
 
 
 class _Cut:
