@@ -15,13 +15,10 @@ if [ "$1" = time ]; then
   compare() { cnnmod compare "$@" --threads 2 --batch 1 >/dev/null; }
   compare fcn_resnet50_mod fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --channels-last --rounds 8 \
     --out fcn-eager-channels_last.json
-  for config in "" candidates=4; do
-    name=${config:+-${config//=/_}}
-    compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --runtimes onnxruntime openvino --rounds 8 \
-      ${config:+--set "$config"} --out "fcn-runtimes$name.json"
-  done
+  compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024 --runtimes onnxruntime openvino --rounds 8 \
+    --out fcn-runtimes.json
   compare faster_rcnn_resnet50_mod faster_rcnn_resnet75_mod faster_rcnn_resnet86_mod --size 600 1000 --channels-last \
-    --rounds 10 --out faster_rcnn-eager-channels_last.json
+    --rounds 8 --out faster_rcnn-eager-channels_last.json
 else
   shift
   export OMP_NUM_THREADS=1
