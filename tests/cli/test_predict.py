@@ -65,6 +65,7 @@ def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> Non
     ("arguments", "message"),
     [
         (["predict", "none.safetensors", "file"], "there is no file none.safetensors"),
+        (["predict", "none.safetensors"], "predict takes images or folders of them after the checkpoint"),
         (["predict", "none.safetensors", "none.jpg"], "there is no image or folder none.jpg"),
         (["predict", "none.safetensors", "."], "the folder . holds no image"),
         (["predict", "none.safetensors", "file", "--threshold", "2"], "--threshold must be from 0 to 1, not 2.0"),

@@ -45,6 +45,14 @@ def test_precision_by_hand() -> None:
     assert precision.coco_ap_pct <= precision.ap50_pct + 1
 
 
+@pytest.mark.parametrize("hits", [1, 2, 3, 4])
+def test_a_recall_that_is_reached_exactly_counts(hits: int) -> None:
+    metric = make_metric("detection", 2, CPU)
+    there = [(1, 1.0, [20.0 * n, 0.0, 20.0 * n + 10, 10.0]) for n in range(5)]
+    metric.update([boxes(*there[:hits])], [boxes(*there)])
+    assert main_pct(metric.compute(1, 0)) == pytest.approx(100 * (2 * hits + 1) / 11, abs=1e-3)
+
+
 def test_what_is_difficult_counts_neither_way() -> None:
     metric = make_metric("detection", 2, CPU)
     metric.update([boxes((1, 0.9, B), (1, 0.8, A))], [boxes((1, 1, A))])

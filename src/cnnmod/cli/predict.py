@@ -36,6 +36,8 @@ def predict(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
+    if not images:
+        raise ValueError("predict takes images or folders of them after the checkpoint")
     files = [file for place in images for file in _files(place)]
     pictures = [out / f"{file.stem}.png" for file in files]
     for number, picture in enumerate(pictures):

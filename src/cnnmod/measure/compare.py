@@ -13,6 +13,7 @@ from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
 from cnnmod.measure.timing import Run, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.trace import meta_forward
 from cnnmod.records.provenance import Provenance
 
 Progress = Callable[[str, int, int], None]  # what is measured, rounds done, rounds in all
@@ -63,6 +64,8 @@ def compare(
     """
     networks = _rows(models)
     _check(networks, example, batch_sizes, rounds, threads, accuracy_pct or {})
+    if training and not isinstance(meta_forward(next(iter(networks.values()))[0], example[:1]), Tensor):
+        raise ValueError("a training step is timed of networks that classify; time these without it")
     if training and tuple(runtimes) != ("eager",):
         raise ValueError(f"a training step runs in 'eager' only, not in {', '.join(map(repr, runtimes))}")
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -46,7 +46,7 @@ def faster_rcnn(
         kwargs: What torchvision's `FasterRCNN` takes: `min_size`, `max_size`, anchors, …
 
     Raises:
-        ValueError: A backbone without these stages; or what `build` raises.
+        ValueError: A backbone without these stages, or with norms that cannot be frozen; or what `build` raises.
 
     Example:
         >>> model = faster_rcnn("resnet18_mod", 21, min_size=600, max_size=1000)
@@ -142,6 +142,10 @@ def _pyramid(
 
 
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None:
+        raise ValueError(
+            f"frozen_norms takes plain batch norms with weights and statistics; the backbone has {type(norm).__name__}"
+        )
     frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
     frozen.load_state_dict({name: value for name, value in norm.state_dict().items() if name in frozen.state_dict()})
     return frozen.to(norm.weight.device)

@@ -165,7 +165,9 @@ class PrecisionOfBoxes:
         everything = gather_object(self._found), gather_object(self._there)
         found: dict[str, Any] = {}
         for name, recalls in {"voc07": 11, "area": 1001, "coco": None}.items():
-            thresholds = {} if recalls is None else {"rec_thresholds": torch.linspace(0, 1, recalls).tolist()}
+            thresholds = (
+                {} if recalls is None else {"rec_thresholds": [place / (recalls - 1) for place in range(recalls)]}
+            )
             overlaps = {} if recalls is None else {"iou_thresholds": [0.5], "class_metrics": name == "voc07"}
             metric = MeanAveragePrecision(sync_on_compute=False, **thresholds, **overlaps)
             metric.update(*everything)
