@@ -59,6 +59,7 @@ def detector(make: Any = faster_rcnn) -> Any:
     return trained_norms_(make("resnet18_mod", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: Format, tmp_path: Path) -> None:
     model, path = segmenter(), tmp_path / f"network{ENDINGS[kind]}"

@@ -69,6 +69,7 @@ def test_it_trains_with_boxes_and_without(make: Any) -> None:
     assert all(p.grad is not None for name, p in model.named_parameters() if "layer4" in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
 def test_a_users_own_detector_is_converted(name: str) -> None:
     model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None, num_classes=4)
