@@ -97,7 +97,9 @@ class TestLoad:
     @pytest.mark.parametrize("argument", ["pretrained", "pretrained_cfg", "checkpoint_path", "weights", "cache_dir"])
     def test_arguments_that_fetch_are_refused(self, argument, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args={argument: True})
-        with pytest.raises(ValueError, match=f"the factory's argument '{argument}' may fetch or read other files"):
+        with pytest.raises(
+            ValueError, match=f"the factory's argument '{argument}' may fetch, import or read other files"
+        ):
             load(tmp_path / "file")
 
     @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}])

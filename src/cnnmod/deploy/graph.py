@@ -95,7 +95,7 @@ def _output_names(model: nn.Module, example: Tensor) -> list[str] | None:
         output = meta_forward(model, example[:1])
     except ValueError:  # the exporter fails too, and is asked where
         return None
-    if isinstance(output, list):
+    if isinstance(output, list) and isinstance(output[0], dict):
         raise ValueError(
             f"{type(model).__name__} is a detector: how many boxes it finds depends on the image, which torch's "
             "exporters cannot write. Export what takes its time, model.backbone, and run the rest in torch"
