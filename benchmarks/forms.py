@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod import MoDConfig, control_, mod_blocks
-from cnnmod.deploy import graph
+from cnnmod.deploy import graph, openvino_file
 from cnnmod.deploy.forms import GraphForm, OnnxForm
 from cnnmod.deploy.graph import SUFFIXES, Format
 from cnnmod.deploy.lower import fold, lower
@@ -63,7 +63,7 @@ def written(form: type[GraphForm], model: nn.Module, images: Tensor, path: Path,
     lowered, _ = fold(model)
     swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
     if whole:
-        with patch.object(graph, "split_candidates_"), patch.object(graph, "gather_channels_last_"):
+        with patch.object(graph, "split_candidates_"), patch.object(openvino_file, "gather_channels_last_"):
             graph.write(lowered, images, path, kind, dynamic_batch=False)
     else:
         graph.write(lowered, images, path, kind, dynamic_batch=False)

@@ -115,7 +115,17 @@ def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
 def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a detector: how many boxes .* Export .*, model.backbone"):
         export(detector(make), EXAMPLE, tmp_path / "detector.onnx")
+    with pytest.raises(ValueError, match=r"is a detector"):
+        export(detector(make), EXAMPLE, tmp_path / "detector.pt2", format="pt2")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_head_that_is_not_timed_is_not_counted() -> None:
+    networks = {name: fcn(f"resnet18{name}", 5, head_channels=16) for name in ("", "_mod")}
+    found = compare(networks, EXAMPLE, rounds=1)
+    bare = fcn("resnet18", 5, aux=False, head_channels=16)
+    assert found.rows[0].parameters == sum(parameter.numel() for parameter in bare.parameters())
+    assert networks[""].aux_classifier is not None
 
 
 def test_detectors_are_compared() -> None:

@@ -111,3 +111,5 @@ def test_bad_input() -> None:
         fcn("resnet18", 5, head="small")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="unknown network 'resnet51'"):
         fcn("resnet51", 5)
+    with pytest.raises(ValueError, match=r"'fcn' cannot be called with .*missing a required argument: 'backbone'"):
+        build("fcn")

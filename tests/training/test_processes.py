@@ -90,5 +90,5 @@ def test_two_processes_score_as_one(name, make, changes, tmp_path):
     score = json.loads((run / "result.json").read_text())["accuracy"]
     opened = open_data(data, recipe(name, (SMALL + changes).split()))
     found = evaluate(load(run / "last.safetensors"), opened.test, opened.num_classes, task=recipe(name).task)
-    assert found.images == 5
+    assert found.images == score["images"] == 5
     assert main_pct(found) == pytest.approx(score[found.main], abs=1e-3)

@@ -90,6 +90,10 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"nothing says what the classes in .* are; name them"):
             find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ["classes=[]"]))
 
+    def test_ignored_is_no_class(self) -> None:
+        with pytest.raises(ValueError, match=r"ignore must be a pixel value .* classes, 2, to 255, not 1"):
+            recipe("camvid", ['classes=["road", "box"]', "ignore=1"])
+
     def test_a_class_out_of_range(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ['classes=["road"]', "ignore=9"]))
         with pytest.raises(ValueError, match=r"trainannot/train0.png has pixels of the class 1; the classes are 0, 9"):

@@ -45,7 +45,7 @@ def export(
         out: The file, ending in .onnx, .xml or .pt2.
         format: What to write.
         batch: Fix the number of images; any number if not given.
-        size: Height and width in pixels; if not given what it was trained with, what it states, or 224.
+        size: Height and width in pixels; if not given what it was tested at, what it states, or 224.
         half: Store weights in 16 bits.
         int8: Quantise a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
             stay in float.
@@ -81,7 +81,7 @@ def export(
 
 
 def _trained_size(checkpoint: Path) -> tuple[int, int] | None:
-    """What the images had, if it is a checkpoint in a run's folder."""
+    """What it was tested at, if it is a checkpoint in a run's folder."""
     return recipe_of(checkpoint).size if (checkpoint.parent / "run.json").is_file() and checkpoint.is_file() else None
 
 

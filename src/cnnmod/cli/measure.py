@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import nn
 
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.demo import run_demo
+from cnnmod.deploy.lower import without_auxiliary_head
 from cnnmod.deploy.runtimes import RUNTIMES, Runtime, check_runtime
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
@@ -21,7 +21,6 @@ from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
 from cnnmod.networks.build import build, build_mod
 from cnnmod.networks.paper import paper_rows
-from cnnmod.networks.segmentation import NETWORKS as SEGMENTERS
 from cnnmod.records.changes import read_change
 from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels, measured_panels
@@ -73,7 +72,7 @@ def info(
             imports the module and calls the factory.
         size: Height and width of its images in pixels; what the network states, or 224, if not given.
     """
-    model = build(name)
+    model = without_auxiliary_head(build(name))
     example = example_for(model)
     if size is not None:
         if min(size) < 1:
@@ -173,12 +172,12 @@ def compare(
         baseline = against or _counterpart(names[0])
         if len({baseline, *names}) <= len(names):
             raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
-        models = {baseline: _for_inference(baseline)}
+        models = {baseline: build(baseline)}
         if changes:
             config = MoDConfig.from_dict(dict(map(read_change, changes)))
-            models |= {" ".join((name, *changes)): _for_inference(name, config) for name in names}
+            models |= {" ".join((name, *changes)): build_mod(name, config) for name in names}
         else:
-            models |= {name: _for_inference(name) for name in names}
+            models |= {name: build(name) for name in names}
         _, channels, height, width = example_for(models[baseline]).shape
         shape = (1, channels, *((size * 2)[:2] or (height, width)))
     with progress_bars() as progress:
@@ -226,12 +225,6 @@ def plot(
         print_json({"figure": str(out)})
     else:
         console.print(f"Written to {out.resolve()}")
-
-
-def _for_inference(name: str, config: MoDConfig | None = None) -> nn.Module:
-    """A network without what only training needs, so that it is not counted either."""
-    arguments = {"aux": False} if name in SEGMENTERS else {}
-    return build(name, **arguments) if config is None else build_mod(name, config, **arguments)
 
 
 def _seeds(experiment: Experiment) -> str:

@@ -3,7 +3,6 @@
 import copy
 import logging
 import warnings
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.selector import SELECTED, openvino_nodes, selector_nodes
+from cnnmod.deploy.openvino_file import write_openvino
+from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.trace import meta_forward
@@ -35,26 +35,35 @@ def write(
         half: Store weights in 16 bits; they are widened when the file is loaded.
 
     Raises:
-        ValueError: The network cannot be exported, with the layer that cannot.
+        ValueError: The network cannot be exported, with the layer that cannot; or it is a detector.
     """
+    names = _output_names(model, example)
     if kind == "pt2":
         _write_pt2(model, example, path, dynamic_batch)
     elif kind == "onnx":
-        _write_onnx(model, example, path, dynamic_batch, half, split=True)
+        _write_onnx(model, example, path, names, dynamic_batch, half, split=True)
     else:
         onnx_path = path.with_name(f".{path.name}.onnx")  # a file of the same stem may be the user's
-        _write_onnx(model, example, onnx_path, dynamic_batch, half=False, split=False)
-        _write_openvino(onnx_path, path, half)
+        _write_onnx(model, example, onnx_path, names, dynamic_batch, half=False, split=False)
+        write_openvino(onnx_path, path, half)
         onnx_path.unlink()
 
 
-def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool, *, split: bool) -> None:
+def _write_onnx(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    names: list[str] | None,
+    dynamic_batch: bool,
+    half: bool,
+    *,
+    split: bool,
+) -> None:
     """All weights are in the one file. Outputs in a dictionary keep their names, and the tensors that hold the MoD
     blocks' selected channels are called after the blocks; nothing else of where the network came from is in it."""
     import onnx
 
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
-    names = _output_names(model, example)
     with _quiet():
         program = _exported(
             lambda: torch.onnx.export(
@@ -123,69 +132,6 @@ def _store_half(graph: Any) -> None:
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
-
-
-def _write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
-    import openvino
-
-    model = openvino.convert_model(onnx_path)
-    _break_ties_downwards(model)
-    gather_channels_last_(model)
-    openvino.save_model(model, path, compress_to_fp16=half)
-    _keep_selectors_in_float32(model, path)
-
-
-def _keep_selectors_in_float32(model: Any, path: Path) -> None:
-    """Where a plugin takes 16 bits for the network, these operators refuse, all but those on feature maps.
-
-    The mark is one that OpenVINO's own transformations set. Its Python interface cannot; the file's format can."""
-    shapes = {node.get_friendly_name(): list(node.get_output_partial_shape(0)) for node in model.get_ops()}
-    chosen = {name for name in selector_nodes(openvino_nodes(model)) if all(size == 1 for size in shapes[name][2:])}
-    if not chosen:
-        return
-    tree = ElementTree.parse(path)
-    for layer in tree.iterfind("layers/layer"):
-        if layer.get("name") in chosen:
-            marks = layer.find("rt_info")
-            marks = ElementTree.SubElement(layer, "rt_info") if marks is None else marks
-            mark = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
-            ElementTree.SubElement(marks, "attribute", mark)
-    tree.write(path, xml_declaration=True)
-
-
-def _break_ties_downwards(model: Any) -> None:
-    """OpenVINO's TopK leaves the order of ties open unless it is told to be stable."""
-    from openvino import opset11
-
-    for node in model.get_ops():
-        if node.get_type_name() == "TopK":
-            given = node.get_attributes()
-            parts = (given[name] for name in ("axis", "mode", "sort", "index_element_type"))
-            stable = opset11.topk(node.input_value(0), node.input_value(1), *parts, stable=True)
-            stable.set_friendly_name(node.get_friendly_name())
-            for number in range(2):
-                stable.output(number).set_names(node.output(number).get_names())
-                node.output(number).replace(stable.output(number))
-
-
-def gather_channels_last_(model: Any) -> None:
-    """OpenVINO keeps feature maps channels last and turns them around, on one thread, for a gather of planes. So
-    channels are gathered along the last axis. Of a map that is overwritten afterwards even that view would be made
-    by turning it around; a copy is cheaper."""
-    import numpy as np
-    from openvino import opset13
-
-    for node in model.get_ops():
-        if node.get_type_name() == "GatherND":
-            images = node.input_value(0)
-            if images.get_node().get_type_name() != "Slice":
-                largest = float(np.finfo(np.float32).max)
-                images = opset13.clamp(images, -largest, largest)
-            index = opset13.squeeze(node.input_value(1), opset13.constant(np.array([2])))
-            last = opset13.transpose(images, opset13.constant(np.array([0, 2, 3, 1])))
-            taken = opset13.gather(last, index, opset13.constant(np.int64(3)), batch_dims=1)
-            planes = opset13.transpose(taken, opset13.constant(np.array([0, 3, 1, 2])))
-            node.output(0).replace(planes.output(0))
 
 
 def _write_pt2(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:

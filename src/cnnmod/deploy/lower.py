@@ -67,13 +67,21 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
 def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, Flow]:
     """A copy for inference with batch norms folded, MoD blocks as in training, and what its layers may do."""
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    if isinstance(getattr(model, "aux_classifier", None), nn.Module):
-        model.aux_classifier = None  # pyright: ignore[reportArgumentType]  torchvision's, which training alone needs
+    model = copy.deepcopy(without_auxiliary_head(model)).eval().requires_grad_(False)
     flow = trace_flow(model, example)
     for conv, norm in flow.conv_norms.items():
         _fold_(model, conv, norm)
     return model.eval(), flow
+
+
+def without_auxiliary_head(model: nn.Module) -> nn.Module:
+    """The network; or, of torchvision's segmentation networks, one of the same layers but the head that training alone
+    needs."""
+    if not isinstance(getattr(model, "aux_classifier", None), nn.Module):
+        return model
+    bare = copy.copy(model)
+    bare._modules = {**model._modules, "aux_classifier": None}
+    return bare
 
 
 def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.lower import without_auxiliary_head
 from cnnmod.deploy.runtimes import IN_TORCH, Runtime, start
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
@@ -103,7 +104,7 @@ def compare(
         provenance = Provenance.now(example.device, torch.get_num_threads())
     rows = []
     for name, (model, role) in networks.items():
-        size = count(model, example[:1])
+        size = count(model if training else without_auxiliary_head(model), example[:1])
         accuracy = (accuracy_pct or {}).get(name)
         rows.append(
             Row(

@@ -110,6 +110,8 @@ class _OneOfMany(TorchDispatchMode):
     """Where how much there is depends on values, there is one: a detector's forward goes on with one box."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not (args and isinstance(args[0], Tensor) and args[0].is_meta):
+            return func(*args, **(kwargs or {}))
         if func is torch.ops.aten.nonzero.default:
             return _one_index(args[0], args[0].ndim)
         if func is torch.ops.aten.index.Tensor:

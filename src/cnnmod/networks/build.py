@@ -43,7 +43,9 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         ...
         ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
     """
-    factory = _factory_of_user(name, kwargs) if ":" in name else _factory(name)
+    factory = _factory_of_user(name) if ":" in name else _factory(name)
+    if ":" in name or factory in OVER_BACKBONES.values():
+        _check_call(name, factory, kwargs)
     model = factory(**kwargs)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
@@ -179,7 +181,7 @@ def _factory_of_torchvision(network: str) -> Callable[..., nn.Module]:
     return factory
 
 
-def _factory_of_user(name: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
+def _factory_of_user(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
@@ -187,8 +189,11 @@ def _factory_of_user(name: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
         raise ValueError(f"{name!r} names no function: {error}") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
+    return factory
+
+
+def _check_call(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     try:
         inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
         raise ValueError(f"{name!r} cannot be called with the arguments {kwargs}: {error}") from error
-    return factory

@@ -28,6 +28,13 @@ class PaperRow:
     gpu_ms: float
 
     @property
+    def pixels(self) -> str:
+        """Of the images that `gmacs_ptflops` and the times are for."""
+        return {"ImageNet": "224 × 224", "CIFAR-10": "32 × 32", "Cityscapes": "512 × 1024"}.get(
+            self.dataset, "600 × 1000"
+        )
+
+    @property
     def measure(self) -> str:
         """What `accuracy_pct` is."""
         return {"Cityscapes": "mIoU", "VOC": "AP50"}.get(self.dataset, "top-1")

@@ -160,6 +160,13 @@ class Recipe:
                 f"augmentation {self.augmentation!r} is not for {self.task}, which takes "
                 f"{', '.join(_AUGMENTATIONS[self.task])}"
             )
+        if self.task != "classification" and self.in_channels != 3:
+            raise ValueError(f"images to segment or detect in have 3 channels, not in_channels = {self.in_channels}")
+        if not len(self.classes) <= self.ignore <= IGNORED:
+            raise ValueError(
+                f"ignore must be a pixel value from the number of classes, {len(self.classes)}, to {IGNORED}, not "
+                f"{self.ignore}"
+            )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be two factors > 0, the smaller first, not {self.scale}")
         if self.task == "classification" and self.size[0] != self.size[1]:

@@ -87,7 +87,8 @@ class _Detected:
 
     def __call__(self, image: Image, label: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         size: Any = tuple(image.shape[-2:])
-        boxes = BoundingBoxes(label["boxes"], format=BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore[reportCallIssue]
+        kind = {"format": BoundingBoxFormat.XYXY, "canvas_size": size}
+        boxes = BoundingBoxes(label["boxes"], **kind)
         image, boxes = self.transform(image, boxes)
         changed = label | {"boxes": boxes.as_subclass(Tensor)}
         if self.training:

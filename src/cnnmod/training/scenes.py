@@ -139,9 +139,8 @@ def _voc(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] |
             listed = year / "ImageSets" / "Main" / f"{name}.txt"
             if not listed.is_file():
                 raise FileNotFoundError(f"{listed}, which lists the images to {split}, does not exist")
-            images += [
-                year / "JPEGImages" / f"{line.split()[0]}.jpg" for line in listed.read_text().splitlines() if line
-            ]
+            listing = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+            images += [year / "JPEGImages" / f"{image}.jpg" for image in listing]
         annotations = [image.parent.parent / "Annotations" / f"{image.stem}.xml" for image in images]
         splits[split] = Scenes(_there(annotations, images), _there(images, annotations), read)
     return splits, classes
