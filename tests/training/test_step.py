@@ -133,8 +133,9 @@ def test_precision(precision, dtype):
     assert seen == [dtype is not None]
 
 
-def test_processes_share_gradients_once_a_step(monkeypatch):
-    """All parts but the last run within no_sync."""
+@pytest.mark.parametrize(("images", "shared"), [(12, [True, True, False]), (4, [True, False]), (1, [False])])
+def test_processes_share_gradients_once_a_step(images, shared, monkeypatch):
+    """All parts but the last run within no_sync, also where there are fewer parts than wanted."""
     within, seen = [False], []
 
     class Shared(nn.Sequential):
@@ -149,8 +150,8 @@ def test_processes_share_gradients_once_a_step(monkeypatch):
             return super().forward(images)
 
     monkeypatch.setattr(step_module, "DistributedDataParallel", Shared)
-    make_step(dataclasses.replace(RECIPE, accumulate=3), Shared(network()))(batch())
-    assert seen == [True, True, False]
+    make_step(dataclasses.replace(RECIPE, accumulate=3), Shared(network()))(batch(images))
+    assert seen == shared
 
 
 class TestOptimizer:

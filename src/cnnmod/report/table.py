@@ -250,7 +250,7 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
         millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
         notes.append(
-            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its MACs "
-            "add norms, activations, pooling."
+            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
+            "MACs add norms, activations, pooling."
         )
     return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)

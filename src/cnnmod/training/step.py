@@ -43,12 +43,13 @@ class Step:
 
     def __call__(self, batch: Batch) -> Tensor:
         device = next(self.model.parameters()).device
-        precision, count = autocast(self.recipe, device), self.recipe.accumulate
+        precision = autocast(self.recipe, device)
         batch = batch.to(device, torch.channels_last if self.recipe.channels_last else torch.contiguous_format)
+        parts = list(batch.chunk(self.recipe.accumulate))  # fewer, where broken images left too few
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
-        for part, some in enumerate(batch.chunk(count), 1):
-            with _not_shared(self.model) if part < count else nullcontext():
+        for part, some in enumerate(parts, 1):
+            with _not_shared(self.model) if part < len(parts) else nullcontext():
                 with precision():
                     loss = self.loss(self.forward, some.images, some.labels) * (len(some) / len(batch))
                 self.scaler.scale(loss).backward()
