@@ -2,12 +2,24 @@ import copy
 import itertools
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cnnmod import ChannelSelector, MoDBlock, MoDConfig, fuse, gather_channels, select_channels
+from cnnmod import (
+    ChannelSelector,
+    MoDBlock,
+    MoDConfig,
+    control_,
+    convert_,
+    fuse,
+    gather_channels,
+    lower,
+    mod_blocks,
+    select_channels,
+)
 
 CHANNELS, K = 32, 4
 
@@ -151,3 +163,22 @@ def test_wrong_inputs(shape):
 def test_k_out_of_range(k):
     with pytest.raises(ValueError, match=f"k must be from 1 to the 32 channels, not {k}"):
         MoDBlock(nn.Identity(), CHANNELS, k)
+
+
+@pytest.mark.parametrize(
+    ("select", "scale"), [("slots", "input"), ("slots", "output"), ("first", "none"), ("first", "input")]
+)
+def test_a_block_that_writes_to_all_channels_starts_as_its_activation(select, scale):
+    config = MoDConfig(c=4, reduction=1, select=select, scale=scale, fuse_to="all")
+    model = convert_(
+        timm.create_model("resnet18_cifar", channels=(16, 32, 64, 128), zero_init_last=False), config
+    ).train()
+    x_NCHW = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(model(x_NCHW), control_(copy.deepcopy(model))(x_NCHW))
+    for block in mod_blocks(model).values():
+        assert isinstance(block.activation, nn.ReLU)
+        nn.init.normal_(block.write.weight, std=0.1)
+    model(x_NCHW).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    model.eval()
+    torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-4)

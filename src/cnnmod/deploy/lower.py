@@ -10,6 +10,7 @@ from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm, can_fuse
 from cnnmod.deploy.triton_form import TritonForm, can_launch
 from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.trace import check_bare
 
@@ -56,7 +57,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
         raise ValueError("lower takes a network, not a MoD block alone")
     check_bare(model)
     model, flow = fold(model, example)
-    form, blocks = FORMS[runtime], mod_blocks(model)
+    form = FORMS[runtime]
+    blocks = {name: block for name, block in mod_blocks(model).items() if _is_known(block.config)}
     if issubclass(form, EagerForm):
         blocks = {n: block for n, block in blocks.items() if n in flow.overwritable and block.layout == "NCHW"}
     if form is FusedForm:
@@ -82,6 +84,11 @@ def without_auxiliary_head(model: nn.Module) -> nn.Module:
     bare = copy.copy(model)
     bare._modules = {**model._modules, "aux_classifier": None}
     return bare
+
+
+def _is_known(config: MoDConfig) -> bool:
+    """Whether the forms compute what this config says; else the training form stays."""
+    return config.select != "slots" and config.scale == "output" and config.fuse_to != "all"
 
 
 def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:

@@ -8,10 +8,10 @@ import torch.fx
 from torch import Tensor, nn
 
 from cnnmod.method.config import MoDConfig, Order
-from cnnmod.method.functional import fuse, gather_channels, select_channels
+from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
-for name in ("select_channels", "gather_channels", "fuse"):
+for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
     torch.fx.wrap(name)  # in a traced graph each is one node
 
 
@@ -67,10 +67,13 @@ class MoDBlock(nn.Module):
         k: How many channels are selected.
         config: The method's choices; as `convert_` leaves it, c is a number and `placement` is data.
         layout: `"NHWC"` where the host's blocks pass (N, H, W, C) on; the Conv-Block then takes (N, H, W, k).
+        activation: The host block's last activation, which follows the fusion with `fuse_to="all"`; the identity if
+            there is none.
 
     Attributes:
         pool: Only the first `pool` channels are candidates; C unless `config.candidates` says otherwise.
         gain_K: With `config.identity_start`, what the scores are multiplied by.
+        write: With `config.fuse_to="all"`, the 1×1 convolution from k to C channels.
 
     Raises:
         ValueError: k is not from 1 to C; in `forward`, an input that is not (N, C, H, W) with H, W ≥ 1.
@@ -94,6 +97,7 @@ class MoDBlock(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         layout: Layout = "NCHW",
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= k <= channels:
@@ -104,8 +108,12 @@ class MoDBlock(nn.Module):
         self.pool = channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
         if config.select == "random":
             self.register_buffer("fixed_index_K", _draw(self.pool, k, config.order, device))
-        else:
+        elif config.scale != "none":
             self.selector = ChannelSelector(self.pool, max(1, channels // config.reduction), device, dtype)
+        if config.fuse_to == "all":
+            self.write = nn.Conv2d(k, channels, 1, bias=False, device=device, dtype=dtype)
+            nn.init.zeros_(self.write.weight)
+            self.activation = nn.Identity() if activation is None else activation
         self.gain_K = nn.Parameter(torch.zeros(k, device=device, dtype=dtype)) if config.identity_start else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -117,9 +125,14 @@ class MoDBlock(nn.Module):
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_input(x_NCHW, self.channels)
         score_NK, index_NK = self.select(x_NCHW)
-        y_NKHW = self._run_conv_block(gather_channels(x_NCHW, index_NK), *args, **kwargs)
-        if score_NK is not None:
+        x_NKHW = x_NCHW[:, : self.k] if self.config.select == "first" else gather_channels(x_NCHW, index_NK)
+        if score_NK is not None and self.config.scale == "input":
+            x_NKHW = (x_NKHW * score_NK[:, :, None, None]).to(x_NCHW.dtype)
+        y_NKHW = self._run_conv_block(x_NKHW, *args, **kwargs)
+        if score_NK is not None and self.config.scale != "input":
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
+        if self.config.fuse_to == "all":
+            return self.activation(x_NCHW + self.write(y_NKHW.to(x_NCHW.dtype)))
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
 
     def _run_conv_block(self, x_NKHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -141,10 +154,14 @@ class MoDBlock(nn.Module):
             if self.training:
                 index_K = _draw(self.pool, self.k, self.config.order, x_NCHW.device)
             return None, _for_each_image(index_K, x_NCHW)
-        logit_NC = self.selector(x_NCHW[:, : self.pool])
         if self.config.select == "first":
-            index_K = torch.arange(self.k, device=self.selector.reduce.weight.device)
-            return logit_NC[:, : self.k].sigmoid(), _for_each_image(index_K, x_NCHW)
+            index_NK = _for_each_image(torch.arange(self.k, device=x_NCHW.device), x_NCHW)
+            if self.config.scale == "none":
+                return None, index_NK
+            return self.selector(x_NCHW[:, : self.pool])[:, : self.k].sigmoid(), index_NK
+        logit_NC = self.selector(x_NCHW[:, : self.pool])
+        if self.config.select == "slots":
+            return select_slots(logit_NC, self.k)
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:

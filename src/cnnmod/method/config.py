@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
-Select: TypeAlias = Literal["learned", "random", "first"]
+Select: TypeAlias = Literal["learned", "random", "first", "slots"]
 Order: TypeAlias = Literal["score", "index"]
-FuseTo: TypeAlias = Literal["first", "last", "original"]
+Scale: TypeAlias = Literal["output", "input", "none"]
+FuseTo: TypeAlias = Literal["first", "last", "original", "all"]
 PlacementRule: TypeAlias = Callable[[int, int], bool]
 Placement: TypeAlias = Literal["alternate", "all"] | tuple[str, ...] | PlacementRule
 
@@ -22,9 +23,14 @@ class MoDConfig:
         select: `"learned"` takes the k channels with the highest importance scores. `"random"` draws them anew in
             each forward pass in training and keeps one draw in evaluation; it has no channel selector and scales
             nothing (the paper's ablation). `"first"` always takes the first k, scaled by their importance scores.
+            `"slots"`, ours: the jth input of the Conv-Block is the highest-scored of the channels j, j + k, j + 2k, …,
+            so that a kernel always reads the same group; the last C mod k channels are in no group.
         order: The selected channels enter the Conv-Block by descending `"score"` or by ascending channel `"index"`.
+        scale: What the importance scores multiply: the Conv-Block's `"output"`, the paper's, or its `"input"`, ours.
+            `"none"`, for a fixed selection: nothing; there is then no channel selector.
         fuse_to: Where the result is added: the `"first"` k channels, the `"last"` k, or the `"original"` places of
-            the selected channels.
+            the selected channels. `"all"`, ours: a learned 1×1 convolution, zero at the start, takes it from k to all C
+            channels, and the host block's last activation follows the addition.
         candidates: The channel selector sees, and selects among, only the first `candidates * k` channels (rounded
             up to a multiple of 16, never more than C). `None` is the paper's: all C.
         residual: Whether the Conv-Block keeps its own residual connection.
@@ -50,6 +56,7 @@ class MoDConfig:
     reduction: int = 16
     select: Select = "learned"
     order: Order = "score"
+    scale: Scale = "output"
     fuse_to: FuseTo = "first"
     candidates: int | None = None
     residual: bool = True
@@ -61,11 +68,13 @@ class MoDConfig:
             if getattr(self, name) is not None:
                 _check_positive_int(name, getattr(self, name), " or None")
         _check_positive_int("reduction", self.reduction)
-        for name, accepted in (("select", Select), ("order", Order), ("fuse_to", FuseTo)):
+        for name, accepted in (("select", Select), ("order", Order), ("scale", Scale), ("fuse_to", FuseTo)):
             value = getattr(self, name)
             if value not in get_args(accepted):
                 listed = ", ".join(map(repr, get_args(accepted)))
                 raise ValueError(f"{name} must be one of {listed}, not {value!r}")
+        if self.scale == "none" and self.select in ("learned", "slots"):
+            raise ValueError(f"scale='none' leaves select={self.select!r} without a gradient; it needs select='first'")
         for name in ("residual", "identity_start"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")

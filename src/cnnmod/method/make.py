@@ -1,6 +1,8 @@
 """make_mod_block: the MoD block for a block of a network, tried before it is put in place."""
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
+from cnnmod.method.trace import meta_forward
+
+_PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
@@ -36,7 +41,8 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except Exception as error:  # whatever foreign modules raise when they are copied
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
-    made = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, block.call.layout)
+    activation = _last_activation(conv_block, example, block) if config.fuse_to == "all" else None
+    made = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, block.call.layout, activation)
     return made.train(block.layer.training)
 
 
@@ -46,6 +52,21 @@ def may_stand_inside(made: MoDBlock, block: Block) -> bool:
         return adds_to_its_input(made.conv_block, _shape_of(block, made.k))
     except ValueError:
         return False
+
+
+def _last_activation(conv_block: nn.Module, example: Tensor, block: Block) -> nn.Module | None:
+    """A copy of the activation whose output is the block's own, if there is one."""
+    called: list[tuple[nn.Module, Tensor, int]] = []
+
+    def note(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        is_activation = not (isinstance(layer, _PASS_ON) or list(layer.children()) or list(layer.parameters()))
+        if is_activation and isinstance(output, Tensor):
+            called.append((layer, output, output._version))
+
+    result = meta_forward(conv_block, example, note, block.call.args, block.call.kwargs)
+    # the version tells what was changed in place after the layer, as by `x = act(x); x += shortcut`
+    last = [layer for layer, output, version in called if output is result and version == result._version]
+    return copy.deepcopy(last[-1]) if last else None
 
 
 def _shape_of(block: Block, k: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
+    """JSON values as the dataclass or type `kind`; nothing unknown, nothing missing but fields with a default.
 
     Args:
         kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type of any or a fixed
@@ -56,9 +56,12 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
         hints = typing.get_type_hints(kind)
-        if differing := sorted(set(hints) ^ set(value)):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        missing = dataclasses.MISSING
+        needed = {n for n, field in fields.items() if field.default is missing and field.default_factory is missing}
+        if differing := sorted((needed - set(value)) | (set(value) - set(fields))):
             raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
-        return kind(**{name: parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+        return kind(**{name: parse(hints[name], item, f"{where}: {name}") for name, item in value.items()})
     arguments = get_args(kind)
     if get_origin(kind) is list and isinstance(value, list):
         return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -21,12 +23,14 @@ class Accuracy:
         top5_pct: The share of images whose class is among the five highest; `None` with five classes or fewer.
         images: How many were tested.
         broken: How many could not be read, and were left out.
+        loss: The mean cross-entropy in nats; `None` in files of older versions.
     """
 
     top1_pct: float
     top5_pct: float | None
     images: int
     broken: int
+    loss: float | None = None
 
     main, title = "top1_pct", "top-1"  # what checkpoints are chosen and networks compared by
 
@@ -107,16 +111,19 @@ class TopOfLogits:
         tops = [top for top in (1, 5) if top == 1 or top < num_classes]
         self.num_classes = num_classes
         self._metrics = [MulticlassAccuracy(num_classes, top_k=top, average="micro").to(device) for top in tops]
+        self._loss = MeanMetric().to(device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
         if outputs.shape != (len(labels), self.num_classes):
             raise ValueError(f"the network has {outputs.shape[-1]} classes, the images have {self.num_classes}")
         for metric in self._metrics:
             metric.update(outputs.float(), labels)
+        self._loss.update(cross_entropy(outputs.float(), labels), len(labels))
 
     def compute(self, images: int, broken: int) -> Accuracy:
         values = [round(100 * metric.compute().item(), 4) for metric in self._metrics]  # float32 has no more
-        return Accuracy(values[0], values[1] if len(values) > 1 else None, images, broken)
+        loss = round(self._loss.compute().item(), 5)
+        return Accuracy(values[0], values[1] if len(values) > 1 else None, images, broken, loss)
 
 
 class OverlapOfPixels:

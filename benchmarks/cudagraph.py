@@ -1,0 +1,107 @@
+"""CUDA graphs on a GPU: ResNet50, ResNet50-, 75- and 86-MoD and their controls, captured, bf16 channels last.
+
+A network is captured with torch's own API, for one batch size. The MoD blocks run with Triton's kernels, and as
+several operators. It tells how much of the loss of eager PyTorch is the launching of kernels.
+
+    python benchmarks/cudagraph.py    # writes results/resnets-cudagraph.json
+"""
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import tyro
+from torch import nn
+
+import cnnmod
+from cnnmod import MoDConfig, control_
+from cnnmod.deploy import lower as lowering
+from cnnmod.networks import build
+from cnnmod.networks.build import build_mod
+from cnnmod.records.files import write_whole
+from cnnmod.records.provenance import Provenance
+
+
+def captured(model: nn.Module, x_NCHW: torch.Tensor) -> torch.cuda.CUDAGraph:
+    """A graph of one forward pass over `x_NCHW`'s memory."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.inference_mode():
+        for _ in range(3):
+            model(x_NCHW)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.inference_mode():
+        model(x_NCHW)
+    return graph
+
+
+def replay_ms(graph: torch.cuda.CUDAGraph, times: int) -> float:
+    """The mean of some replays, one behind the other, by the GPU's clock."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / times
+
+
+def main(
+    minutes: float = 2,
+    batches: tuple[int, ...] = (1, 8, 64, 256),
+    rounds: int = 15,
+    out: Path = Path(__file__).parent / "results" / "resnets-cudagraph.json",
+) -> None:
+    """Measure, and write the file."""
+    end = time.time() + 60 * minutes
+    torch.backends.cudnn.benchmark = True
+    rows: dict[str, nn.Module] = {}
+    for name in ("resnet50", "resnet50_mod", "resnet75_mod", "resnet86_mod"):
+        if name == "resnet50":
+            rows[name] = build(name)
+            continue
+        rows[f"{name} control"] = control_(build(name))
+        rows[f"{name} candidates=4"] = build_mod(name, MoDConfig(candidates=4))
+        rows[name] = build(name)
+    found: list[dict[str, object]] = []
+    for batch in batches:
+        x_NCHW = torch.rand(batch, 3, 224, 224, device="cuda", dtype=torch.bfloat16)
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        graphs: dict[str, torch.cuda.CUDAGraph] = {}
+        for name, model in rows.items():
+            model = model.to("cuda", torch.bfloat16, memory_format=torch.channels_last).eval()
+            forms = {"": True} if "mod" not in name or "control" in name else {", Triton": True, ", operators": False}
+            for form, kernels in forms.items():
+                if time.time() > end:
+                    break
+                try:
+                    with patch.object(lowering, "can_launch", lowering.can_launch if kernels else lambda block: False):
+                        graphs[name + form] = captured(cnnmod.lower(model), x_NCHW)
+                except (RuntimeError, ValueError) as error:
+                    print(f"{name}{form}, batch {batch}: not captured: {str(error).splitlines()[0]}", flush=True)
+                    torch.cuda.synchronize()
+        times: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(rounds):
+            for name, graph in graphs.items():
+                times[name].append(replay_ms(graph, 20 if batch < 64 else 5))
+        for name, measured in times.items():
+            ratio = statistics.median(a / b for a, b in zip(times["resnet50"], measured, strict=True))
+            print(f"batch {batch} {name}: {statistics.median(measured):.4f} ms, {ratio:.3f} x resnet50", flush=True)
+            found.append({"network": name, "batch": batch, "times_ms": [round(value, 5) for value in measured]})
+        made = asdict(Provenance.now(torch.device("cuda"), torch.get_num_threads()))
+        content = {"schema": "cnnmod.cudagraph/1", "measurements": found, "provenance": made}
+        write_whole(out, json.dumps(content, indent=1) + "\n")
+        del graphs
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("torch finds no GPU here")
+    tyro.cli(main, description=__doc__)
