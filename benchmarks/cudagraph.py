@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -50,6 +51,29 @@ def replay_ms(graph: torch.cuda.CUDAGraph, times: int) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / times
+
+
+def cudagraph_table(result: dict[str, Any]) -> str:
+    """A row for each network and form, a column for each batch size."""
+    batches = list(dict.fromkeys(row["batch"] for row in result["measurements"]))
+    times = {(row["network"], row["batch"]): row["times_ms"] for row in result["measurements"]}
+    header = ["network", *(f"batch {batch}: ms" for batch in batches), *("speed-up" for _ in batches)]
+    lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * (len(header) - 1)}|"]
+    for name in dict.fromkeys(row["network"] for row in result["measurements"]):
+        measured = [times[name, batch] for batch in batches]
+        ratios = [
+            statistics.median(dense / own for dense, own in zip(times["resnet50", batch], of_batch, strict=True))
+            for batch, of_batch in zip(batches, measured, strict=True)
+        ]
+        cells = [*(f"{statistics.median(of_batch):.3f}" for of_batch in measured), *(f"{it:.2f}" for it in ratios)]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    made = result["provenance"]
+    rounds = len(result["measurements"][0]["times_ms"])
+    lines.append(
+        f"\nReplays of a CUDA graph, 3×224×224, bfloat16, channels last; {made['device']}, torch "
+        f"{made['versions']['torch']}; medians of {rounds} interleaved rounds."
+    )
+    return "\n".join(lines)
 
 
 def main(

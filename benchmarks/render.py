@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cudagraph import cudagraph_table
+from pays_table import pays_table
+
 from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
 from cnnmod.networks.paper import paper_rows
@@ -116,7 +119,10 @@ def _of_file(path: Path) -> str:
         "forms.json": forms,
         "int8.json": int8,
         "parity.json": parity,
+        "resnets-cudagraph.json": cudagraph_table,
     }
+    if path.name.startswith("pays-"):
+        return pays_table(json.loads(path.read_text(encoding="utf-8")))
     if (render := others.get(path.name)) is not None:
         return render(json.loads(path.read_text(encoding="utf-8")))
     return comparison_cells(read_result(path)).markdown()

@@ -131,3 +131,45 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
             (row, 20) for row in (("mod",) if "order" in name else ("baseline", "mod", "control"))
         ]
         assert found.recipe.network == f"{name.split('-')[0]}_cifar_mod"
+
+
+def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
+    """Cut off by its time it goes on where it stopped; an experiment that was changed meanwhile is refused."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import pays
+    from pays_table import pays_table
+
+    for split in ("train", "test"):
+        classes(tmp_path / "data" / "few", split, list("abcdef"), count=2)
+    arm = {"row": "mod", "runs": 1, "twin": None}
+    slots = ["config.select=slots", "config.scale=input", "config.fuse_to=all"]
+    plan = {
+        "question": "?",
+        "stop_rule": "all runs",
+        "data": "few",
+        "recipe": "cifar10_fast",
+        "changes": ["epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"],
+        "arms": {
+            "control": arm | {"row": "control", "changes": [], "runs": 2},
+            "slots": arm | {"changes": slots, "twin": "static"},
+            "static": arm | {"changes": ["config.select=first", "config.scale=none", "config.fuse_to=all"]},
+        },
+    }
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(plan))
+    folders = {"data": tmp_path / "data", "runs": tmp_path / "runs", "out": tmp_path, "processes": 1}
+    pays.main(path, minutes=0, **folders)
+    assert "out of time" in capsys.readouterr().out
+    pays.main(path, minutes=5, **folders)
+    result = json.loads((tmp_path / "pays-tiny.json").read_text())
+    assert [(arm["arm"], arm["seeds"]) for arm in result["arms"]] == [
+        ("control", [0, 1]),
+        ("slots", [0]),
+        ("static", [0]),
+    ]
+    assert all(run["accuracy"]["images"] == 12 for arm in result["arms"] for run in arm["results"])
+    assert pays_table(result).count("| slots | 1 |") == 1
+    plan["arms"]["control"]["runs"] = 3
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=r"tiny\.json was changed after its first run"):
+        pays.main(path, minutes=5, **folders)
