@@ -22,8 +22,7 @@ from torch import nn
 import cnnmod
 from cnnmod import MoDConfig, control_
 from cnnmod.deploy import lower as lowering
-from cnnmod.networks import build
-from cnnmod.networks.build import build_mod
+from cnnmod.networks import build, build_mod
 from cnnmod.records.files import write_whole
 from cnnmod.records.provenance import Provenance
 

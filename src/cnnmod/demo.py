@@ -12,7 +12,7 @@ from cnnmod.measure.compare import compare
 from cnnmod.measure.results import Comparison, control_name, write_result
 from cnnmod.method.checkpoint import save
 from cnnmod.method.convert import control_, convert_
-from cnnmod.networks.build import build, load
+from cnnmod.networks import build, load
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.report.figure import four_panels
 from cnnmod.report.table import comparison_cells

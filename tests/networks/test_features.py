@@ -5,7 +5,8 @@ import torchvision
 from torch import nn
 
 from cnnmod import convert_, mod_blocks
-from cnnmod.networks.features import dilate_, open_backbone
+from cnnmod.networks.dilate import dilate_
+from cnnmod.networks.features import open_backbone
 
 
 def test_a_dilated_network_equals_timms_own() -> None:

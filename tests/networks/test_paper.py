@@ -1,12 +1,12 @@
 import timm
 
 from cnnmod.networks import paper_rows
-from cnnmod.networks.build import OVER_BACKBONES
+from cnnmod.networks.registry import FACTORIES
 
 
 def test_every_name_is_a_network():
     for name, row in paper_rows().items():
-        assert timm.is_model(name) or name in OVER_BACKBONES, name
+        assert timm.is_model(name) or name in FACTORIES, name
         assert (row.baseline in paper_rows()) == ("_mod" in name), name
 
 

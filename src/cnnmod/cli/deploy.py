@@ -12,7 +12,7 @@ from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.deploy.export import export as export_network
 from cnnmod.deploy.graph import Format
 from cnnmod.method.trace import example_for
-from cnnmod.networks.build import build, load
+from cnnmod.networks import build, load
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import export_text
 from cnnmod.training.data import calibration_images, open_data

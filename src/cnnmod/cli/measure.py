@@ -19,7 +19,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.plan import plan
 from cnnmod.method.trace import example_for
-from cnnmod.networks.build import build, build_mod
+from cnnmod.networks import build, build_mod
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.changes import read_change
 from cnnmod.records.files import check_writable

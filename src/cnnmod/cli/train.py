@@ -11,7 +11,7 @@ import tyro
 from cnnmod.cli.app import Json, app, console, show
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.selection import inspect_selection
-from cnnmod.networks.build import load
+from cnnmod.networks import load
 from cnnmod.records.files import check_writable
 from cnnmod.report.image import image_format
 from cnnmod.report.progress import progress_bars

@@ -1,4 +1,21 @@
-"""The paper's networks; importing this registers them with timm."""
+"""The paper's networks; importing this registers them here and with timm."""
 
-from cnnmod.networks.build import build, build_mod, load
+from cnnmod.networks import cifar, classification
+from cnnmod.networks.detection import faster_rcnn, retinanet
+from cnnmod.networks.from_file import load
 from cnnmod.networks.paper import PaperRow, paper_rows
+from cnnmod.networks.registry import build, build_mod, register
+from cnnmod.networks.segmentation import deeplabv3, fcn
+
+__all__ = [
+    "PaperRow",
+    "build",
+    "build_mod",
+    "deeplabv3",
+    "faster_rcnn",
+    "fcn",
+    "load",
+    "paper_rows",
+    "register",
+    "retinanet",
+]

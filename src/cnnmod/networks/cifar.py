@@ -1,45 +1,28 @@
-"""The paper's networks for CIFAR, dense and converted, registered with timm.
-
-They take what the networks for ImageNet take (`classification.py`).
-"""
+"""The paper's networks for CIFAR, dense and converted."""
 
 from typing import Any
 
 from timm.layers.classifier import ClassifierHead
-from timm.models import generate_default_cfgs, register_model
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.resnet import ResNet
 from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
-from cnnmod.networks.classification import build_through_timm, build_vgg, timm_settings
+from cnnmod.networks.classification import basic, bottleneck, vgg
+from cnnmod.networks.through_timm import Dense, timm_network, timm_settings
 
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-def _settings(first_conv: str, classifier: str, pool_size: int) -> Any:
-    return timm_settings(
-        first_conv,
-        classifier,
-        num_classes=10,
-        input_size=(3, 32, 32),
-        pool_size=(pool_size, pool_size),
-        crop_pct=1.0,
-        mean=CIFAR_MEAN,
-        std=CIFAR_STD,
-    )
+default_cfgs: dict[str, Any] = {}  # timm's descriptions, by name
+_CIFAR: dict[str, Any] = {
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "crop_pct": 1.0,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+}
+_RESNET = timm_settings("conv1", "fc", **_CIFAR, pool_size=(4, 4))
+_VGG = timm_settings("features.0", "head.fc", **_CIFAR, pool_size=(1, 1))
 
 
-default_cfgs = generate_default_cfgs(
-    {f"resnet{depth}_cifar{form}": _settings("conv1", "fc", 4) for depth in (18, 34, 50) for form in ("", "_mod")}
-    | {
-        f"vgg{depth}_bn_cifar{form}": _settings("features.0", "head.fc", 1)
-        for depth in (16, 19)
-        for form in ("", "_mod")
-    }
-)
-
-
-def _cifar_resnet(**settings: Any) -> ResNet:
+def _resnet(**settings: Any) -> ResNet:
     """timm's ResNet with CIFAR's stem: a 3×3 convolution of stride 1, as wide as the first module, no max-pooling."""
     half = settings.get("channels", (64,))[0] // 2
     model = ResNet(stem_type="deep", stem_width=half, **settings)  # timm's other stems are always 64 wide
@@ -52,7 +35,7 @@ def _cifar_resnet(**settings: Any) -> ResNet:
     return model
 
 
-def _cifar_vgg(**settings: Any) -> VGG:
+def _vgg(**settings: Any) -> VGG:
     """timm's VGG with the head 512 → 512 → 512 → classes; the dropout stands before the last two."""
     width, drop_rate, num_classes = 512, settings["drop_rate"], settings.get("num_classes", 10)
     model = VGG(mlp_ratio=1 / 4096, **settings)  # the 7×7 layer of the ImageNet head, about to go, one unit wide
@@ -63,73 +46,61 @@ def _cifar_vgg(**settings: Any) -> VGG:
     return model
 
 
-@register_model
-def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET, converted=False)
+def resnet18_cifar() -> Dense:
     """ResNet18 for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet18_cifar", pretrained, kwargs, config=None, block=BasicBlock, layers=(2, 2, 2, 2)
-    )
+    return basic(2, 2, 2, 2)._replace(make=_resnet)
 
 
-@register_model
-def resnet18_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET)
+def resnet18_cifar_mod() -> Dense:
     """ResNet18-MoD for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet18_cifar_mod", pretrained, kwargs, block=BasicBlock, layers=(2, 2, 2, 2)
-    )
+    return basic(2, 2, 2, 2)._replace(make=_resnet)
 
 
-@register_model
-def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET, converted=False)
+def resnet34_cifar() -> Dense:
     """ResNet34 for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet34_cifar", pretrained, kwargs, config=None, block=BasicBlock, layers=(3, 4, 6, 3)
-    )
+    return basic(3, 4, 6, 3)._replace(make=_resnet)
 
 
-@register_model
-def resnet34_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET)
+def resnet34_cifar_mod() -> Dense:
     """ResNet34-MoD for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet34_cifar_mod", pretrained, kwargs, block=BasicBlock, layers=(3, 4, 6, 3)
-    )
+    return basic(3, 4, 6, 3)._replace(make=_resnet)
 
 
-@register_model
-def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET, converted=False)
+def resnet50_cifar() -> Dense:
     """ResNet50 for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet50_cifar", pretrained, kwargs, config=None, block=Bottleneck, layers=(3, 4, 6, 3)
-    )
+    return bottleneck(3, 4, 6, 3)._replace(make=_resnet)
 
 
-@register_model
-def resnet50_cifar_mod(pretrained: bool = False, **kwargs: Any) -> ResNet:
+@timm_network(_RESNET)
+def resnet50_cifar_mod() -> Dense:
     """ResNet50-MoD for CIFAR: 3×3 stem, no max-pooling."""
-    return build_through_timm(
-        _cifar_resnet, "resnet50_cifar_mod", pretrained, kwargs, block=Bottleneck, layers=(3, 4, 6, 3)
-    )
+    return bottleneck(3, 4, 6, 3)._replace(make=_resnet)
 
 
-@register_model
-def vgg16_bn_cifar(pretrained: bool = False, **kwargs: Any) -> VGG:
+@timm_network(_VGG, converted=False)
+def vgg16_bn_cifar() -> Dense:
     """VGG16-BN for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg16_bn_cifar", pretrained, kwargs, "vgg16", config=None, drop_rate=0.5)
+    return vgg("vgg16", drop_rate=0.5)._replace(make=_vgg)
 
 
-@register_model
-def vgg16_bn_cifar_mod(pretrained: bool = False, **kwargs: Any) -> VGG:
+@timm_network(_VGG)
+def vgg16_bn_cifar_mod() -> Dense:
     """VGG16-BN-MoD for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg16_bn_cifar_mod", pretrained, kwargs, "vgg16", drop_rate=0.5)
+    return vgg("vgg16", drop_rate=0.5)._replace(make=_vgg)
 
 
-@register_model
-def vgg19_bn_cifar(pretrained: bool = False, **kwargs: Any) -> VGG:
+@timm_network(_VGG, converted=False)
+def vgg19_bn_cifar() -> Dense:
     """VGG19-BN for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg19_bn_cifar", pretrained, kwargs, "vgg19", config=None, drop_rate=0.5)
+    return vgg("vgg19", drop_rate=0.5)._replace(make=_vgg)
 
 
-@register_model
-def vgg19_bn_cifar_mod(pretrained: bool = False, **kwargs: Any) -> VGG:
+@timm_network(_VGG)
+def vgg19_bn_cifar_mod() -> Dense:
     """VGG19-BN-MoD for CIFAR, with the head 512 → 512 → 512 → classes."""
-    return build_vgg(_cifar_vgg, "vgg19_bn_cifar_mod", pretrained, kwargs, "vgg19", drop_rate=0.5)
+    return vgg("vgg19", drop_rate=0.5)._replace(make=_vgg)

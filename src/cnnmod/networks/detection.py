@@ -1,7 +1,7 @@
 """Detection: torchvision's Faster R-CNN and RetinaNet over any backbone; the paper's networks for VOC."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,10 +15,12 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import swap_
 from cnnmod.networks.features import open_backbone
+from cnnmod.networks.registry import register
 
 _BOX_PIXELS = 7**2  # to so many torchvision pools what the pyramid has of a box
 
 
+@register(takes_config=False)
 def faster_rcnn(
     backbone: str | nn.Module,
     num_classes: int,
@@ -61,6 +63,7 @@ def faster_rcnn(
     )
 
 
+@register(takes_config=False)
 def retinanet(
     backbone: str | nn.Module,
     num_classes: int,
@@ -80,21 +83,25 @@ def retinanet(
     return RetinaNet(pyramid, num_classes, **settings)
 
 
+@register(takes_config=False)
 def faster_rcnn_resnet50(num_classes: int = 21, **kwargs: Any) -> FasterRCNN:
     """Faster R-CNN with ResNet50, dense, for images of 600 × 1000 pixels."""
     return faster_rcnn("resnet50", num_classes, **(_SIZES | kwargs))
 
 
+@register(takes_config=True)
 def faster_rcnn_resnet50_mod(num_classes: int = 21, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FasterRCNN:
     """Faster R-CNN with ResNet50-MoD, for images of 600 × 1000 pixels."""
     return faster_rcnn("resnet50_mod", num_classes, backbone_args={"config": config}, **(_SIZES | kwargs))
 
 
+@register(takes_config=True)
 def faster_rcnn_resnet75_mod(num_classes: int = 21, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FasterRCNN:
     """Faster R-CNN with ResNet75-MoD, for images of 600 × 1000 pixels."""
     return faster_rcnn("resnet75_mod", num_classes, backbone_args={"config": config}, **(_SIZES | kwargs))
 
 
+@register(takes_config=True)
 def faster_rcnn_resnet86_mod(num_classes: int = 21, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FasterRCNN:
     """Faster R-CNN with ResNet86-MoD, for images of 600 × 1000 pixels."""
     return faster_rcnn("resnet86_mod", num_classes, backbone_args={"config": config}, **(_SIZES | kwargs))
@@ -104,17 +111,6 @@ _SIZES: dict[str, Any] = {
     "min_size": 600,
     "max_size": 1000,
 }  # the paper's: the short side, and what the long one may be
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    made.__name__: made
-    for made in (
-        faster_rcnn,
-        retinanet,
-        faster_rcnn_resnet50,
-        faster_rcnn_resnet50_mod,
-        faster_rcnn_resnet75_mod,
-        faster_rcnn_resnet86_mod,
-    )
-}
 
 
 def _pyramid(

@@ -1,6 +1,5 @@
 """A classifier as a backbone: its feature maps, stage by stage, at the output stride that dense prediction wants."""
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,14 +7,15 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers._fx import get_notrace_functions, get_notrace_modules
-from torch import Tensor, nn
-from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, trace_calls
 from cnnmod.method.discover import discover
-from cnnmod.method.trace import check_bare, example_for, meta_forward
+from cnnmod.method.trace import check_bare, example_for
+from cnnmod.networks.dilate import dilate_, stride_of
+from cnnmod.networks.registry import build
 
 
 class Stage(NamedTuple):
@@ -55,8 +55,6 @@ def open_backbone(given: str | nn.Module, arguments: Mapping[str, Any], output_s
         >>> [tuple(stage) for stage in open_backbone("resnet18", {}).stages]
         [('layer1.1', 64, 4), ('layer2.1', 128, 8), ('layer3.1', 256, 16), ('layer4.1', 512, 32)]
     """
-    from cnnmod.networks.build import build  # which knows what is made of backbones too
-
     if isinstance(given, str):
         network = build(given, **arguments)
     elif arguments:
@@ -68,54 +66,12 @@ def open_backbone(given: str | nn.Module, arguments: Mapping[str, Any], output_s
     blocks = [block for module in discover(network, trace_calls(network, example)) for block in module]
     stages: dict[int, Stage] = {}
     for block in blocks:
-        stride = _stride(example, block.call.out_shape[block.call.layout.index("H")])
+        stride = stride_of(example, block.call.out_shape[block.call.layout.index("H")])
         stages[stride] = Stage(_last_layer(block), block.call.out_channels, stride)
     if output_stride is not None:
         dilate_(network, output_stride)
     leaves = {type(network.get_submodule(block.name)) for block in blocks}
     return Backbone(network, list(stages.values()), sorted(leaves | {MoDBlock}, key=str))
-
-
-def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
-    """Keep the feature map at a stride, in place: convolutions that would halve it further lose their own stride, and
-    those behind are dilated, so that they see what they saw before. MoD blocks' are dilated alike.
-
-    Raises:
-        ValueError: What halves the map there is a pooling, or a convolution that does not pad both sides.
-
-    Example:
-        >>> import timm
-        >>> network = dilate_(timm.create_model("resnet18"), 8)
-        >>> network.layer4[1].conv1.dilation
-        (4, 4)
-    """
-    example = example_for(network)
-    changes: list[tuple[str, nn.Conv2d, int]] = []
-
-    def note(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
-        if not isinstance(layer, (nn.Conv2d, _MaxPoolNd, _AvgPoolNd)):
-            return
-        before = _stride(example, args[0].shape[2])
-        if before >= output_stride and isinstance(layer, nn.Conv2d):
-            changes.append((name, layer, before // output_stride))
-        elif before >= output_stride and layer.stride not in (1, (1, 1)) and output.shape[2] > 1:
-            raise ValueError(f"{name} ({type(layer).__name__}) makes the stride more than {output_stride}")
-
-    meta_forward(network, example, note)
-    for name, conv, dilation in changes:
-        if max(conv.kernel_size) == 1 or (dilation == 1 and conv.stride == (1, 1)):
-            conv.stride = (1, 1)
-            continue
-        pads = tuple(step * (size - 1) / 2 for step, size in zip(conv.dilation, conv.kernel_size, strict=True))
-        if conv.padding != pads:
-            raise ValueError(
-                f"{name} (kernel {conv.kernel_size}, padding {conv.padding}) cannot be dilated for stride "
-                f"{output_stride}: it does not pad both sides"
-            )
-        conv.stride = (1, 1)
-        conv.dilation = (conv.dilation[0] * dilation, conv.dilation[1] * dilation)
-        conv.padding = (int(pads[0]) * dilation, int(pads[1]) * dilation)
-    return network
 
 
 def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -146,10 +102,6 @@ def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             )
     body.load_state_dict({name: given[name] for name in state})
     return model
-
-
-def _stride(example: Tensor, rows: int) -> int:
-    return 2 ** round(math.log2(example.shape[2] / rows))
 
 
 def _last_layer(block: Block) -> str:

@@ -11,6 +11,7 @@ from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from cnnmod.method.config import MoDConfig
 from cnnmod.networks.features import open_backbone
+from cnnmod.networks.registry import register
 
 _STRIDE = 8
 
@@ -32,6 +33,7 @@ class DeepFCNHead(nn.Module):
         return self.classifier(self.dropout(y_NCHW))
 
 
+@register(takes_config=False)
 def fcn(
     backbone: str | nn.Module,
     num_classes: int,
@@ -76,6 +78,7 @@ def fcn(
     return FCN(*_parts(backbone, backbone_args, num_classes, aux, make_head))
 
 
+@register(takes_config=False)
 def deeplabv3(
     backbone: str | nn.Module,
     num_classes: int,
@@ -89,29 +92,28 @@ def deeplabv3(
     )
 
 
+@register(takes_config=False)
 def fcn_resnet50(num_classes: int = 19, **kwargs: Any) -> FCN:
     """FCN-ResNet50, dense, with the paper's head: 47.114 M parameters without the auxiliary head."""
     return fcn("resnet50", num_classes, **kwargs)
 
 
+@register(takes_config=True)
 def fcn_resnet50_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
     """FCN-ResNet50-MoD: 39.663 M parameters without the auxiliary head."""
     return fcn("resnet50_mod", num_classes, backbone_args={"config": config}, **kwargs)
 
 
+@register(takes_config=True)
 def fcn_resnet75_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
     """FCN-ResNet75-MoD: 44.657 M parameters without the auxiliary head."""
     return fcn("resnet75_mod", num_classes, backbone_args={"config": config}, **kwargs)
 
 
+@register(takes_config=True)
 def fcn_resnet86_mod(num_classes: int = 19, config: MoDConfig = MoDConfig(), **kwargs: Any) -> FCN:
     """FCN-ResNet86-MoD: 47.154 M parameters without the auxiliary head."""
     return fcn("resnet86_mod", num_classes, backbone_args={"config": config}, **kwargs)
-
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    made.__name__: made for made in (fcn, deeplabv3, fcn_resnet50, fcn_resnet50_mod, fcn_resnet75_mod, fcn_resnet86_mod)
-}
 
 
 def _parts(

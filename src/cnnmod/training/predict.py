@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnmod.networks.build import load
+from cnnmod.networks import load
 from cnnmod.training.data import images_of_files
 from cnnmod.training.folder import classes_of, recipe_of
 from cnnmod.training.processes import all_processes

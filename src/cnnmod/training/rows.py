@@ -5,8 +5,8 @@ from typing import Any, Literal
 from torch import nn
 
 from cnnmod.method.convert import control_
-from cnnmod.networks.build import build, build_mod, factory_name
 from cnnmod.networks.features import load_backbone_
+from cnnmod.networks.registry import build, build_mod, factory_name
 from cnnmod.training.recipe import Recipe
 
 Row = Literal["baseline", "mod", "control"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnmod.networks.build import build, load
+from cnnmod.networks import build, load
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse
 from cnnmod.training.data import Data

@@ -1,0 +1,192 @@
+"""Networks by name: cnnmod's own, which register here, timm's, torchvision's, and a function of the user's.
+
+cnnmod's networks register as anybody's do: `@register` for a function of one's own.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
+
+import timm
+import torchvision
+from torch import nn
+
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.convert import convert_
+
+Make = Callable[..., nn.Module]
+MakeT = TypeVar("MakeT", bound=Make)
+
+
+class Factory(NamedTuple):
+    """A registered function that builds a network.
+
+    Attributes:
+        make: The function.
+        takes_config: Whether it makes a MoD network itself, of a `MoDConfig` that it takes as `config`.
+    """
+
+    make: Make
+    takes_config: bool
+
+
+FACTORIES: dict[str, Factory] = {}
+
+
+def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
+    """Register a function that builds a network, under its own name.
+
+    Args:
+        takes_config: Whether it makes a MoD network itself, of a `MoDConfig` that it takes as `config`. Other networks
+            are converted by `build_mod`.
+
+    Raises:
+        ValueError: Another function has that name.
+
+    Example:
+        >>> @register(takes_config=False)
+        ... def tiny_cnn(num_classes=10):
+        ...     return nn.Sequential(nn.Conv2d(3, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> len(build("tiny_cnn", num_classes=7))
+        3
+        >>> del FACTORIES["tiny_cnn"]
+    """
+
+    def add(make: MakeT) -> MakeT:
+        name = make.__name__
+        if name in FACTORIES:
+            raise ValueError(f"a network {name!r} is registered already, by {FACTORIES[name].make.__module__}")
+        FACTORIES[name] = Factory(make, takes_config)
+        return make
+
+    return add
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    """The network that a factory makes, without pretrained weights unless they are asked for.
+
+    Args:
+        name: `"NAME"` of a registered network or of timm's own, `"timm/NAME"`, `"cnnmod/NAME"`, `"torchvision/NAME"`,
+            or `"package.module:factory"`, which imports the module and calls the function.
+        kwargs: What the factory is given.
+
+    Raises:
+        ValueError: An unknown name, with the nearest ones; or a function of one's own does not take `kwargs` alone, or
+            returned something else than a network.
+
+    Example:
+        >>> type(build("torchvision/resnet18", num_classes=10)).__module__
+        'torchvision.models.resnet'
+        >>> build("resnet75_md")
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
+    """
+    factory = factory_of(name)
+    if not _is_timms(name):  # whose functions all take **kwargs
+        _check_call(name, factory, kwargs)
+    model = factory(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
+    """The MoD network of this name: one that takes a config, or any other that `build` takes, converted.
+
+    Example:
+        >>> import cnnmod
+        >>> len(cnnmod.mod_blocks(build_mod("resnet18", MoDConfig(order="index"))))
+        4
+    """
+    return build(name, config=config, **kwargs) if takes_config(name) else convert_(build(name, **kwargs), config)
+
+
+def factory_name(name: str) -> str:
+    """The name with its library, as `cnnmod.save` wants a factory named.
+
+    Example:
+        >>> factory_name("resnet18"), factory_name("resnet18_mod")
+        ('timm/resnet18', 'cnnmod/resnet18_mod')
+    """
+    if "/" in name or ":" in name:
+        return name
+    return f"{'cnnmod' if name in FACTORIES else 'timm'}/{name}"
+
+
+def takes_config(name: str) -> bool:
+    """Whether the factory of this name makes a MoD network itself, of a config that it takes."""
+    library, _, network = name.rpartition("/")
+    return library in ("", "cnnmod") and network in FACTORIES and FACTORIES[network].takes_config
+
+
+def factory_of(name: str) -> Make:
+    """The function that builds the network of this name.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if ":" in name:
+        return _of_user(name)
+    library, _, network = name.rpartition("/")
+    if library not in _LIBRARIES:
+        raise ValueError(
+            f"unknown network {name!r}; a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "
+            "package.module:factory"
+        )
+    known, make = _LIBRARIES[library]
+    if (network.partition(".")[0] if _is_timms(name) else network) not in known():  # timm's resnet50.a1_in1k
+        nearest = dict.fromkeys(difflib.get_close_matches(network, known(), n=3))
+        found = ", ".join(f"{library}/{name}" if library else name for name in nearest)
+        raise ValueError(f"unknown network {name!r}; {f'did you mean {found}?' if found else 'see timm.list_models()'}")
+    return make(network)
+
+
+def _is_timms(name: str) -> bool:
+    library, _, network = name.rpartition("/")
+    return ":" not in name and (library == "timm" or (library == "" and network not in FACTORIES))
+
+
+def _any(network: str) -> Make:
+    return FACTORIES[network].make if network in FACTORIES else _of_timm(network)
+
+
+def _of_timm(network: str) -> Make:
+    return lambda **kwargs: timm.create_model(network, **kwargs)
+
+
+def _of_torchvision(network: str) -> Make:
+    def make(**kwargs: Any) -> nn.Module:
+        accepted = inspect.signature(torchvision.models.get_model_builder(network)).parameters
+        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # its default fetches
+        return torchvision.models.get_model(network, **(backbone | kwargs))
+
+    return make
+
+
+_LIBRARIES: Mapping[str, tuple[Callable[[], Iterable[str]], Callable[[str], Make]]] = {
+    "": (lambda: [*FACTORIES, *timm.list_models()], _any),
+    "cnnmod": (lambda: [*FACTORIES], _any),
+    "timm": (lambda: [*timm.list_models()], _of_timm),
+    "torchvision": (lambda: torchvision.models.list_models(), _of_torchvision),
+}
+
+
+def _of_user(name: str) -> Make:
+    module, _, function = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} names no function: {error}") from error
+    if not callable(factory):
+        raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
+    return cast(Make, factory)
+
+
+def _check_call(name: str, factory: Make, kwargs: dict[str, Any]) -> None:
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"{name!r} cannot be called with the arguments {kwargs}: {error}") from error

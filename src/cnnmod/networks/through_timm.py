@@ -1,0 +1,84 @@
+"""`@timm_network`: a network of the paper, registered here and with timm, built through timm.
+
+`timm.create_model(name)` takes what it takes for the family (`num_classes`, `in_chans`, `features_only`, …) and, for a
+MoD network, `config`, a `MoDConfig`.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.convert import convert_
+from cnnmod.networks.registry import register
+
+
+class Dense(NamedTuple):
+    """A family's own network, and what it is built with.
+
+    Attributes:
+        make: The family's class, or a function like it.
+        settings: What it is given.
+        out_indices: The stages that `features_only` returns.
+    """
+
+    make: Callable[..., nn.Module]
+    settings: dict[str, Any]
+    out_indices: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+def timm_settings(first_conv: str, classifier: str, **settings: Any) -> dict[str, Any]:
+    """timm's description of a network: input, preprocessing, the names of its first and last layer."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": first_conv,
+        "classifier": classifier,
+        "paper_name": "CNN Mixture-of-Depths",
+        "paper_ids": "arXiv:2409.17016",
+    } | settings
+
+
+def timm_network(
+    description: dict[str, Any], *, converted: bool = True
+) -> Callable[[Callable[[], Dense]], Callable[..., Any]]:
+    """Register the network that the decorated function describes, under that function's name.
+
+    Args:
+        description: As `timm_settings` returns it.
+        converted: Whether it is a MoD network; then it takes `config`.
+    """
+
+    def add(describe: Callable[[], Dense]) -> Callable[..., Any]:
+        name = describe.__name__
+
+        def network(pretrained: bool = False, **kwargs: Any) -> Any:
+            if pretrained:
+                raise ValueError(f"there are no published weights of {name}; build it without pretrained=True")
+            dense = describe()
+            out_indices = kwargs.pop("out_indices", dense.out_indices)
+            config = kwargs.pop("config", MoDConfig()) if converted else None
+
+            def make(**settings: Any) -> nn.Module:
+                model = dense.make(**settings)
+                return model if config is None else convert_(model, config)
+
+            features = {"feature_cls": "getter", "out_indices": out_indices}
+            settings = dense.settings | kwargs  # what the user gives goes first, as everywhere in timm
+            return build_model_with_cfg(make, name, pretrained, feature_cfg=features, **settings)
+
+        network.__name__ = network.__qualname__ = name
+        network.__module__, network.__doc__ = describe.__module__, describe.__doc__
+        vars(sys.modules[describe.__module__])["default_cfgs"].update(generate_default_cfgs({name: description}))
+        return register(takes_config=converted)(register_model(network))
+
+    return add
