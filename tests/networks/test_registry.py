@@ -77,7 +77,7 @@ def test_a_network_that_is_registered_from_outside():
 
     try:
         assert len(cnnmod.mod_blocks(build_mod("outside", MoDConfig(), num_classes=3))) == 4
-        with pytest.raises(ValueError, match="'outside' cannot be called with the arguments {'classes': 3}"):
+        with pytest.raises(ValueError, match=r"'outside' cannot be called with the arguments \{'classes': 3\}"):
             build("outside", classes=3)
     finally:
         del FACTORIES["outside"]
