@@ -1,6 +1,9 @@
 """The pages' Python does what they say."""
 
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,37 @@ def test_the_page_on_dense_prediction(tmp_path, monkeypatch):
     with torch.inference_mode():
         assert found["detector"]([torch.rand(3, 600, 800)])[0].keys() == {"boxes", "labels", "scores"}
     assert found["report"].largest_error < 1e-4
+
+
+class OutsideCode(HTMLParser):
+    """Collects the text of a page that is not in a code block."""
+
+    def __init__(self):
+        super().__init__()
+        self.depth, self.text = 0, []
+
+    def handle_starttag(self, tag, attrs):
+        self.depth += tag in ("pre", "code")
+
+    def handle_endtag(self, tag):
+        self.depth -= tag in ("pre", "code")
+
+    def handle_data(self, data):
+        if not self.depth:
+            self.text.append(data)
+
+
+@pytest.mark.slow
+def test_examples_are_code_blocks_on_the_site(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=DOCS.parent, check=True)
+    pages = list(tmp_path.rglob("*.html"))
+    examples = 0
+    for page in pages:
+        html = page.read_text(encoding="utf-8")
+        parser = OutsideCode()
+        parser.feed(html)
+        examples += html.count("&gt;&gt;&gt;")
+        assert ">>>" not in "".join(parser.text), page.relative_to(tmp_path)
+    assert len(pages) > 12
+    assert examples > 50

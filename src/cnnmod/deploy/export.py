@@ -94,7 +94,7 @@ def export(
         ModuleNotFoundError: The runtime is not installed, with the extra that brings it.
         OSError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> import cnnmod, tempfile, timm, torch
         >>> model = cnnmod.convert_(timm.create_model("resnet18")).eval()
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     Raises:
         ValueError: An unknown runtime, a wrapped model, or a network that does not run on the example.
 
-    Example:
+    Examples:
         >>> import cnnmod, timm, torch
         >>> model = cnnmod.convert_(timm.create_model("resnet18")).eval()
         >>> x_NCHW = torch.rand(1, 3, 224, 224)

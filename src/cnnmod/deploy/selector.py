@@ -29,7 +29,7 @@ def selector_nodes(nodes: Mapping[str, Node]) -> set[str]:
 
     Pooling itself is not among them: it reads the feature map as it is, in few bits, and sums up in float32 anyway.
 
-    Example:
+    Examples:
         >>> nodes = {"a": Node("Conv", []), "pool": Node("ReduceMean", ["a"]), "logits": Node("MatMul", ["pool"])}
         >>> nodes |= {"top": Node("TopK", ["logits"], selects=True), "score": Node("Sigmoid", ["top"])}
         >>> nodes |= {"scaled": Node("Mul", ["b", "score"]), "b": Node("Conv", ["a"]), "c": Node("Conv", ["scaled"])}

@@ -56,7 +56,7 @@ def compare(
     Raises:
         ValueError: No MoD network after the baseline, names without a row, an example or a number that does not fit.
 
-    Example:
+    Examples:
         >>> import cnnmod, timm
         >>> models = {"resnet18": timm.create_model("resnet18"), "mod": cnnmod.convert_(timm.create_model("resnet18"))}
         >>> comparison = compare(models, torch.rand(1, 3, 32, 32), rounds=2)

@@ -34,7 +34,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
     Raises:
         ValueError: The network does not run on the example.
 
-    Example:
+    Examples:
         >>> import timm
         >>> resnet50 = count(timm.create_model("resnet50"))
         >>> resnet50.parameters, round(resnet50.gmacs, 3)

@@ -14,7 +14,7 @@ def peak_memory_mib(run: Callable[[], object]) -> float:
 
     Temporary memory inside an operator does not count.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.zeros(2**18)  # 1 MiB
         >>> peak_memory_mib(lambda: x + 1 + 1)

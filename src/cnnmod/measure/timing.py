@@ -35,7 +35,7 @@ def time_interleaved(
     Returns:
         Each run's milliseconds, one a round.
 
-    Example:
+    Examples:
         >>> times = time_interleaved({"a": lambda: None, "b": lambda: None}, rounds=3)
         >>> {name: len(times_ms) for name, times_ms in times.items()}
         {'a': 3, 'b': 3}

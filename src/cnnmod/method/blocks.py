@@ -24,7 +24,7 @@ class ChannelSelector(nn.Module):
         channels: How many channels it sees and scores.
         hidden: The width between the two layers.
 
-    Example:
+    Examples:
         >>> ChannelSelector(64, hidden=4)(torch.rand(2, 64, 8, 8)).shape
         torch.Size([2, 64])
     """
@@ -78,7 +78,7 @@ class MoDBlock(nn.Module):
     Raises:
         ValueError: k is not from 1 to C; in `forward`, an input that is not (N, C, H, W) with H, W ≥ 1.
 
-    Example:
+    Examples:
         >>> block = MoDBlock(torch.nn.Conv2d(1, 1, 3, padding=1), channels=64, k=1)
         >>> block(torch.rand(2, 64, 8, 8)).shape
         torch.Size([2, 64, 8, 8])

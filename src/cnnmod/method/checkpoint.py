@@ -51,7 +51,7 @@ def save(
         ValueError: The model is wrapped (DDP, torch.compile), or `factory` or its arguments have another form.
         OSError: The folder does not exist, or the file cannot be written.
 
-    Example:
+    Examples:
         >>> import cnnmod, tempfile, timm
         >>> path = Path(tempfile.mkdtemp()) / "resnet18_mod.safetensors"
         >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)

@@ -43,7 +43,7 @@ class MoDConfig:
     Raises:
         ValueError: A value that is not accepted, with the values that are.
 
-    Example:
+    Examples:
         >>> MoDConfig(order="index", candidates=4).candidates
         4
         >>> MoDConfig(order="random")
@@ -92,7 +92,7 @@ class MoDConfig:
             ValueError: `placement` is a callable, which no file can hold. The MoD blocks of a converted network
                 hold the resulting names instead, so their `config` always has a dictionary.
 
-        Example:
+        Examples:
             >>> MoDConfig.from_dict(MoDConfig(c=32).to_dict()) == MoDConfig(c=32)
             True
         """

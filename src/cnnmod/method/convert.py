@@ -43,7 +43,7 @@ def convert_(
         ValueError: Nothing to convert, MoD blocks already there, a wrapped model, no chosen block that can be shrunken
             (or, where `placement` names them, one that cannot). The model is then what it was.
 
-    Example:
+    Examples:
         >>> import timm
         >>> model = convert_(timm.create_model("resnet50"))
         >>> sum(parameter.numel() for parameter in model.parameters())
@@ -72,7 +72,7 @@ def control_(model: ModelT) -> ModelT:
     Raises:
         ValueError: The model has no MoD block.
 
-    Example:
+    Examples:
         >>> import timm
         >>> model = control_(convert_(timm.create_model("resnet50")))
         >>> sum(parameter.numel() for parameter in model.parameters())
@@ -88,7 +88,7 @@ def control_(model: ModelT) -> ModelT:
 def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
     """The model's MoD blocks by qualified name, in the network's order.
 
-    Example:
+    Examples:
         >>> import timm
         >>> list(mod_blocks(convert_(timm.create_model("resnet18"))))
         ['layer1.1', 'layer2.1', 'layer3.1', 'layer4.1']

@@ -33,7 +33,7 @@ def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[s
         ValueError: The network does not run on the example, or has no two blocks in a row; then with the block
             types that it has, and why each is none.
 
-    Example:
+    Examples:
         >>> import timm
         >>> find_modules(timm.create_model("resnet18"))[0]
         ['layer1.0', 'layer1.1']

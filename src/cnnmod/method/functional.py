@@ -28,7 +28,7 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
     Raises:
         ValueError: k or order is not accepted.
 
-    Example:
+    Examples:
         >>> score_NK, index_NK = select_channels(torch.tensor([[0.0, 2.0, 0.0, 1.0]]), k=3)
         >>> index_NK
         tensor([[1, 3, 0]])
@@ -62,7 +62,7 @@ def select_slots(logit_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: k is not accepted.
 
-    Example:
+    Examples:
         >>> select_slots(torch.tensor([[0.0, 2.0, 5.0, 1.0, 0.0]]), k=2)[1]
         tensor([[2, 1]])
     """
@@ -87,7 +87,7 @@ def _rank_keys(logit_NC: Tensor) -> Tensor:
 def gather_channels(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
     """Take each image's selected channels: (N, C, H, W) and (N, K) give (N, K, H, W).
 
-    Example:
+    Examples:
         >>> x_NCHW = torch.arange(3.0).view(1, 3, 1, 1)
         >>> gather_channels(x_NCHW, torch.tensor([[2, 0]])).flatten()
         tensor([2., 0.])
@@ -113,7 +113,7 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
     Raises:
         ValueError: `to` is not accepted, or `"original"` came without `index_NK`.
 
-    Example:
+    Examples:
         >>> x_NCHW, y_NKHW = torch.zeros(1, 3, 1, 1), torch.ones(1, 1, 1, 1)
         >>> fuse(x_NCHW, y_NKHW).flatten(), fuse(x_NCHW, y_NKHW, to="last").flatten()
         (tensor([1., 0., 0.]), tensor([0., 0., 1.]))

@@ -83,7 +83,7 @@ def plan(
             `placement` or `filter_fn` chooses no block. Where no chosen block can be a MoD block there is a plan,
             with the reasons.
 
-    Example:
+    Examples:
         >>> import timm
         >>> print(plan(timm.create_model("resnet18")))
         ResNet: 4 MoD blocks, c = 64

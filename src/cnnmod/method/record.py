@@ -15,7 +15,7 @@ from cnnmod.method.convert import mod_blocks
 def recorded_selection(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """Within it, every call of a MoD block adds the channel indices (N, K) that it selects to its list.
 
-    Example:
+    Examples:
         >>> import timm, torch
         >>> from cnnmod import convert_
         >>> model = convert_(timm.create_model("resnet18")).eval()

@@ -37,7 +37,7 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     Raises:
         ValueError: `block` is no module, c is no positive integer, or a module has parameters of unknown meaning.
 
-    Example:
+    Examples:
         >>> block = nn.Sequential(nn.Conv2d(128, 256, 3), nn.BatchNorm2d(256), nn.ReLU())
         >>> shrink(block, 64)[0]
         Conv2d(2, 4, kernel_size=(3, 3), stride=(1, 1))

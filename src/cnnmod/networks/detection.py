@@ -50,7 +50,7 @@ def faster_rcnn(
     Raises:
         ValueError: A backbone without these stages, or with norms that cannot be frozen; or what `build` raises.
 
-    Example:
+    Examples:
         >>> model = faster_rcnn("resnet18_mod", 21, min_size=600, max_size=1000)
         >>> type(model).__module__
         'torchvision.models.detection.faster_rcnn'

@@ -16,7 +16,7 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
     Raises:
         ValueError: What halves the map there is a pooling, or a convolution that does not pad both sides.
 
-    Example:
+    Examples:
         >>> import timm
         >>> network = dilate_(timm.create_model("resnet18"), 8)
         >>> network.layer4[1].conv1.dilation

@@ -51,7 +51,7 @@ def open_backbone(given: str | nn.Module, arguments: Mapping[str, Any], output_s
 
     Its stages are found by shape, as modules are.
 
-    Example:
+    Examples:
         >>> [tuple(stage) for stage in open_backbone("resnet18", {}).stages]
         [('layer1.1', 64, 4), ('layer2.1', 128, 8), ('layer3.1', 256, 16), ('layer4.1', 512, 32)]
     """

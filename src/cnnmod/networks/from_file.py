@@ -29,7 +29,7 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
         ValueError: The file names no factory, one outside timm, torchvision and cnnmod, or arguments that may fetch
             or read other files; or what `cnnmod.load_` raises.
 
-    Example:
+    Examples:
         >>> import cnnmod, pathlib, tempfile, timm
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "resnet18_mod.safetensors"
         >>> arguments = {"num_classes": 10}

@@ -44,7 +44,7 @@ class PaperRow:
 def paper_rows() -> dict[str, PaperRow]:
     """The paper's networks by the names under which `build` has them.
 
-    Example:
+    Examples:
         >>> paper_rows()["resnet75_mod"].baseline
         'resnet50'
     """

@@ -45,7 +45,7 @@ def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
     Raises:
         ValueError: Another function has that name.
 
-    Example:
+    Examples:
         >>> @register(takes_config=False)
         ... def tiny_cnn(num_classes=10):
         ...     return nn.Sequential(nn.Conv2d(3, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -76,7 +76,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         ValueError: An unknown name, with the nearest ones; or a function of one's own does not take `kwargs` alone, or
             returned something else than a network.
 
-    Example:
+    Examples:
         >>> type(build("torchvision/resnet18", num_classes=10)).__module__
         'torchvision.models.resnet'
         >>> build("resnet75_md")
@@ -96,7 +96,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
 def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
     """The MoD network of this name: one that takes a config, or any other that `build` takes, converted.
 
-    Example:
+    Examples:
         >>> import cnnmod
         >>> len(cnnmod.mod_blocks(build_mod("resnet18", MoDConfig(order="index"))))
         4
@@ -107,7 +107,7 @@ def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
 def factory_name(name: str) -> str:
     """The name with its library, as `cnnmod.save` wants a factory named.
 
-    Example:
+    Examples:
         >>> factory_name("resnet18"), factory_name("resnet18_mod")
         ('timm/resnet18', 'cnnmod/resnet18_mod')
     """

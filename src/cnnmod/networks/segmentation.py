@@ -60,7 +60,7 @@ def fcn(
     Raises:
         ValueError: A backbone that cannot be dilated to stride 8 or has one stage only; or what `build` raises.
 
-    Example:
+    Examples:
         >>> model = fcn("resnet50_mod", 19, aux=False)
         >>> sum(parameter.numel() for parameter in model.parameters())
         39662728

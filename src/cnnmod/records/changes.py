@@ -12,7 +12,7 @@ def read_change(change: str) -> tuple[str, Any]:
     Raises:
         ValueError: It is no `field=value`.
 
-    Example:
+    Examples:
         >>> read_change("epochs=3"), read_change("order=index"), read_change("c=None")
         (('epochs', 3), ('order', 'index'), ('c', None))
     """

@@ -39,7 +39,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     Raises:
         ValueError: The first value that does not fit.
 
-    Example:
+    Examples:
         >>> parse(list[int], [1, "2"], "batch sizes")
         Traceback (most recent call last):
         ...

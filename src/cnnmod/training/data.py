@@ -59,7 +59,7 @@ def open_data(
         ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, or an image
             is broken.
 
-    Example:
+    Examples:
         >>> from cnnmod.training.recipes import recipe
         >>> data = open_data("digits", recipe("digits"))
         >>> len(data.train), len(data.test), data.num_classes
@@ -140,7 +140,7 @@ def calibration_images(data: Data, count: int = 256) -> Tensor:
     Raises:
         ValueError: They are to detect in, of sizes of their own.
 
-    Example:
+    Examples:
         >>> from cnnmod.training.recipes import recipe
         >>> calibration_images(open_data("digits", recipe("digits")), 16).shape
         torch.Size([16, 1, 8, 8])

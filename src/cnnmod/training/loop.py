@@ -75,7 +75,7 @@ def train(
         ValueError: Fewer images than the batch size, or a batch size that the processes cannot share.
         FloatingPointError: The loss is no longer finite.
 
-    Example:
+    Examples:
         >>> from cnnmod.networks import build_mod
         >>> from cnnmod.training.data import open_data
         >>> from cnnmod.training.recipes import recipe

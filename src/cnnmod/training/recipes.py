@@ -18,7 +18,7 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: An unknown recipe or field, with the nearest; or a value that does not fit.
 
-    Example:
+    Examples:
         >>> recipe("digits", ["epochs=3", "config.order=index"]).config.order
         'index'
         >>> recipe("digits", ["epoch=3"])
