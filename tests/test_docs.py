@@ -72,5 +72,7 @@ def test_examples_are_code_blocks_on_the_site(tmp_path):
         parser.feed(html)
         examples += html.count("&gt;&gt;&gt;")
         assert ">>>" not in "".join(parser.text), page.relative_to(tmp_path)
+        # markdown makes quotations in quotations of a >>> that is not in a code block
+        assert not re.search(r"<blockquote>\s*<blockquote>", html), page.relative_to(tmp_path)
     assert len(pages) > 12
     assert examples > 50
