@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, trace_calls
 from cnnmod.method.discover import discover
-from cnnmod.method.trace import check_bare, example_for, meta_forward
+from cnnmod.method.trace import example_for, meta_forward
 
 
 class Stage(NamedTuple):
