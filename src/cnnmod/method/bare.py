@@ -25,6 +25,6 @@ def check_bare(model: nn.Module) -> None:
     for name, module in model.named_modules():
         wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if wrapper is not None:
-            inner = _WRAPPERS[wrapper]
-            hint = f"; its attribute {inner} is the {'layer' if name else 'model'}" if inner else ""
-            raise ValueError(f"this takes the model itself, before {name or 'it'} is wrapped in {wrapper}{hint}")
+            path = ".".join(filter(None, ("model", name, _WRAPPERS[wrapper])))
+            hint = f"; without it, it is {path}" if _WRAPPERS[wrapper] else f"; {path} is"
+            raise ValueError(f"this takes the model itself, before it is wrapped in {wrapper}{hint}")

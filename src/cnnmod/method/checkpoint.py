@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnmod.method.bare import check_bare
@@ -203,7 +202,7 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{name} in the model's state is no tensor, which safetensors cannot hold")
-        if is_traceable_wrapper_subclass(value) or is_lazy(value):
+        if is_traceable_wrapper_subclass(value):
             raise ValueError(f"{name} is a {type(value).__name__}, not a plain tensor that safetensors can hold")
         if value.layout != torch.strided or value.is_quantized:
             raise ValueError(f"{name} is sparse or quantized, which safetensors cannot hold")
