@@ -1,10 +1,13 @@
 import dataclasses
 import itertools
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_structure
@@ -280,6 +283,59 @@ def test_state_that_is_no_tensor(tmp_path):
     model.__class__ = type("Stateful", (type(model),), {"get_extra_state": lambda self: {"step": 1}})
     with pytest.raises(ValueError, match="_extra_state in the model's state is no tensor"):
         save(model, tmp_path / "file")
+
+
+def test_permissions_and_links_are_kept(saved, tmp_path):
+    saved.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(saved.name)
+    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL)
+    save(model, link)
+    assert link.is_symlink()
+    assert saved.stat().st_mode & 0o777 == 0o600
+    assert torch.equal(load_(digits_resnet(), saved, **SMALL).fc.weight, model.fc.weight)
+
+
+def test_weights_that_are_not_plain_tensors(saved, tmp_path):
+    """Sharded, quantized, sparse, offloaded: refused, before anything is written or loaded."""
+    mesh = None
+
+    def sharded(layer):
+        nonlocal mesh
+        mesh = mesh or init_device_mesh("cpu", (1,))
+        layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh))
+
+    def quantized(layer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's quantized tensors are deprecated
+            layer.weight = nn.Parameter(torch.quantize_per_tensor(layer.weight.detach(), 0.1, 0, torch.qint8), False)
+
+    def sparse(layer):
+        layer.weight = nn.Parameter(layer.weight.detach().to_sparse())
+
+    def offloaded(layer):
+        layer.to("meta")
+
+    cases = (
+        (sharded, "is a DTensor, not a plain tensor"),
+        (quantized, "is sparse or quantized"),
+        (sparse, "is sparse or quantized"),
+        (offloaded, "is on the meta device"),
+    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        for spoil, message in cases:
+            model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL)
+            spoil(model.fc)
+            before = model.layer1[0].conv1.weight.clone()
+            with pytest.raises(ValueError, match=rf"fc\.weight {message}"):
+                save(model, tmp_path / "file")
+            with pytest.raises(ValueError, match=rf"fc\.weight {message}"):
+                load_(model, saved, **SMALL)
+            assert torch.equal(model.layer1[0].conv1.weight, before)
+            assert not (tmp_path / "file").exists()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("factory", ["resnet18", "", "timm/", "other/resnet18", "a:b:c", "timm/hf-hub:x", "a b:c"])

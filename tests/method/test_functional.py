@@ -51,6 +51,17 @@ class TestSelectChannels:
         assert score_NK.dtype == torch.bfloat16
         assert index_NK.tolist() == [[2, 0, 3]]
 
+    def test_nan_is_the_highest_whatever_its_bits(self):
+        """As in `torch.topk`; its sign is negative on an x86, where it comes of inf - inf, and positive elsewhere."""
+        nan_4 = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
+        assert nan_4.isnan().all()
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            logit_NC = torch.tensor([[1.0, torch.inf, 0.0, -torch.inf, 0.0, 0.0, 0.0, 0.0]], dtype=dtype)
+            logit_NC[0, 4:] = nan_4.to(dtype)
+            score_NK, index_NK = select_channels(logit_NC, 6)
+            assert index_NK.tolist() == [[4, 5, 6, 7, 1, 0]]
+            assert score_NK.isnan().tolist() == [[True] * 4 + [False] * 2]
+
     @pytest.mark.parametrize("order", ["score", "index"])
     def test_gradcheck(self, order):
         logit_NC = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)

@@ -1,6 +1,9 @@
+import os
+import threading
+
 import pytest
 
-from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.files import check_writable, replace, write_whole
 
 
 def test_a_missing_folder(tmp_path):
@@ -32,3 +35,94 @@ def test_check_writable(tmp_path):
     assert (tmp_path / "file").read_text() == "old"
     with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
         check_writable(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_permissions_are_kept(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(mode)
+    write_whole(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_new_file_gets_those_of_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    write_whole(tmp_path / "file", "new")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_is_kept(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    os.chown(path, 12345, 54321)
+    path.chmod(0o600)
+    write_whole(path, "new")
+    assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (12345, 54321, 0o600)
+
+
+@pytest.mark.parametrize("links", [1, 2])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_is_kept(tmp_path, links, exists):
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "file"
+    if exists:
+        target.write_text("old")
+        target.chmod(0o600)
+    path = tmp_path / "link"
+    path.symlink_to("there/file")
+    if links == 2:
+        (tmp_path / "second").symlink_to("link")
+        path = tmp_path / "second"
+    check_writable(path)
+    write_whole(path, "new")
+    assert path.is_symlink()
+    assert target.read_text() == path.read_text() == "new"
+    assert [*target.parent.iterdir()] == [target]
+    assert not exists or target.stat().st_mode & 0o777 == 0o600
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "nowhere").symlink_to("missing/file")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to a folder").symlink_to("folder")
+    for name, error in (("nowhere", FileNotFoundError), ("circle", OSError), ("to a folder", IsADirectoryError)):
+        for action in (lambda path: write_whole(path, "new"), check_writable):
+            with pytest.raises(error):
+                action(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_what_is_no_regular_file_is_written_to(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_whole(pipe, "new")
+    reader.join()
+    assert read == ["new"]
+    assert pipe.is_fifo()
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_whole(tmp_path / "null", "new")
+    assert (tmp_path / "null").is_symlink()
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_replace(tmp_path):
+    """For files that others write: permissions and links are kept as by `write_whole`."""
+    target, path, written = tmp_path / "target", tmp_path / "link", tmp_path / "written"
+    target.write_text("old")
+    target.chmod(0o600)
+    path.symlink_to("target")
+    written.write_text("new")
+    replace(written, path)
+    assert path.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert not written.exists()

@@ -9,10 +9,10 @@ from cnnmod.deploy.flow import Flow, trace_flow
 from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm, can_fuse
 from cnnmod.deploy.triton_form import TritonForm, can_launch
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import mod_blocks, swap_
-from cnnmod.method.trace import check_bare
 
 FORMS: dict[str, type[EagerForm] | type[GraphForm]] = {
     "eager": EagerForm,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.trace import meta_forward
 
 
@@ -32,7 +33,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
         example: Images (N, C, H, W), of which the first is taken; `None` takes timm's input size or 224 pixels square.
 
     Raises:
-        ValueError: The network does not run on the example.
+        ValueError: The network does not run on the example, or is wrapped.
 
     Examples:
         >>> import timm
@@ -45,6 +46,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
 
 def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, Count]:
     """The same for every module inside, by qualified name; `""` is the whole network."""
+    check_bare(model)
     counter = FlopCounterMode(display=False)
     with counter:
         meta_forward(model, example if example is None else example[:1])

@@ -1,16 +1,20 @@
 """ChannelSelector and MoDBlock: the modules around `functional.py`."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
+_PRODUCTS = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"}
+_NO_TORCHSCRIPT = "{} does not support MoD blocks; use torch.export on cnnmod.lower(model, 'pt2'), or cnnmod.export"
 for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
     torch.fx.wrap(name)  # in a traced graph each is one node
 
@@ -38,22 +42,52 @@ class ChannelSelector(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) → logits (N, C)."""
-        return _logits(x_NCHW, self.reduce.weight, self.expand.weight)
+        return _logits(x_NCHW, self.reduce, self.expand)
 
 
 @torch.fx.wrap
-def _logits(x_NCHW: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
+def _logits(x_NCHW: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
+    """The layers are called, so that whatever a user puts around or in place of one takes part."""
     dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
-    with _no_autocast(x_NCHW.device.type):
+    with _no_autocast(x_NCHW.device.type), _promoting(dtype, reduce, expand):
         pooled_NC = x_NCHW.mean((2, 3), dtype=dtype)
-        hidden = nn.functional.linear(pooled_NC, reduce.to(dtype)).relu()
-        return nn.functional.linear(hidden, expand.to(dtype))
+        hidden = reduce(pooled_NC).relu().to(dtype)  # a layer may return fewer bits than it was given
+        return expand(hidden).to(dtype)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    available = torch.amp.is_autocast_available(device_type)  # the meta device has none
-    enabled = available and torch.is_autocast_enabled(device_type)
+    enabled = device_type != "meta" and torch.is_autocast_enabled(device_type)  # the meta device has no autocast
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
+
+
+def _promoting(dtype: torch.dtype, reduce: nn.Module, expand: nn.Module) -> AbstractContextManager[object]:
+    """What lets layers with 16-bit weights, or that are more than a linear layer, take an input of this dtype."""
+    first, second = reduce._parameters.get("weight"), expand._parameters.get("weight")
+    if first is None or second is None or not first.dtype == second.dtype == dtype:
+        return _PromotedProducts(dtype)
+    return nullcontext()
+
+
+class _PromotedProducts(TorchFunctionMode):
+    """Matrix products of two dtypes are computed in `dtype`, as sums are; torch refuses them otherwise."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            floats = filter(_is_floating, tree_leaves((args, kwargs)))
+            if len({value.dtype for value in floats}) > 1:
+                args, kwargs = tree_map(self._promote, (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def _promote(self, value: Any) -> Any:
+        return value.to(self.dtype) if _is_floating(value) else value
+
+
+def _is_floating(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class MoDBlock(nn.Module):
@@ -155,7 +189,7 @@ class MoDBlock(nn.Module):
                 index_K = _draw(self.pool, self.k, self.config.order, x_NCHW.device)
             return None, _for_each_image(index_K, x_NCHW)
         if self.config.select == "first":
-            index_NK = _for_each_image(torch.arange(self.k, device=x_NCHW.device), x_NCHW)
+            index_NK = _first(self.k, x_NCHW)
             if self.config.scale == "none":
                 return None, index_NK
             return self.selector(x_NCHW[:, : self.pool])[:, : self.k].sigmoid(), index_NK
@@ -167,11 +201,24 @@ class MoDBlock(nn.Module):
     def extra_repr(self) -> str:
         return f"channels={self.channels}, k={self.k}, config={self.config}"
 
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What nn.Module calls in place of `forward` while torch.jit.trace records."""
+        raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.trace"))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script calls first."""
+        raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
+
 
 @torch.fx.wrap
 def _draw(pool: int, k: int, order: Order, device: torch.device | None) -> Tensor:
     index_K = torch.randperm(pool, device=device)[:k]
     return index_K.sort().values if order == "index" else index_K
+
+
+@torch.fx.wrap
+def _first(k: int, x_NCHW: Tensor) -> Tensor:
+    return torch.arange(k, device=x_NCHW.device).expand(x_NCHW.shape[0], -1)
 
 
 @torch.fx.wrap

@@ -8,17 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import Skip, control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
-from cnnmod.method.trace import check_bare
 from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -48,7 +50,8 @@ def save(
         factory_args: What the factory was given: JSON values.
 
     Raises:
-        ValueError: The model is wrapped (DDP, torch.compile), or `factory` or its arguments have another form.
+        ValueError: The model is wrapped (DDP, torch.compile, a moving average), its weights are not in plain tensors
+            (sharded, quantized, offloaded), or `factory` or its arguments have another form.
         OSError: The folder does not exist, or the file cannot be written.
 
     Examples:
@@ -76,9 +79,7 @@ def save(
         raise ValueError(f"factory_args must be JSON values, not {dict(factory_args)!r}") from error
     if lowered := [name for name, block in mod_blocks(model).items() if type(block) is not MoDBlock]:
         raise ValueError(f"{lowered[0]} is in a runtime's form: save the model that was given to lower")
-    state = model.state_dict()
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"{others[0]} in the model's state is no tensor, which safetensors cannot hold")
+    state = _plain_state(model)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     write_whole(path, serialize(tensors, metadata=metadata))
 
@@ -195,6 +196,21 @@ def _is_control(model: nn.Module) -> bool:
     return any(isinstance(layer, Skip) for layer in model.modules())
 
 
+def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state; `ValueError` for what a safetensors file cannot hold."""
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} in the model's state is no tensor, which safetensors cannot hold")
+        if is_traceable_wrapper_subclass(value):
+            raise ValueError(f"{name} is a {type(value).__name__}, not a plain tensor that safetensors can hold")
+        if value.layout != torch.strided or value.is_quantized:
+            raise ValueError(f"{name} is sparse or quantized, which safetensors cannot hold")
+        if value.is_meta:
+            raise ValueError(f"{name} is on the meta device; build the model on a real one, or call to_empty first")
+    return state
+
+
 def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], model: nn.Module) -> None:
     blocks, here = structure.blocks, _configs(model)
     if blocks and here and structure.control != _is_control(model):
@@ -205,9 +221,7 @@ def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], mo
     for name, config in blocks.items():
         if here[name] != config:
             raise ValueError(f"{path} was saved with {config} at {name}, the model has {here[name]}")
-    state = model.state_dict()
-    if on_meta := [name for name, tensor in state.items() if tensor.is_meta]:
-        raise ValueError(f"{on_meta[0]} is on the meta device; build the model on a real one, or call to_empty first")
+    state = _plain_state(model)
     for name in [*state, *tensors]:
         ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
         if ours != theirs:

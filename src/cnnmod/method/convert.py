@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
@@ -70,7 +71,7 @@ def control_(model: ModelT) -> ModelT:
         The same model.
 
     Raises:
-        ValueError: The model has no MoD block.
+        ValueError: The model has no MoD block, or is wrapped.
 
     Examples:
         >>> import timm
@@ -78,6 +79,7 @@ def control_(model: ModelT) -> ModelT:
         >>> sum(parameter.numel() for parameter in model.parameters())
         17112360
     """
+    check_bare(model)
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD block; convert it with cnnmod.convert_ first")

@@ -14,8 +14,9 @@ from cnnmod.method.config import FuseTo, Order
 def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tuple[Tensor, Tensor]:
     """Select, per image, the k channels with the highest importance scores (paper, section 3.1).
 
-    Ties go to the lower channel index. The logits are ranked, not their sigmoids, and in float32: sigmoids saturate
-    and 16-bit values tie. Only the selected channels' scores receive a gradient.
+    Ties go to the lower channel index, and NaN is higher than any number, as in `torch.topk`, so that it shows in the
+    result. The logits are ranked, not their sigmoids, and in float32: sigmoids saturate and 16-bit values tie. Only the
+    selected channels' scores receive a gradient.
 
     Args:
         logit_NC: (N, C), the channel selector's output before the sigmoid.
@@ -80,6 +81,7 @@ def _rank_keys(logit_NC: Tensor) -> Tensor:
     channels = logit_NC.shape[1]
     bits = (logit_NC.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 the same bits
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative float's other bits count downwards
+    ordered = ordered.masked_fill(logit_NC.isnan(), 0x7FFFFFFF)  # a NaN has either sign and any bits
     tie_break = torch.arange(channels - 1, -1, -1, device=logit_NC.device)
     return torch.add(tie_break, ordered.long(), alpha=2**32)
 

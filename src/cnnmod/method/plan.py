@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import make_mod_block, may_stand_inside
-from cnnmod.method.trace import check_bare, example_for
+from cnnmod.method.trace import example_for
 
 FilterFn = Callable[[nn.Module, str], bool]
 

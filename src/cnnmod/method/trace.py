@@ -15,18 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"}
 _TORCHS_OWN = frozenset(vars(nn.Module()))
 _tracing: set[int] = set()
-
-
-def check_bare(model: nn.Module) -> None:
-    """Raise `ValueError` for what is no module, or is or holds a wrapper of DDP, FSDP or torch.compile."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"this takes a torch.nn.Module, not {type(model).__name__}")
-    for module in model.modules():
-        if type(module).__name__ in _WRAPPERS:
-            raise ValueError(f"this takes the model itself, before it is wrapped in {type(module).__name__}")
 
 
 def example_for(model: nn.Module) -> Tensor:

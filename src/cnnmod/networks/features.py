@@ -10,10 +10,11 @@ from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, trace_calls
 from cnnmod.method.discover import discover
-from cnnmod.method.trace import check_bare, example_for
+from cnnmod.method.trace import example_for
 from cnnmod.networks.dilate import dilate_, stride_of
 from cnnmod.networks.registry import build
 
