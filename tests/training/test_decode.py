@@ -1,5 +1,6 @@
 import io
 import logging
+import struct
 import warnings
 
 import numpy
@@ -45,13 +46,7 @@ class TestDepth:
     def test_12_bits(self):
         """Two values in three bytes, which PIL reads and does not write."""
         tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 3)]
-        entries = b"".join(
-            tag.to_bytes(2, "little")
-            + kind.to_bytes(2, "little")
-            + (1).to_bytes(4, "little")
-            + value.to_bytes(4, "little")
-            for tag, kind, value in tags
-        )
+        entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
         file = b"II*\0" + (12).to_bytes(4, "little") + bytes([0x80, 0x0F, 0xFF, 0]) + bytes([len(tags), 0]) + entries
         image = decode(file + bytes(4), "x", 1)
         assert numpy.asarray(image).tolist() == [[0x80, 0xFF]]
