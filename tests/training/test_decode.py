@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from cnnmod.training import decode as decode_module
-from cnnmod.training.decode import IMAGE_SUFFIXES, decode, decode_file, decode_mask, is_image_file
+from cnnmod.training.decode import IMAGE_SUFFIXES, ORIENTATION, decode, decode_file, decode_mask, is_image_file
+from pictures import oriented
 
 GRADIENT_HW = (numpy.arange(48 * 64).reshape(48, 64) * 21).astype(numpy.uint16)  # from 0 to 64491
 
@@ -22,12 +23,6 @@ def content(image, kind="PNG", **kwargs):
     buffer = io.BytesIO()
     image.save(buffer, kind, **kwargs)
     return buffer.getvalue()
-
-
-def oriented(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
 
 
 class TestDepth:
@@ -123,6 +118,7 @@ class TestOrientation:
         shown = decode(content(image, kind, exif=oriented(orientation)), "x", 3)
         right, lower, turned = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8), orientation > 4
         assert shown.size == ((16, 32) if turned else (32, 16))
+        assert shown.info.get(ORIENTATION, 1) == (1 if kind == "TIFF" else orientation)  # PIL turns TIFF itself
         corner = ((shown.width - 4) if right else 3, (shown.height - 4) if lower else 3)
         assert shown.getpixel(corner)[0] > 200
         opposite = (shown.width - 1 - corner[0], shown.height - 1 - corner[1])

@@ -26,6 +26,7 @@ _SUFFIXES = {
     "JPEG2000": (".jp2",),
     "AVIF": (".avif",),
 }
+ORIENTATION = "cnnmod orientation"  # in the info of an image to which an EXIF orientation was applied
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _MODES = {1: "L", 3: "RGB"}  # by the number of channels
 _TURNS = {  # by the EXIF orientation
@@ -79,9 +80,12 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
     with _errors_of_pil(content, name, _formats()):
         image = Image.open(io.BytesIO(content), formats=_formats())
         image.load()
-    turn = _TURNS.get(_orientation(image))
+    orientation = _orientation(image)
     image = in_mode(_in_8_bits(image, name), name, channels)
-    return image if turn is None else image.transpose(turn)
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+        image.info[ORIENTATION] = orientation
+    return image
 
 
 def decode_mask(path: Path) -> NDArray[Any]:
