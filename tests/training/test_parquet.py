@@ -18,7 +18,9 @@ def _cache(tmp_path_factory, monkeypatch):
 def test_as_on_the_hub(tmp_path):
     for name, count in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("test-00000-of-00001", 2)):
         parquet(tmp_path / "data" / f"{name}.parquet", [number % 2 for number in range(count)], ["a", "b"])
-    sources = find_sources(tmp_path)
+    done = []
+    sources = find_sources(tmp_path, lambda *values: done.append(values))
+    assert done[2:] == [("reading train files", 2, 2), ("reading test files", 0, 1), ("reading test files", 1, 1)]
     assert sources.classes == ("a", "b")
     assert sorted(sources.splits) == ["test", "train"]
     train = pickle.loads(pickle.dumps(sources.splits["train"]))  # as it goes to the processes that decode

@@ -1,7 +1,6 @@
 """A data set as a recipe wants it: which images are trained on, held out and tested on."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from cnnmod.training.layouts import find_sources
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.scene_images import scene_images
 from cnnmod.training.scenes import find_scenes, unlabelled
-from cnnmod.training.sources import Source, of_array, of_files
+from cnnmod.training.sources import Progress, Source, of_array, of_files
 
 logger = logging.getLogger("cnnmod")
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def open_data(
         recipe: Says how images are prepared, how many are held out and how many are used.
         workers: Processes that decode, if the images are decoded as they come.
         skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
-        progress: Called while images are decoded into memory.
+        progress: Called while Parquet files are read, and while images are decoded into memory.
 
     Raises:
         OSError: The folder does not exist.
@@ -72,7 +70,7 @@ def open_data(
         raise ValueError(f"images have 1 or 3 channels, not in_channels = {recipe.in_channels}")
     if recipe.task != "classification":
         return _open_scenes(place, recipe, workers, skip_broken)
-    sources, classes = _digits() if str(place) == "digits" else _sources(Path(place))
+    sources, classes = _digits() if str(place) == "digits" else _sources(Path(place), progress)
     num_classes = _num_classes(place, sources, classes)
     train = torch.arange(len(sources["train"]))
     validation = None
@@ -201,8 +199,8 @@ def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
     }, tuple(map(str, range(10)))
 
 
-def _sources(folder: Path) -> tuple[dict[str, Source], tuple[str, ...] | None]:
-    found = find_sources(folder)
+def _sources(folder: Path, progress: Progress) -> tuple[dict[str, Source], tuple[str, ...] | None]:
+    found = find_sources(folder, progress)
     splits = dict(found.splits)
     if "train" not in splits or len(splits) < 2:
         raise ValueError(f"{folder} has images to {' and '.join(splits)}; it needs train, and test or validation (val)")

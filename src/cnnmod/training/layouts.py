@@ -1,11 +1,12 @@
 """What lies in a folder of labelled images: class folders, Parquet, tar shards, or torchvision's CIFAR."""
 
+from functools import partial
 from pathlib import Path
 
 from cnnmod.training.class_folders import find_class_folders
 from cnnmod.training.parquet import find_parquet
 from cnnmod.training.shards import find_shards
-from cnnmod.training.sources import Sources, of_array
+from cnnmod.training.sources import Progress, Sources, of_array
 from cnnmod.training.splits import files_by_split, folders_by_split, visible
 
 _CIFAR = ("cifar-10-batches-py", "cifar-100-python")
@@ -16,8 +17,12 @@ _LAYOUTS = (
 )
 
 
-def find_sources(folder: Path) -> Sources:
+def find_sources(folder: Path, progress: Progress = lambda what, done, total: None) -> Sources:
     """What lies in a folder.
+
+    Args:
+        folder: Of one data set.
+        progress: Called while Parquet files are read, with what is done, how much of it, and how much there is.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -31,7 +36,7 @@ def find_sources(folder: Path) -> Sources:
     there += ["class folders"] if folders_by_split(folder) else []
     if len(there) > 1:
         raise ValueError(f"{folder} holds {' and '.join(there)}; give a folder with one of them")
-    for layout in (_find_cifar, find_parquet, find_shards, find_class_folders):
+    for layout in (_find_cifar, partial(find_parquet, progress=progress), find_shards, find_class_folders):
         if sources := layout(folder):
             return sources
     inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"

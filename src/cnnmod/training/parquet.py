@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnmod.training.decode import why_unreadable
-from cnnmod.training.sources import Source, Sources, same_classes
+from cnnmod.training.sources import Progress, Source, Sources, same_classes
 from cnnmod.training.splits import files_by_split
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_label")
@@ -36,7 +36,7 @@ class _File:
         return isinstance(self.labels[0], str)
 
 
-def find_parquet(folder: Path) -> Sources | None:
+def find_parquet(folder: Path, progress: Progress) -> Sources | None:
     """The Parquet files in a folder, if there are any.
 
     Labels are integers, or the classes' names, which are then numbered in alphabetical order of those in training.
@@ -52,7 +52,7 @@ def find_parquet(folder: Path) -> Sources | None:
     read = {split: [_read(path) for path in of_split] for split, of_split in paths.items()}
     splits = {split: [file for file in files if file.labels] for split, files in read.items()}
     classes = _classes(splits)
-    return Sources({split: _source(files, classes) for split, files in splits.items()}, classes)
+    return Sources({split: _source(split, files, classes, progress) for split, files in splits.items()}, classes)
 
 
 def _read(path: Path) -> _File:
@@ -60,8 +60,8 @@ def _read(path: Path) -> _File:
     from pyarrow import parquet
 
     with _errors_of_arrow(path), path.open("rb") as opened:
-        table = parquet.ParquetFile(opened)
-        schema = table.schema_arrow
+        file = parquet.ParquetFile(opened)
+        schema, rows = file.schema_arrow, file.metadata.num_rows
         features = datasets.Features.from_arrow_schema(schema)
     image_column, label_column = (
         next((name for name in accepted if name in schema.names), None) for accepted in (_IMAGE_COLUMNS, _LABEL_COLUMNS)
@@ -74,6 +74,8 @@ def _read(path: Path) -> _File:
     _check_image_type(path, image_column, schema.field(image_column).type)
     with _errors_of_arrow(path), path.open("rb") as opened:
         labels = parquet.ParquetFile(opened).read(columns=[label_column]).column(label_column)
+    if len(labels) != rows:
+        raise ValueError(f"{path} is broken: it has {rows} rows and {len(labels)} labels")
     feature = features[label_column]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return _File(path, image_column, _checked_labels(path, label_column, labels), names)
@@ -118,7 +120,7 @@ def _classes(splits: dict[str, list[_File]]) -> tuple[str, ...] | None:
     return tuple(sorted({str(label) for file in trained for label in file.labels}))
 
 
-def _source(files: Sequence[_File], classes: tuple[str, ...] | None) -> Source:
+def _source(split: str, files: Sequence[_File], classes: tuple[str, ...] | None, progress: Progress) -> Source:
     numbers = {name: number for number, name in enumerate(classes or ())}
     labels: list[int] = []
     for file in files:
@@ -127,7 +129,11 @@ def _source(files: Sequence[_File], classes: tuple[str, ...] | None) -> Source:
                 raise ValueError(f"{file.path}, row {row} has the label {label!r}, which no training image has")
             labels.append(numbers[label] if isinstance(label, str) else label)
     starts = list(itertools.accumulate((len(file.labels) for file in files), initial=0))[:-1]
-    images = [_images(file) for file in files]
+    images: list[Any] = []
+    for file in files:
+        progress(f"reading {split} files", len(images), len(files))
+        images.append(_images(file))
+    progress(f"reading {split} files", len(files), len(files))
     return Source(labels, partial(_fetch, images, starts), partial(_name, [file.path for file in files], starts))
 
 
@@ -139,7 +145,7 @@ def _images(file: _File) -> Any:
         table = datasets.Dataset.from_parquet(str(file.path), columns=[file.image_column])
         assert isinstance(table, datasets.Dataset)
     if len(table) != len(file.labels):
-        raise ValueError(f"{file.path} has {len(file.labels)} labels and {len(table)} images")
+        raise ValueError(f"{file.path} is broken: it has {len(file.labels)} labels and {len(table)} images")
     return table.with_format("arrow")
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 
 from cnnmod.training.decode import decode, decode_file, in_mode
 
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
+
 
 @dataclass(frozen=True)
 class Source:
