@@ -7,6 +7,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 
+def oriented(orientation: int) -> Image.Exif:
+    """EXIF data: 6 and 8 are a camera that was turned by 90°."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def picture(colour, size=(8, 8), mode="RGB"):
     return Image.new(mode, size, colour)
 
@@ -103,3 +110,20 @@ def cells(folder: Path, train: int, val: int) -> Path:
             image.save(folder / "JPEGImages" / f"cell{number}.jpg")
             (folder / "Annotations" / f"cell{number}.xml").write_text(annotation(*boxes))
     return folder
+
+
+def parquet(path: Path, labels: object, names: list[str] | None = None, images: object = None, **options) -> None:
+    """A file with the columns image and label; of the metadata of `datasets` if the classes have names."""
+    import datasets
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    labels = labels if isinstance(labels, pyarrow.Array) else pyarrow.array(labels)
+    if images is None:
+        images = [{"bytes": encoded(picture((row % 256,) * 3)), "path": None} for row in range(len(labels))]
+    table = pyarrow.table({options.get("column", "image"): images, options.get("label", "label"): labels})
+    if names is not None:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        table = table.cast(features.arrow_schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path)

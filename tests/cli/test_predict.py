@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from cnnmod.cli import run
-from pictures import cells, streets
+from pictures import cells, picture, streets
 
 SMALL = ["--set", "epochs=1", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
 STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]"]
@@ -36,6 +36,33 @@ def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
         assert sum(one["pixels"].values()) == 48 * 64
         with Image.open(one["picture"]) as drawn:
             assert drawn.width > 64
+
+
+def test_broken_images_are_skipped(tmp_path: Path, capsys) -> None:
+    data = streets(tmp_path / "data", train=4, val=2)
+    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS])
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.TIF", "b.gif", "._c.png"):
+        picture((40, 90, 200), (64, 48)).save(images / name)
+    arguments = ["predict", str(tmp_path / "run" / "best.safetensors"), str(images), "--out", str(tmp_path / "out")]
+    (images / "d.jpg").write_bytes(b"no image")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert stop.value.code == 2
+    run([*arguments, "--skip-broken", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert [Path(one["image"]).name for one in said] == ["a.TIF", "b.gif", "d.jpg"]
+    assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is no image")
+    assert "picture" not in said[2]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    run([*arguments, "--skip-broken"])
+    assert "d.jpg is broken" in "".join(capsys.readouterr().out.split("\n"))
+    with pytest.raises(SystemExit) as stop:
+        run(["predict", arguments[1], str(images / "d.jpg"), "--out", str(tmp_path / "out"), "--skip-broken"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken, the first: ")
 
 
 def test_boxes(tmp_path: Path, capsys) -> None:

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cnnmod.cli import run
+from pictures import classes
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,38 @@ def test_train_evaluate_and_rows(tmp_path, capsys):
     assert "mean of 1 seeds" in " ".join(out.split())
     run(["plot", str(tmp_path / "times.json"), "--out", str(tmp_path / "figure.png")])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_and_inspect_refuse_other_classes(tmp_path, capsys):
+    for folder, second in (("data", "dog"), ("other", "eel")):
+        for split in ("train", "val"):
+            classes(tmp_path / folder, split, ["cat", second])
+    changes = ["epochs=1", "batch_size=2", "image_size=8", "network_args.channels=[8,8,8,8]", "config.c=8"]
+    out = str(tmp_path / "run")
+    run(["train", "cifar10_fast", "--data", str(tmp_path / "data"), "--out", out, "--set", *changes])
+    for command in ("evaluate", "inspect"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run([command, str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "other")])
+        assert stop.value.code == 2
+        assert "the first that differ are 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
+    for split in ("train", "val"):
+        classes(tmp_path / "data", split, ["cat", "dog"])
+    (tmp_path / "data" / "train" / "dog" / "1.png").write_bytes(b"no image")
+    changes = ["epochs=1", "batch_size=2", "image_size=32", "config.c=8"]
+    for workers in ("0", "2"):
+        arguments = ["train", "imagenet", "--data", str(tmp_path / "data"), "--out", str(tmp_path / workers)]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run([*arguments, "--workers", workers, "--row", "baseline", "--set", *changes])
+        assert stop.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if "━" not in line]  # progress bars
+        assert len(lines) == 1
+        assert lines[0].startswith(f"cnnmod: {tmp_path}/data/train/dog/1.png is broken: it is no image")
+        assert len(lines[0]) < 300
 
 
 def test_list_of_recipes(capsys):

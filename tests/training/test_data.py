@@ -1,9 +1,11 @@
+import logging
+
 import pytest
 import torch
 
 from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
-from pictures import classes, encoded, picture, shards
+from pictures import classes, encoded, parquet, picture, shard, shards
 
 SMALL = ["image_size=8", "epochs=1", "batch_size=2"]
 
@@ -51,13 +53,40 @@ def test_each_image_of_uneven_shards_is_seen_once(workers, tmp_path):
 
 class TestErrors:
     def test_labels_out_of_range(self, tmp_path):
-        import datasets
-
-        for split, label in (("train", 1), ("test", 7)):
-            rows = {"img": [{"bytes": encoded(picture(0)), "path": None}], "label": [label]}
-            datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
-        with pytest.raises(ValueError, match=r"test image 0 \(test\) has the label 7; there are 2 classes"):
+        parquet(tmp_path / "train.parquet", [0, 1])
+        parquet(tmp_path / "test.parquet", [7])
+        with pytest.raises(ValueError, match=r"test\.parquet, row 0 \(test\) has the label 7; there are 2 classes"):
             open_data(tmp_path, recipe("cifar10_fast"))
+
+    def test_labels_that_no_training_image_has(self, tmp_path):
+        for split, labels in (("train", b"02"), ("val", b"01")):
+            members = {f"{number}.png": encoded(picture(0)) for number in range(2)}
+            members |= {f"{number}.cls": labels[number : number + 1] for number in range(2)}
+            shard(tmp_path / f"{split}.tar", members)
+        with pytest.raises(ValueError, match=r"val\.tar: 1\.png \(validation\) has the label 1, which no training"):
+            open_data(tmp_path, recipe("cifar10_fast"))
+
+    def test_labels_beyond_the_number_of_images(self, tmp_path):
+        parquet(tmp_path / "train.parquet", [0, 10**9])
+        parquet(tmp_path / "test.parquet", [0])
+        with pytest.raises(ValueError, match=r"has labels up to 1000000000, but only 2 training images"):
+            open_data(tmp_path, recipe("cifar10_fast"))
+
+    def test_one_class_only(self, tmp_path):
+        for split in ("train", "val"):
+            classes(tmp_path / "folders", split, ["cat"])
+        for split in ("train", "test"):
+            parquet(tmp_path / "files" / f"{split}.parquet", [1, 1])
+        for folder, named in (("folders", "'cat'"), ("files", "1")):
+            with pytest.raises(ValueError, match=rf"{folder} has training images of one class only, {named}; it needs"):
+                open_data(tmp_path / folder, recipe("cifar10_fast"))
+
+    def test_classes_without_training_images_are_logged(self, tmp_path, caplog):
+        parquet(tmp_path / "train.parquet", [0, 2], ["a", "b", "c"])
+        parquet(tmp_path / "test.parquet", [1], ["a", "b", "c"])
+        with caplog.at_level(logging.WARNING, "cnnmod"):
+            open_data(tmp_path, recipe("cifar10_fast", SMALL))
+        assert "1 of 3 classes have no training image: b" in caplog.messages
 
     def test_nothing_to_test_on(self, tmp_path):
         classes(tmp_path, "train", ["cat"])

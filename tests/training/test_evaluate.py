@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.images import ImagesInMemory
 from cnnmod.training.recipes import recipe
+from pictures import classes
 
 
 def images(count, wrong):
@@ -33,3 +35,13 @@ def test_counts_every_image():
 def test_another_number_of_classes():
     with pytest.raises(ValueError, match="the network has 10 classes, the images have 12"):
         evaluate(FirstRow(), images(20, wrong=0), 12)
+
+
+def test_nothing_but_broken_images(tmp_path):
+    for split in ("train", "val"):
+        classes(tmp_path, split, ["cat", "dog"])
+    for path in tmp_path.glob("val/*/*.png"):
+        path.write_bytes(b"")
+    test = open_data(tmp_path, recipe("imagenet", ["image_size=8"]), skip_broken=True).test
+    with pytest.raises(ValueError, match=r"all 4 images to test on are broken, the first: .*cat/0\.png is broken"):
+        evaluate(FirstRow(), test, 2)

@@ -2,18 +2,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 from cnnmod import control_, save
 from cnnmod.networks import build, build_mod
+from cnnmod.report.prediction import prediction_figure
 from cnnmod.training.data import open_data
 from cnnmod.training.folder import Run
-from cnnmod.training.predict import Boxes, ClassMap, Predictor, TopClasses
+from cnnmod.training.predict import Boxes, Broken, ClassMap, Predictor, TopClasses
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import run_training
-from pictures import cells, classes, picture, streets
+from pictures import cells, classes, oriented, picture, streets
 
 SMALL = ["epochs=2", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
 STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]", "optimizer=adamw"]
@@ -77,12 +80,48 @@ def test_a_classifiers_likeliest_classes(augmentation: str, tmp_path: Path) -> N
     assert sum(found.probabilities) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
+def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(augmentation: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        classes(tmp_path / "data", split, ["cat", "dog"])
+    small = ["epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "image_size=16", "config.c=8"]
+    trained("cifar10_fast", [*small, f"augmentation={augmentation}"], tmp_path / "data", tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+    shown = Image.effect_noise((16, 16), 90).convert("RGB")
+    shown.save(tmp_path / "shown.png")
+    shown.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "stored.png", exif=oriented(6))
+    Image.fromarray(numpy.array(shown.convert("L")) * numpy.uint16(256)).save(tmp_path / "deep.png")
+    shown.convert("L").save(tmp_path / "gray.png")
+    (_, first), (_, second), (_, deep), (_, gray) = predictor.predict(
+        [tmp_path / f"{name}.png" for name in ("shown", "stored", "deep", "gray")]
+    )
+    assert first == second
+    assert deep == gray
+
+
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     data = streets(tmp_path / "data", train=4, val=2)
     trained("camvid", [*STREETS, "epochs=1"], data, tmp_path / "run")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
+    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
     with pytest.raises(ValueError, match=r"broken.jpg is broken"):
-        list(Predictor.load(tmp_path / "run" / "best.safetensors").predict([tmp_path / "broken.jpg"]))
+        list(predictor.predict([tmp_path / "broken.jpg"]))
+    files = [data / "val" / "val0.png", tmp_path / "broken.jpg", data / "val" / "val1.png"]
+    found = list(predictor.predict(files, skip_broken=True))
+    assert [file for file, _ in found] == files
+    assert [type(prediction) for _, prediction in found] == [ClassMap, Broken, ClassMap]
+    assert isinstance(found[1][1], Broken)
+    assert found[1][1].reason.startswith(f"{tmp_path}/broken.jpg is broken: ")
+
+
+def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(tmp_path: Path) -> None:
+    data = streets(tmp_path / "data", train=4, val=2)
+    trained("camvid", [*STREETS, "epochs=1"], data, tmp_path / "run")
+    picture((40, 90, 200), (60, 48)).save(tmp_path / "turned.jpg", exif=oriented(8))
+    ((file, found),) = Predictor.load(tmp_path / "run" / "best.safetensors").predict([tmp_path / "turned.jpg"])
+    assert isinstance(found, ClassMap)
+    assert found.labels_HW.shape == (60, 48)
+    prediction_figure(file, found, str, tmp_path / "drawn.png")  # which needs map and image of one size
 
 
 @pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])

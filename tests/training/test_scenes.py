@@ -6,7 +6,7 @@ import torch
 
 from cnnmod.training.recipes import recipe
 from cnnmod.training.scenes import find_scenes
-from pictures import annotation, cells, city, picture, streets
+from pictures import annotation, cells, city, oriented, picture, streets
 
 STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
 CELLS = recipe("bccd")
@@ -133,6 +133,59 @@ class TestErrors:
         (tmp_path / "JPEGImages" / "cell0.jpg").write_bytes(b"no image")
         with pytest.raises(ValueError, match=r"cell0.jpg is broken"):
             splits["train"].open(0)
+
+
+class TestOrientation:
+    """Photographs of a camera that was turned: 48 × 64 pixels as they are stored, 64 × 48 as they are shown."""
+
+    def turned(self, folder: Path, mask_size: tuple[int, int]):
+        splits, _ = find_scenes(streets(folder, train=1, val=1), STREETS)
+        image = picture((0, 0, 0), (64, 48))
+        image.paste((255, 0, 0), (0, 0, 8, 8))
+        image.save(folder / "train" / "train0.png", exif=oriented(6))
+        picture(0, mask_size, "L").save(folder / "trainannot" / "train0.png")
+        return splits["train"]
+
+    def test_with_a_mask_of_the_image_as_it_is_shown(self, tmp_path: Path) -> None:
+        image, mask_HW = self.turned(tmp_path, (48, 64)).open(0)
+        assert (image.size, mask_HW.shape) == ((48, 64), (64, 48))
+        assert image.getpixel((44, 3)) == (255, 0, 0)
+
+    def test_with_a_mask_of_the_image_as_it_is_stored(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"train0.png has 48 × 64 pixels, its image 64 × 48 as it is shown"):
+            self.turned(tmp_path, (64, 48)).open(0)
+
+    @pytest.mark.parametrize(
+        ("size", "refused"), [("", True), ("<size><width>64</width><height>80</height></size>", False)]
+    )
+    def test_with_boxes(self, size: str, refused: bool, tmp_path: Path) -> None:
+        splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
+        picture((0, 0, 0), (80, 64)).save(tmp_path / "JPEGImages" / "cell0.jpg", exif=oriented(8))
+        text = annotation(("cell", 5, 10, 60, 80)).replace("<object>", f"{size}<object>", 1)
+        (tmp_path / "Annotations" / "cell0.xml").write_text(text)
+        if refused:
+            with pytest.raises(ValueError, match=r"cell0.jpg has the EXIF orientation 8, and .*xml does not state"):
+                splits["train"].open(0)
+        else:
+            image, label = splits["train"].open(0)
+            assert image.size == (64, 80)
+            assert label["boxes"].tolist() == [[5, 10, 60, 80]]
+
+
+def test_16_bit_photographs_are_not_white(tmp_path: Path) -> None:
+    splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
+    picture(100 * 256, (64, 48), "I;16").save(tmp_path / "train" / "train0.png")
+    assert splits["train"].open(0)[0].getpixel((3, 3)) == (100, 100, 100)
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
+    streets(tmp_path / "masks", train=2, val=1)
+    (tmp_path / "masks" / "train" / "._train0.png").write_bytes(b"macOS")
+    city(tmp_path / "city", train=2, val=1)
+    copies = tmp_path / "city" / "leftImg8bit" / "train" / ".ipynb_checkpoints"
+    shutil.copytree(tmp_path / "city" / "leftImg8bit" / "train" / "ulm", copies)
+    for folder, how in (("masks", STREETS), ("city", recipe("cityscapes"))):
+        assert len(find_scenes(tmp_path / folder, how)[0]["train"]) == 2
 
 
 def test_a_part(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`cnnmod`: each subcommand prints for people, or JSON with `--json`."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import cnnmod.cli.deploy
@@ -13,6 +14,7 @@ from cnnmod.cli.app import app
 def run(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend is one line on standard error and exit code 2."""
     sys.path.append(str(Path.cwd()))  # package.module:factory may be the user's own; last, so that it hides nothing
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of image files, without their names
     try:
         app.cli(
             prog="cnnmod",

@@ -8,9 +8,8 @@ import tyro
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.report.prediction import prediction_figure
 from cnnmod.report.progress import progress_bars
-from cnnmod.training.predict import Boxes, ClassMap, Prediction, Predictor
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
+from cnnmod.training.predict import Boxes, Broken, ClassMap, Prediction, Predictor
 
 
 @app.command
@@ -19,6 +18,7 @@ def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional],
     out: Path = Path("predictions"),
     threshold: float = 0.5,
+    skip_broken: bool = False,
     as_json: Json = False,
 ) -> None:
     """Draw what a network that `cnnmod train` wrote says of images: coloured classes with a legend, boxes with labels
@@ -33,6 +33,7 @@ def predict(
         images: Image files, or folders of them.
         out: The folder that the pictures are written to, each as NAME.png; it is made if need be.
         threshold: The lowest score of a box that is drawn.
+        skip_broken: Leave out images that cannot be read, and name them, instead of stopping at the first.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
@@ -49,16 +50,21 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     said: list[dict[str, Any]] = []
     with progress_bars(len(files) > 1) as progress:
-        found = predictor.predict(files, threshold)
+        found = predictor.predict(files, threshold, skip_broken)
         for done, ((file, prediction), picture) in enumerate(zip(found, pictures, strict=True), 1):
-            prediction_figure(file, prediction, predictor.name, picture)
-            said.append({"image": str(file), "picture": str(picture), **_values(prediction, predictor)})
+            if isinstance(prediction, Broken):
+                said.append({"image": str(file), "broken": prediction.reason})
+            else:
+                prediction_figure(file, prediction, predictor.name, picture)
+                said.append({"image": str(file), "picture": str(picture), **_values(prediction, predictor)})
             progress("predicting", done, len(files))
+    if all("broken" in one for one in said):
+        raise ValueError(f"all {len(said)} images are broken, the first: {said[0]['broken']}")
     if as_json:
         print_json(said)
         return
     for one in said[:20]:
-        console.print(f"{one['picture']}: {_text(one)}")
+        console.print(one["broken"] if "broken" in one else f"{one['picture']}: {_text(one)}")
     if len(said) > 20:
         console.print(f"… and {len(said) - 20} more in {out.resolve()}")
 
@@ -68,9 +74,9 @@ def _files(place: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no image or folder {place}")
     if place.is_file():
         return [place]
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() in _IMAGES)
+    files = sorted(file for file in place.iterdir() if is_image_file(file))
     if not files:
-        raise ValueError(f"the folder {place} holds no image ({', '.join(_IMAGES)})")
+        raise ValueError(f"the folder {place} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return files
 
 

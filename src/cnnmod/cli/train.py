@@ -174,6 +174,7 @@ def inspect(
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), progress=progress)
+        _check_classes(checkpoint, opened)
         found = inspect_selection(
             model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
         )

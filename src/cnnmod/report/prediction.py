@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.utils import draw_segmentation_masks
 
 from cnnmod.report.image import write_figure
+from cnnmod.training.decode import decode_file
 from cnnmod.training.predict import Boxes, ClassMap, Prediction, TopClasses
 
 _COLOURS = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]  of a list of colours
@@ -31,10 +32,9 @@ def prediction_figure(file: Path, prediction: Prediction, name: Callable[[int], 
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: Its ending is no format that can be drawn.
+        ValueError: Its ending is no format that can be drawn, or the image is broken.
     """
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
+    image = decode_file(file, channels=3)
     figure = Figure(figsize=(_WIDTH, _WIDTH * image.height / image.width + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()

@@ -1,6 +1,6 @@
 """A data set as a recipe wants it: which images are trained on, held out and tested on."""
 
-from collections.abc import Callable, Sequence
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from cnnmod.training.images import Images, ImagesInMemory, decoded, in_colour
+from cnnmod.training.images import Batch, Images, ImagesInMemory, decoded
+from cnnmod.training.layouts import find_sources
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.scene_images import scene_images
 from cnnmod.training.scenes import find_scenes, unlabelled
-from cnnmod.training.sources import Source, find_sources, of_array, of_files
+from cnnmod.training.sources import Progress, Source, of_array, of_files
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
+logger = logging.getLogger("cnnmod")
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,17 @@ def open_data(
     """Open a data set as a recipe wants it.
 
     Args:
-        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `sources.py`; to segment or
+        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `layouts.py`; to segment or
             detect, of `scenes.py`.
         recipe: Says how images are prepared, how many are held out and how many are used.
         workers: Processes that decode, if the images are decoded as they come.
         skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
-        progress: Called while images are decoded into memory.
+        progress: Called while Parquet files are read, and while images are decoded into memory.
 
     Raises:
         OSError: The folder does not exist.
-        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, or an image
-            is broken.
+        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, all labels
+            are the same, or an image is broken.
 
     Examples:
         >>> from cnnmod.training.recipes import recipe
@@ -65,9 +66,11 @@ def open_data(
         >>> len(data.train), len(data.test), data.num_classes
         (1347, 450, 10)
     """
+    if recipe.in_channels not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, not in_channels = {recipe.in_channels}")
     if recipe.task != "classification":
         return _open_scenes(place, recipe, workers, skip_broken)
-    sources, classes = _digits() if str(place) == "digits" else _sources(Path(place))
+    sources, classes = _digits() if str(place) == "digits" else _sources(Path(place), progress)
     num_classes = _num_classes(place, sources, classes)
     train = torch.arange(len(sources["train"]))
     validation = None
@@ -117,14 +120,22 @@ def _open_scenes(place: str | Path, recipe: Recipe, workers: int, skip_broken: b
     )
 
 
-def images_of_files(files: Sequence[Path], recipe: Recipe) -> Images:
-    """Image files as the recipe's network is tested on them; what their labels say means nothing."""
+def image_of_file(file: Path, recipe: Recipe) -> Batch:
+    """An image file as the recipe's network is tested on it; what its label says means nothing.
+
+    Raises:
+        ValueError: It is broken; the error names it.
+    """
+    first = torch.arange(1)
     if recipe.task != "classification":
-        return scene_images(unlabelled(files, recipe.task), recipe, training=False, workers=0, skip_broken=False)
-    source, numbers = of_files([str(file) for file in files], [0] * len(files)), torch.arange(len(files))
-    if recipe.augmentation == "resized_crop":
-        return decoded(source, numbers, recipe, training=False, workers=0, skip_broken=False)
-    return _in_memory("given", source, numbers, recipe, False, False, lambda what, done, total: None)
+        images: Images = scene_images(unlabelled([file], recipe.task), recipe, False, workers=0, skip_broken=False)
+    elif recipe.augmentation == "resized_crop":
+        images = decoded(of_files([str(file)], [0]), first, recipe, False, workers=0, skip_broken=False)
+    else:
+        source = of_files([str(file)], [0])
+        images = _in_memory("given", source, first, recipe, False, False, lambda what, done, total: None)
+    (batch,) = images.batches([first])
+    return batch
 
 
 def _first(count: int, there: int, place: str | Path) -> Tensor:
@@ -161,7 +172,7 @@ def _in_memory(
     whole = torch.ones(len(numbers), dtype=torch.bool)
     for place, number in enumerate(numbers.tolist()):
         try:
-            image = pil_to_tensor(in_colour(source.open(number), recipe.in_channels))
+            image = pil_to_tensor(source.open(number, recipe.in_channels))
             pixels[place] = image if list(image.shape[1:]) == size else resize(image, size, antialias=True)
         except ValueError as error:
             if not skip_broken:
@@ -170,6 +181,8 @@ def _in_memory(
             whole[place] = False
         if place % 1000 == 999 or place + 1 == len(numbers):
             progress(f"decoding {'train' if training else split} images", place + 1, len(numbers))
+    if len(broken) == len(numbers):
+        raise ValueError(f"all {split} images are broken, the first: {broken[0]}")
     labels = torch.as_tensor(source.labels)[numbers]
     return ImagesInMemory(pixels[whole], labels[whole], recipe, broken)
 
@@ -186,8 +199,8 @@ def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
     }, tuple(map(str, range(10)))
 
 
-def _sources(folder: Path) -> tuple[dict[str, Source], tuple[str, ...] | None]:
-    found = find_sources(folder)
+def _sources(folder: Path, progress: Progress) -> tuple[dict[str, Source], tuple[str, ...] | None]:
+    found = find_sources(folder, progress)
     splits = dict(found.splits)
     if "train" not in splits or len(splits) < 2:
         raise ValueError(f"{folder} has images to {' and '.join(splits)}; it needs train, and test or validation (val)")
@@ -198,9 +211,20 @@ def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[s
     for split, source in sources.items():
         if not len(source):
             raise ValueError(f"{place} has no {split} image")
-    count = len(classes) if classes else max(sources["train"].labels) + 1
+    trained = set(sources["train"].labels)
+    count = len(classes) if classes else max(trained) + 1
     for split, source in sources.items():
         for number, label in enumerate(source.labels):
             if not 0 <= label < count:
                 raise ValueError(f"{source.name(number)} ({split}) has the label {label}; there are {count} classes")
+            if not classes and label not in trained:
+                raise ValueError(f"{source.name(number)} ({split}) has the label {label}, which no training image has")
+    if len(trained) < 2:
+        only = min(trained) if classes is None else repr(classes[min(trained)])
+        raise ValueError(f"{place} has training images of one class only, {only}; it needs two or more")
+    if len(sources["train"]) < count and not classes:
+        raise ValueError(f"{place} has labels up to {count - 1}, but only {len(sources['train'])} training images")
+    if missing := [label for label in range(count) if label not in trained]:
+        named = ", ".join(str(label) if classes is None else classes[label] for label in missing[:5])
+        logger.warning("%s of %s classes have no training image: %s", len(missing), count, named)
     return count

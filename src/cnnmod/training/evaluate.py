@@ -35,7 +35,7 @@ def evaluate(
         progress: Called with the number of batches done, and how many there are.
 
     Raises:
-        ValueError: The network has another number of classes.
+        ValueError: The network has another number of classes, or all images are broken.
     """
     processes = all_processes()
     device = processes.device
@@ -64,6 +64,8 @@ def evaluate(
         model.train(training)
     if processes.num_processes > 1:
         torch.distributed.all_reduce(tested)
+    if broken and not tested:
+        raise ValueError(f"all {len(images)} images to test on are broken, the first: {min(broken)}")
     return metric.compute(int(tested), count_distinct(broken))
 
 

@@ -1,7 +1,6 @@
 """Batches of images: decoded once and kept in memory, or decoded as they come."""
 
 import hashlib
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.sources import Source
-
-logger = logging.getLogger("cnnmod")
 
 
 @dataclass(frozen=True)
@@ -120,27 +117,33 @@ class DecodedImages:
     """Images that are decoded as they come, by processes beside the training if there are any.
 
     Attributes:
-        dataset: (number, seed) → an image and its label, or the error of one that is broken.
+        dataset: (number, seed) → an image and its label, or the error of one that is broken: an error raised in another
+            process would arrive here with that process's traceback as its text.
         collate: What makes a batch of these.
         workers: How many processes.
+        skip_broken: Whether broken images are left out; otherwise the first is an error.
     """
 
     dataset: Any
     collate: Callable[[list[Any]], Batch]
     workers: int
+    skip_broken: bool
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
         wanted = [[(int(number), draw) for number in numbers] for numbers in order]
-        yield from DataLoader(
+        for batch in DataLoader(
             self.dataset,
             batch_sampler=wanted,  # pyright: ignore[reportArgumentType]  a number and a seed are an index too
             num_workers=min(self.workers, len(wanted)),
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
-        )
+        ):
+            if batch.broken and not self.skip_broken:
+                raise ValueError(batch.broken[0])
+            yield batch
 
 
 def draw_from(draw: int | None, number: int) -> None:
@@ -156,12 +159,12 @@ def decoded(
     source: Source, numbers: Tensor, recipe: Recipe, training: bool, workers: int, skip_broken: bool
 ) -> DecodedImages:
     """Photographs with a label each, prepared as timm does."""
-    return DecodedImages(_Transformed(source, numbers, recipe, training, skip_broken), _collate, workers)
+    return DecodedImages(_Transformed(source, numbers, recipe, training), _collate, workers, skip_broken)
 
 
 class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
-    def __init__(self, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool) -> None:
-        self.source, self.numbers, self.recipe, self.skip_broken = source, numbers, recipe, skip_broken
+    def __init__(self, source: Source, numbers: Tensor, recipe: Recipe, training: bool) -> None:
+        self.source, self.numbers, self.recipe = source, numbers, recipe
         augmentation = {"auto_augment": recipe.auto_augment, "re_prob": recipe.random_erasing, "color_jitter": 0.0}
         self.transform = create_transform(
             (recipe.in_channels, *recipe.size),
@@ -180,10 +183,8 @@ class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of t
         number = int(self.numbers[place])
         draw_from(draw, number)
         try:
-            image = in_colour(self.source.open(number), self.recipe.in_channels)
+            image = self.source.open(number, self.recipe.in_channels)
         except ValueError as error:
-            if not self.skip_broken:
-                raise
             return str(error)
         transform: Any = self.transform
         return transform(image), self.source.labels[number]
@@ -193,21 +194,5 @@ def _collate(images: list[tuple[Tensor, int] | str]) -> Batch:
     whole = [image for image in images if not isinstance(image, str)]
     broken = [image for image in images if isinstance(image, str)]
     if not whole:
-        raise ValueError(f"all images of a batch are broken, the first: {broken[0]}")
+        return Batch([], [], broken)
     return Batch(torch.stack([image for image, _ in whole]), torch.tensor([label for _, label in whole]), broken)
-
-
-_said: set[tuple[str, int]] = set()
-
-
-def in_colour(image: Any, channels: int) -> Any:
-    """The image with three channels, or with one; another kind is converted, which is said once."""
-    wanted = {1: "L", 3: "RGB"}.get(channels)
-    if wanted is None:
-        raise ValueError(f"images have 1 or 3 channels, not in_channels = {channels}")
-    if image.mode == wanted:
-        return image
-    if (image.mode, channels) not in _said:
-        _said.add((image.mode, channels))
-        logger.warning("some images are %s, not %s, and are converted", image.mode, wanted)
-    return image.convert(wanted)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cnnmod.networks import load
-from cnnmod.training.data import images_of_files
+from cnnmod.training.data import image_of_file
+from cnnmod.training.decode import decode_file
 from cnnmod.training.folder import classes_of, recipe_of
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
@@ -38,6 +38,13 @@ class Boxes:
     boxes: Tensor
     labels: list[int]
     scores: list[float]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The image cannot be read, and why not."""
+
+    reason: str
 
 
 Prediction = TopClasses | ClassMap | Boxes
@@ -70,39 +77,52 @@ class Predictor:
         recipe, classes = recipe_of(checkpoint), classes_of(checkpoint)
         return cls(load(checkpoint).to(device).eval(), recipe, classes)
 
-    def predict(self, files: Sequence[Path], threshold: float = 0.5) -> Iterator[tuple[Path, Prediction]]:
+    def predict(
+        self, files: Sequence[Path], threshold: float = 0.5, skip_broken: bool = False
+    ) -> Iterator[tuple[Path, Prediction | Broken]]:
         """What it says of each image.
 
         Args:
             files: The images.
             threshold: The lowest score of a box that is returned.
+            skip_broken: Return `Broken` for images that are broken, instead of stopping at the first.
 
         Raises:
             ValueError: An image is broken; the error names it.
         """
         device = next(self.model.parameters()).device
-        images = images_of_files(files, self.recipe)
-        one_by_one = torch.arange(len(files)).split(1)
-        for file, batch in zip(files, images.batches(one_by_one), strict=True):
+        for file in files:
+            try:
+                batch = image_of_file(file, self.recipe)
+            except ValueError as error:
+                if not skip_broken:
+                    raise
+                yield file, Broken(str(error))
+                continue
             with torch.inference_mode():
                 outputs = self.model(batch.to(device).images)
-            with Image.open(file) as image:
-                size = (image.height, image.width)
-            yield file, _of_outputs(outputs, size, threshold)
+            if isinstance(outputs, dict):
+                image = decode_file(file, self.recipe.in_channels)
+                yield file, _class_map(outputs["out"], (image.height, image.width))
+            else:
+                yield file, _of_outputs(outputs, threshold)
 
     def name(self, label: int) -> str:
         """What a class is called."""
         return str(label) if self.classes is None else self.classes[label]
 
 
-def _of_outputs(outputs: Any, size: tuple[int, int], threshold: float) -> Prediction:
-    """Of the outputs for one image of this height and width."""
+def _class_map(logits: Tensor, size: tuple[int, int]) -> ClassMap:
+    """Of the logits for one image of this height and width."""
+    logits = nn.functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    return ClassMap(logits[0].argmax(0).cpu())
+
+
+def _of_outputs(outputs: Any, threshold: float) -> Prediction:
+    """Of the outputs for one image, to classify or to detect in."""
     if isinstance(outputs, Tensor):
         probabilities, classes = outputs[0].float().softmax(0).topk(min(5, outputs.shape[1]))
         return TopClasses(classes.tolist(), [round(value, 4) for value in probabilities.tolist()])
-    if isinstance(outputs, dict):
-        logits = nn.functional.interpolate(outputs["out"].float(), size=size, mode="bilinear", align_corners=False)
-        return ClassMap(logits[0].argmax(0).cpu())
     (found,) = outputs
     kept = found["scores"] >= threshold
     scores = [round(value, 4) for value in found["scores"][kept].tolist()]

@@ -18,13 +18,13 @@ from cnnmod.training.scenes import Scenes
 def scene_images(scenes: Scenes, recipe: Recipe, training: bool, workers: int, skip_broken: bool) -> DecodedImages:
     """The photographs of one split as the recipe wants them."""
     if recipe.task == "segmentation":
-        return DecodedImages(_Scenes(scenes, _Segmented(recipe, training), skip_broken), _stacked, workers)
-    return DecodedImages(_Scenes(scenes, _Detected(recipe, training), skip_broken), _listed, workers)
+        return DecodedImages(_Scenes(scenes, _Segmented(recipe, training)), _stacked, workers, skip_broken)
+    return DecodedImages(_Scenes(scenes, _Detected(recipe, training)), _listed, workers, skip_broken)
 
 
 class _Scenes(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
-    def __init__(self, scenes: Scenes, prepare: Callable[[Any, Any], tuple[Tensor, Any]], skip_broken: bool) -> None:
-        self.scenes, self.prepare, self.skip_broken = scenes, prepare, skip_broken
+    def __init__(self, scenes: Scenes, prepare: Callable[[Any, Any], tuple[Tensor, Any]]) -> None:
+        self.scenes, self.prepare = scenes, prepare
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -39,8 +39,6 @@ class _Scenes(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
             except ValueError as error:
                 raise ValueError(f"{self.scenes.images[number]} {error}") from error
         except ValueError as error:
-            if not self.skip_broken:
-                raise
             return str(error)
 
 

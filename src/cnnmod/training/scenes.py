@@ -7,16 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import Cityscapes, VOCDetection
 
+from cnnmod.training.decode import ORIENTATION, decode_file, decode_mask, is_image_file
 from cnnmod.training.recipe import IGNORED, Recipe, Task
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-_IMAGES = (".jpg", ".jpeg", ".png")
 _MASKS = (
     "masks beside the images (train/NAME.jpg and trainannot/NAME.png, val/ and valannot/) or Cityscapes "
     "(leftImg8bit/train/… and gtFine/train/…)"
@@ -55,8 +54,14 @@ class Scenes:
         Raises:
             ValueError: One of the two is broken; the error names the file.
         """
-        image = _decoded(self.images[number], "RGB")
-        return image, self.read(self.labels[number], (image.height, image.width))
+        path, label = self.images[number], self.labels[number]
+        image = decode_file(path, 3)
+        if ORIENTATION in image.info and label.suffix == ".xml" and not _states_size(label):
+            raise ValueError(
+                f"{path} has the EXIF orientation {image.info[ORIENTATION]}, and {label} does not state the size of "
+                "the image that its boxes are of"
+            )
+        return image, self.read(label, (image.height, image.width))
 
 
 def unlabelled(files: Sequence[Path], task: Task) -> Scenes:
@@ -90,7 +95,7 @@ def _masks(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
     for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
         if not ((folder / name).is_dir() and (folder / f"{name}annot").is_dir()):
             continue
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGES)
+        images = sorted(path for path in (folder / name).iterdir() if is_image_file(path))
         masks = [folder / f"{name}annot" / f"{image.stem}.png" for image in images]
         splits[split] = Scenes(images, _there(images, masks), read)
     if splits and not recipe.classes:
@@ -112,8 +117,10 @@ def _cityscapes(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
             found = Cityscapes(str(folder), split=name, mode="fine", target_type="semantic")
         except RuntimeError as error:
             raise ValueError(f"{folder} is no whole copy of Cityscapes: {error}") from error
-        images = [Path(path) for path in found.images]
-        splits[split] = Scenes(images, _there(images, [Path(targets[0]) for targets in found.targets]), read)
+        pairs = [(Path(image), Path(targets[0])) for image, targets in zip(found.images, found.targets, strict=True)]
+        pairs = [pair for pair in pairs if not any(part.startswith(".") for part in pair[0].parts[-2:])]  # hidden
+        images = [image for image, _ in pairs]
+        splits[split] = Scenes(images, _there(images, [mask for _, mask in pairs]), read)
     return splits, tuple(kind.name for kind in counted)
 
 
@@ -153,23 +160,12 @@ def _there(of: Sequence[Path], paths: Sequence[Path]) -> Sequence[Path]:
     return paths
 
 
-def _decoded(path: Path, mode: str | None) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
-        raise ValueError(f"{path} is broken: {error}") from error
-    return image if mode is None or image.mode == mode else image.convert(mode)
-
-
 def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) -> Tensor:
     """A mask (H, W) of one byte a pixel, as classes 0, 1, … and `IGNORED`."""
-    image = _decoded(path, None)
-    if image.mode not in ("L", "P"):
-        raise ValueError(f"{path} is no mask of one byte a pixel, but an image of mode {image.mode}")
-    if (image.height, image.width) != size:
-        raise ValueError(f"{path} has {image.height} × {image.width} pixels, its image {size[0]} × {size[1]}")
-    values_HW = torch.from_numpy(numpy.array(image))
+    values_HW = torch.from_numpy(decode_mask(path))
+    if values_HW.shape != size:
+        height, width = values_HW.shape
+        raise ValueError(f"{path} has {height} × {width} pixels, its image {size[0]} × {size[1]} as it is shown")
     table = torch.full((256,), -1)
     for value, label in classes.items():
         table[value] = label
@@ -206,6 +202,13 @@ def _objects(path: Path) -> list[Any]:
     except (ElementTree.ParseError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no annotation of Pascal VOC: {type(error).__name__}: {error}") from error
     return found
+
+
+def _states_size(path: Path) -> bool:
+    try:
+        return ElementTree.parse(path).find("size") is not None
+    except ElementTree.ParseError:  # which is reported where its objects are read
+        return True
 
 
 def _no_mask(_: Path, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,90 @@
+"""Which files and folders are of which split, by their names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+_Found = TypeVar("_Found")
+
+_SPLITS = {
+    "training": "train",
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, but hidden files and folders."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def folders_by_split(folder: Path) -> dict[str, Path]:
+    """The folders of the splits, train and val, that hold folders themselves.
+
+    Raises:
+        ValueError: Two folders are of one split.
+    """
+    found: dict[str, Path] = {}
+    for path in visible(folder):
+        split = _SPLITS.get(path.name.lower())
+        if split is None or not path.is_dir() or not any(inner.is_dir() for inner in visible(path)):
+            continue
+        if split in found:
+            raise ValueError(f"{found[split]} and {path} are both of the {split} split; leave one of them")
+        found[split] = path
+    return _in_order(found)
+
+
+def files_by_split(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each split: train-0001.tar or train/0001.tar, in the folder itself or in one below it.
+
+    Raises:
+        ValueError: The files of a split are called in two ways, or files lie in two folders.
+    """
+    found: dict[str, list[Path]] = {}
+    first: dict[str, tuple[Path, str, Path]] = {}  # how the first file of a split is called
+    for path in (path for ending in endings for path in _candidates(folder, ending)):
+        base, word = _split_word(path, folder)
+        if word is None:
+            continue
+        split = _SPLITS[word]
+        one, *how = first.setdefault(split, (path, word, path.parent))
+        if how != [word, path.parent]:
+            raise ValueError(f"{one} and {path} are both of the {split} split; leave those that are called in one way")
+        other = next(iter(found.values()), [path])[0]
+        if base != _split_word(other, folder)[0]:
+            raise ValueError(f"{other} and {path} seem to be of two data sets; give the folder of one of them")
+        found.setdefault(split, []).append(path)
+    return _in_order(found)
+
+
+def _in_order(found: Mapping[str, _Found]) -> dict[str, _Found]:
+    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+
+
+def _candidates(folder: Path, ending: str) -> list[Path]:
+    found = [*folder.glob(f"*{ending}"), *folder.glob(f"*/*{ending}")]
+    for word in _SPLITS:
+        found += folder.glob(f"*/{word}/*{ending}")
+    return sorted(
+        path
+        for path in set(found)
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _split_word(path: Path, folder: Path) -> tuple[Path, str | None]:
+    """The word that says which split a file is of, and the folder of the data set's files."""
+    parent = path.parent.name.lower() if path.parent != folder else ""
+    if parent in _SPLITS:
+        return path.parent.parent, parent
+    if word := _starting_word(path.name.lower()):
+        return path.parent, word
+    return path.parent.parent, _starting_word(parent)
+
+
+def _starting_word(name: str) -> str | None:
+    return next((word for word in _SPLITS if name.startswith(word)), None)

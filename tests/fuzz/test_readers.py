@@ -1,0 +1,148 @@
+"""Data sets with a broken file: the right images, or an error of one line that names the file."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from cnnmod.cli import run
+from cnnmod.training.data import Data, open_data
+from cnnmod.training.recipes import recipe
+from fuzz.mutate import mutated
+from pictures import encoded, oriented, parquet, picture, shard
+
+SMALL = ["image_size=8", "epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "config.c=8"]
+QUICK_AND_THOROUGH = [range(20), pytest.param(range(20, 1020), marks=pytest.mark.slow)]
+FORMATS = ("png", "jpg", "gif", "tif", "bmp", "webp", "ppm", "jp2", "avif")
+
+
+def write_class_folders(folder: Path) -> None:
+    for split in ("train", "val"):
+        for number, name in enumerate(("cat", "dog")):
+            (folder / split / name).mkdir(parents=True)
+            for place, ending in enumerate(FORMATS):
+                image = picture((20 * place, 100 * number, 0), (12, 8))
+                image.save(folder / split / name / f"{ending}.{ending}", exif=oriented(6))
+            deep = (numpy.arange(96) * 600).reshape(8, 12).astype("uint16")
+            Image.fromarray(deep).save(folder / split / name / "deep.png")
+            image = picture(3, (12, 8), "P")
+            image.putpalette(list(range(60)))
+            image.save(folder / split / name / "palette.png", transparency=3)
+
+
+def write_parquet(folder: Path) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        parquet(folder / f"{name}.parquet", [0, 1] * 3, ["cat", "dog"])
+
+
+def write_strings(folder: Path) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        images = [encoded(picture((number, 0, 0))) for number in range(6)]
+        parquet(folder / f"{name}.parquet", ["cat", "dog"] * 3, images=images)
+
+
+def write_shards(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in ("train-0", "train-1", "val-0"):
+        members: dict[str, bytes] = {}
+        for number in range(4):
+            members[f"v1.0/{number}.png"] = encoded(picture((number, 0, 0)))
+            members[f"v1.0/{number}.cls"] = str(number % 2).encode()
+        shard(folder / f"{name}.tar", members)
+
+
+WRITERS = [write_class_folders, write_parquet, write_strings, write_shards]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def broken(write: Callable[[Path], None], seeds: range, folder: Path) -> Iterator[tuple[int, Path]]:
+    """A seed, and the file that is broken by it; each time another one, and afterwards whole again."""
+    folder.mkdir()
+    write(folder)
+    whole = contents(folder)
+    for seed in seeds:
+        path = sorted(whole)[seed % len(whole)]
+        path.write_bytes(mutated(whole[path], seed))
+        before = contents(folder)
+        yield seed, path
+        assert contents(folder) == before, f"seed {seed} changed the data"
+        path.write_bytes(whole[path])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def images(data: Data) -> list[tuple[bytes, int]]:
+    """All images with their labels."""
+    return [
+        (image.numpy().tobytes(), int(label))
+        for split in (data.train, data.test)
+        for batch in split.batches([torch.arange(len(split))])
+        for image, label in zip(batch.images, batch.labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("seeds", QUICK_AND_THOROUGH)
+def test_the_right_images_or_an_error_that_names_the_file(
+    write: Callable[[Path], None], seeds: range, tmp_path: Path
+) -> None:
+    how = recipe("cifar10_fast", SMALL)
+    write(tmp_path / "whole")
+    whole = images(open_data(tmp_path / "whole", how))
+    for seed, path in broken(write, seeds, tmp_path / "data"):
+        error, found = None, []
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                found = images(open_data(tmp_path / "data", how))
+        except (ValueError, OSError) as caught:
+            error = str(caught)
+        if error is not None:
+            assert str(path) in error, f"seed {seed}"
+            assert "\n" not in error, f"seed {seed}"
+            assert len(error) < 600, f"seed {seed}"
+        else:
+            assert len(found) == len(whole), f"seed {seed}"
+            if write is write_class_folders:
+                assert sum(one != other for one, other in zip(found, whole, strict=True)) <= 1, f"seed {seed}"
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("seeds", QUICK_AND_THOROUGH)
+def test_one_line_at_the_command_line(
+    write: Callable[[Path], None], seeds: range, tmp_path: Path, capfd, monkeypatch
+) -> None:
+    write_class_folders(tmp_path / "classes")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    train = ["train", "cifar10_fast", "--data", str(tmp_path / "classes"), "--out", str(tmp_path / "run")]
+    run([*train, "--set", *SMALL])
+    there = contents(tmp_path / "run")
+    capfd.readouterr()
+    for seed, _ in broken(write, seeds, tmp_path / "data"):
+        code = 0
+        try:
+            run(["evaluate", str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "data"), "--json"])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if "━" not in line]  # progress bars
+        if code == 0:
+            assert not lines, f"seed {seed}"
+        else:
+            assert (code, out, len(lines)) == (2, "", 1), f"seed {seed}: {err}"
+            assert lines[0].startswith("cnnmod: "), f"seed {seed}: {err}"
+        assert not list((tmp_path / "work").iterdir()), f"seed {seed}"
+    assert contents(tmp_path / "run") == there

@@ -1,0 +1,93 @@
+import logging
+import shutil
+
+import pytest
+
+from cnnmod.training.layouts import find_sources
+from pictures import classes, picture
+
+
+def test_class_folders(tmp_path):
+    for split in ("train", "val"):
+        classes(tmp_path, split, ["cat", "dog"])
+    sources = find_sources(tmp_path)
+    assert sources.classes == ("cat", "dog")
+    assert list(sources.splits) == ["train", "validation"]
+    train = sources.splits["train"]
+    assert list(train.labels) == [0, 0, 1, 1]
+    assert train.open(3).getpixel((0, 0)) == (50, 1, 0)
+    assert train.name(3).endswith("dog/1.png")
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path, caplog):
+    classes(tmp_path, "train", ["cat", "dog"])
+    (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"macOS")
+    (tmp_path / "train" / ".DS_Store").touch()
+    for folder in (".ipynb_checkpoints", "cat/.ipynb_checkpoints"):
+        (tmp_path / "train" / folder).mkdir()
+        shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "train" / folder / "0-checkpoint.png")
+    with caplog.at_level(logging.WARNING, "cnnmod"):
+        sources = find_sources(tmp_path)
+    assert sources.classes == ("cat", "dog")
+    assert len(sources.splits["train"]) == 4
+    assert not caplog.records
+
+
+def test_hidden_parts_of_the_folders_own_path_are_not(tmp_path):
+    classes(tmp_path / ".cache" / "data", "train", ["cat", "dog"])
+    assert len(find_sources(tmp_path / ".cache" / "data").splits["train"]) == 4
+
+
+def test_all_endings_of_images_are_taken_and_other_files_are_named(tmp_path, caplog):
+    classes(tmp_path, "train", ["cat", "dog"])
+    for name in ("a.JPG", "b.tif", "c.TIFF", "d.gif", "e.webp", "f.bmp", "inner/g.jpeg"):
+        (tmp_path / "train" / "cat" / name).parent.mkdir(exist_ok=True)
+        picture((1, 2, 3)).save(tmp_path / "train" / "cat" / name)
+    (tmp_path / "train" / "dog" / "notes.txt").touch()
+    with caplog.at_level(logging.WARNING, "cnnmod"):
+        train = find_sources(tmp_path).splits["train"]
+    assert list(train.labels) == [0] * 9 + [1] * 2
+    assert {train.open(number).size for number in range(11)} == {(8, 8)}
+    first = tmp_path / "train" / "dog" / "notes.txt"
+    assert f"files in {tmp_path}/train that are no images are ignored: 1, the first: {first}" in caplog.messages
+
+
+def test_a_class_without_images(tmp_path):
+    classes(tmp_path, "train", ["cat", "dog"])
+    (tmp_path / "train" / "eel").mkdir()
+    with pytest.raises(ValueError, match=r"train: Found no valid file for the classes eel\.; images end in \.jpg, "):
+        find_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        (["cat", "eel"], "where the first has the class 'dog', the second has the class 'eel'"),
+        (["cat"], r"\(2 and 1\): where the first has the class 'dog', the second has no further class"),
+        (["cat", "dog", "eel"], "where the first has no further class, the second has the class 'eel'"),
+        (["ant", "cat", "dog"], "where the first has the class 'cat', the second has the class 'ant'"),
+    ],
+)
+def test_splits_of_other_classes(names, error, tmp_path):
+    classes(tmp_path, "train", ["cat", "dog"])
+    classes(tmp_path, "val", names)
+    with pytest.raises(ValueError, match=rf"/train and .*/val have different classes .*{error}"):
+        find_sources(tmp_path)
+
+
+def test_val_and_valid_side_by_side(tmp_path):
+    for split in ("train", "val", "valid"):
+        classes(tmp_path, split, ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"/val and .*/valid are both of the validation split"):
+        find_sources(tmp_path)
+
+
+def test_broken_images_are_named(tmp_path):
+    classes(tmp_path, "train", ["cat", "dog"])
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
+    train = find_sources(tmp_path).splits["train"]
+    with pytest.raises(ValueError, match=r"/train/cat/1\.png is broken: it is no image of the format"):
+        train.open(1)
+    (tmp_path / "train" / "cat" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"/train/cat/1\.png cannot be read: No such file or directory"):
+        train.open(1)

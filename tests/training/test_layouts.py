@@ -1,0 +1,45 @@
+import pytest
+
+from cnnmod.training.layouts import find_sources
+from pictures import classes, parquet, shards
+
+
+def test_torchvisions_cifar(tmp_path):
+    """In its own layout; the checksums are those of the real files, so these are refused."""
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(ValueError, match="Dataset not found or corrupted"):
+        find_sources(tmp_path)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the data folder .*nowhere does not exist"):
+        find_sources(tmp_path / "nowhere")
+
+
+def test_nothing_known(tmp_path):
+    with pytest.raises(ValueError, match=r"no images were found in .*, which holds nothing; accepted are class"):
+        find_sources(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(ValueError, match=r"which holds notes\.txt;"):
+        find_sources(tmp_path)
+
+
+@pytest.mark.parametrize("second", ["parquet", "shards", "cifar"])
+def test_several_layouts(second, tmp_path):
+    classes(tmp_path, "train", ["cat", "dog"])
+    if second == "parquet":
+        parquet(tmp_path / "data" / "train-0.parquet", [0, 1])
+    elif second == "shards":
+        shards(tmp_path, [2])
+    else:
+        (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(ValueError, match=r"holds .* and class folders; give a folder with one of them"):
+        find_sources(tmp_path)
+
+
+def test_both_of_torchvisions_cifar(tmp_path):
+    for name in ("cifar-10-batches-py", "cifar-100-python"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"holds cifar-10-batches-py and cifar-100-python; give a folder with one"):
+        find_sources(tmp_path)
