@@ -113,11 +113,12 @@ def export(
         logger.warning("the network is in training mode; it is exported in evaluation mode")
     device = next(model.parameters(), example).device
     example = example.detach().to(device)
+    traced = example[:1] if dynamic_batch else example
     try:
-        lowered = lower(model, runtime, example=example[:1])
+        lowered = lower(model, runtime, example=traced)
     except ValueError as error:
         raise not_exportable(model, example, error) from error
-    reference, _ = fold(model, example[:1])
+    reference, _ = fold(model, traced)
     if format != "pt2":  # which keeps the device
         lowered, reference, example = lowered.cpu(), reference.cpu(), example.cpu()
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)

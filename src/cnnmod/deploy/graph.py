@@ -1,5 +1,6 @@
 """A lowered network as a file: ONNX, OpenVINO's, or torch.export's."""
 
+import inspect
 import itertools
 import logging
 import warnings
@@ -16,7 +17,6 @@ from cnnmod.deploy.openvino_file import write_openvino
 from cnnmod.deploy.outputs import IMAGES, named_outputs, plain
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.split import split_candidates_
-from cnnmod.deploy.weights import check_half
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.trace import meta_forward
 
@@ -42,8 +42,6 @@ def write(
             file cannot hold; or weights that 16 bits cannot.
     """
     _check_outputs(model, example, kind)
-    if half:
-        check_half(model)
     if kind == "pt2":
         _write_pt2(model, example, path, dynamic_batch)
     elif kind == "onnx":
@@ -61,7 +59,6 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
     in it."""
     import onnx
 
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     names: list[str] = []
 
     def outputs(output: Any) -> tuple[Tensor, ...]:
@@ -75,7 +72,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bo
                 model,
                 (_batch(example, dynamic_batch),),
                 dynamo=True,
-                dynamic_shapes=shapes,
+                dynamic_shapes=_shapes(model, dynamic_batch),
                 custom_translation_table={torch.ops.cnnmod.gather_planes.default: _gather_planes},
                 verbose=False,
             ),
@@ -120,7 +117,7 @@ def _name_(graph: Any, outputs: list[str]) -> None:
 def _check_outputs(model: nn.Module, example: Tensor, kind: Format) -> None:
     """Raise `ValueError` for a network whose outputs a file cannot hold."""
     try:
-        output = meta_forward(model, example[:1])
+        output = meta_forward(model, example)
     except ValueError:  # the exporter fails too, and is asked where
         return
     if isinstance(output, list) and output and isinstance(output[0], dict) and "boxes" in output[0]:
@@ -145,29 +142,43 @@ def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:
 
 def _store_half(graph: Any) -> None:
     """Weights in 16 bits, each with a cast that the runtime does once, when it loads the file."""
+    import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
+    limit = np.finfo(np.float16).max
     casts: list[Any] = []
     for weight in graph.initializer:
         if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
             name = weight.name
-            values = numpy_helper.to_array(weight).astype("float16")
-            weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+            values = numpy_helper.to_array(weight)
+            if (largest := np.abs(values[np.isfinite(values)]).max(initial=0)) > limit:
+                raise ValueError(f"half stores weights up to {limit:.0f} in 16 bits, but {name} has {largest:.1e}")
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
 
 
 def _write_pt2(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     with _quiet():
         program = _exported(
-            lambda: torch.export.export(model, (_batch(example, dynamic_batch),), dynamic_shapes=shapes),
+            lambda: torch.export.export(
+                model, (_batch(example, dynamic_batch),), dynamic_shapes=_shapes(model, dynamic_batch)
+            ),
             model,
             example,
             plain,
         )
         torch.export.save(program, path)
+
+
+def _shapes(model: nn.Module, dynamic_batch: bool) -> Any:
+    """For torch.export: the input's first dimension is any, in `forward(images)` or `forward(*inputs)`."""
+    if not dynamic_batch:
+        return None
+    images = {0: torch.export.Dim("batch")}
+    first = next(iter(inspect.signature(model.forward).parameters.values()))
+    return ((images,),) if first.kind is first.VAR_POSITIONAL else (images,)
 
 
 def _batch(example: Tensor, dynamic: bool) -> Tensor:

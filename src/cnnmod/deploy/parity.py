@@ -166,10 +166,11 @@ def _error(output: Tensor, wanted: Tensor) -> float:
     equal = (output == wanted) | (output.isnan() & wanted.isnan())
     if equal.all():
         return 0.0  # also where all outputs are zero, or there are none
-    if not (output.isfinite() & wanted.isfinite())[~equal].all():
+    largest = wanted[wanted.isfinite()].abs().max() if wanted.isfinite().any() else 0
+    if not (output.isfinite() & wanted.isfinite())[~equal].all() or largest == 0:
         return math.inf
-    difference = float(((output - wanted).abs() - rounding * wanted.abs())[~equal].max())
-    return max(difference, 0.0) / float(wanted[wanted.isfinite()].abs().max())
+    difference = ((output - wanted).abs() - rounding * wanted.abs())[~equal].max()
+    return float(difference.clamp_min(0) / largest)
 
 
 def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:

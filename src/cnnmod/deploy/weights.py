@@ -1,9 +1,6 @@
-"""Which weights cannot be written: not finite, or too large for 16 bits."""
+"""Which weights no file is made of: those that are not finite."""
 
-import torch
 from torch import Tensor, nn
-
-_LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 def check_finite(model: nn.Module) -> None:
@@ -35,14 +32,3 @@ def _fault(name: str, tensor: Tensor) -> str | None:
     if isinstance(tensor, nn.Parameter) or name.startswith("running_"):
         return "infinite" if tensor.isinf().any() else None
     return None
-
-
-def check_half(model: nn.Module) -> None:
-    """Raise `ValueError` for the first weights that 16 bits cannot hold."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel():
-            largest = float(tensor.abs().max())
-            if largest > _LARGEST_HALF:
-                raise ValueError(
-                    f"half stores weights up to {_LARGEST_HALF:.0f} in 16 bits, but {name} has {largest:.1e}"
-                )
