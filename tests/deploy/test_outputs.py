@@ -153,8 +153,23 @@ RETURNED = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNTIMES)
-@pytest.mark.parametrize("case", RETURNED)
+QUICK = {
+    *(("the issue's", kind) for kind in RUNTIMES),
+    *(("twice", kind) for kind in ("onnx", "openvino")),
+    *(("inputs and weights", kind) for kind in ("onnx", "openvino")),
+    *((case, "onnx") for case in ("Hugging Face's", "names of the graph's own", "names that collide", "other types")),
+    ("a dataclass", "pt2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        pytest.param(case, kind, marks=() if (case, kind) in QUICK else pytest.mark.slow)
+        for case in RETURNED
+        for kind in RUNTIMES
+    ],
+)
 def test_every_name_holds_its_value(case, kind, tmp_path):
     returns, named = RETURNED[case]
     net = Net(returns).eval()
@@ -196,7 +211,7 @@ def test_pt2_returns_the_structure_in_pythons_own_types(tmp_path):
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_int8_files_keep_the_names(kind, tmp_path):
     """Also where the features that are returned are cut into candidates and the rest."""
 
@@ -224,7 +239,9 @@ def test_int8_files_keep_the_names(kind, tmp_path):
 
 
 class TestErrors:
-    @pytest.mark.parametrize("kind", RUNTIMES)
+    @pytest.mark.parametrize(
+        "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("openvino", "pt2"))]
+    )
     @pytest.mark.parametrize(
         ("returns", "message"),
         [
