@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
+from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, mod_blocks
 from cnnmod.deploy import export as export_module
+from cnnmod.deploy import graph
 from cnnmod.deploy.export import export
 from cnnmod.deploy.runtimes import load
 from conftest import trained_norms_
@@ -138,6 +141,73 @@ def test_many_threads_on_one_session(tmp_path):
         numpy.testing.assert_array_equal(ours, theirs)
 
 
+class Calls(nn.Module):
+    """A convolution, in a forward that a test gives."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.given = forward
+
+    def forward(self, images):
+        return self.given(self.conv(images))
+
+
+class Wrapper(nn.Module):
+    """As PEFT's and others' are."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = Calls(lambda y: y)
+
+    def forward(self, *args, **kwargs):
+        return self.network(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_forward_that_takes_anything(kind, tmp_path):
+    path = tmp_path / f"network{FORMATS[kind]}"
+    model = Wrapper().eval()
+    export(model, EXAMPLE, path, format=kind)
+    images = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        found = load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1).run(images)
+        torch.testing.assert_close(found["output"], model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_network_that_fixes_its_batch(kind, tmp_path):
+    model = Calls(lambda y: y.reshape(2, 256)).eval()
+    with pytest.raises(ValueError, match=r"does not run on an example of shape \(1, 1, 8, 8\)"):
+        export(model, torch.rand(2, 1, 8, 8), tmp_path / f"network{FORMATS[kind]}", format=kind)
+    assert not [*tmp_path.iterdir()]
+    export(model, torch.rand(2, 1, 8, 8), tmp_path / f"network{FORMATS[kind]}", format=kind, dynamic_batch=False)
+
+
+def test_examples_with_gradients_or_without_any_variance(tmp_path):
+    for example in (EXAMPLE.clone().requires_grad_(), torch.zeros(1, 1, 8, 8)):
+        assert export(network(), example, tmp_path / "network.pt2", format="pt2").largest_error < 1e-5
+
+
+class Masked(nn.Module):
+    """Infinite where its mask is, and NaN for a black image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
+
+    def forward(self, images):
+        y = self.conv(images)
+        return {"masked": y + self.mask, "scaled": y / y.amax((1, 2, 3), keepdim=True)}
+
+
+@pytest.mark.parametrize(("kind", "half"), [("pt2", False), ("onnx", True)])
+def test_infinities_that_a_network_means(kind, half, tmp_path):
+    report = export(Masked().eval(), EXAMPLE, tmp_path / f"network{FORMATS[kind]}", format=kind, half=half)
+    assert report.largest_error < 2e-3
+
+
 class TestErrors:
     def refused(self, match, tmp_path, model=None, example=EXAMPLE, name="network.onnx", error=ValueError, **given):
         with pytest.raises(error, match=match):
@@ -151,6 +221,10 @@ class TestErrors:
         refused("torch.export has no such files", tmp_path, name="a.pt2", format="pt2", half=True)
         refused(r"in float32, not torch\.float64 \(1, 1, 8, 8\)", tmp_path, example=EXAMPLE.double())
         refused(r"in float32, not torch\.float32 \(1, 8, 8\)", tmp_path, example=EXAMPLE[0])
+        refused(r"\(0, 1, 8, 8\), which holds none", tmp_path, example=EXAMPLE[:0])
+        refused("example has images with values that are not finite", tmp_path, example=EXAMPLE * math.nan)
+        refused("example must be images with values, not a meta tensor", tmp_path, example=EXAMPLE.to("meta"))
+        refused(r"example must be images \(N, C, H, W\) in float32, not ndarray", tmp_path, example=EXAMPLE.numpy())
         refused(r"does not run on an example of shape \(1, 3, 8, 8\)", tmp_path, example=torch.rand(1, 3, 8, 8))
         refused(r"the network must be in float32, not torch\.bfloat16", tmp_path, model=network().bfloat16())
         refused("does not exist", tmp_path, name="nowhere/network.onnx", error=FileNotFoundError)
@@ -161,6 +235,50 @@ class TestErrors:
             export_module, "check_parity", lambda *args: replace(plain(*args), largest_error=0.5, seed=1)
         )
         self.refused(r"an error of 5\.0e-01, more than 1e-04, on the input of seed 1", tmp_path)
+
+    @pytest.mark.parametrize("kind", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+    def test_weights_that_are_not_finite(self, kind, tmp_path):
+        def broken(name, value):
+            model = network()
+            model.state_dict(keep_vars=True)[name].data.flatten()[0] = value
+            return model
+
+        for name, value, message in (
+            ("layer1.0.conv1.weight", math.nan, r"^ResNet has NaN weights in layer1\.0\.conv1 \(weight\)$"),
+            ("fc.bias", -math.inf, r"^ResNet has infinite weights in fc \(bias\)$"),
+            ("layer1.0.bn1.running_var", math.nan, r"^ResNet has NaN weights in layer1\.0\.bn1 \(running_var\)$"),
+            ("bn1.running_mean", math.inf, r"^ResNet has infinite weights in bn1 \(running_mean\)$"),
+        ):
+            self.refused(message, tmp_path, broken(name, value), name=f"a{FORMATS[kind]}", format=kind)
+        alone = Calls(lambda y: y)
+        alone.scale = nn.Parameter(torch.tensor(math.nan))
+        message = r"^Calls has NaN weights in Calls \(scale\)$"
+        self.refused(message, tmp_path, alone, name=f"a{FORMATS[kind]}", format=kind)
+        meta = digits_resnet().to("meta")
+        message = r"^ResNet has no weights in conv1 \(weight\): they are on the meta device$"
+        self.refused(message, tmp_path, meta, name=f"a{FORMATS[kind]}", format=kind)
+
+    def test_a_network_that_gives_no_numbers(self, tmp_path):
+        model = Calls(lambda y: {"a": y, "b": y * math.nan})
+        self.refused("^the network itself gives NaN in 'b' on the input of seed 0, so that", tmp_path, model)
+
+    def test_weights_that_16_bits_cannot_hold(self, tmp_path):
+        model = Calls(lambda y: y)
+        nn.init.constant_(model.conv.weight, 1e6)
+        message = r"^half stores weights up to 65504 in 16 bits, but conv\.weight has 1\.0e\+06$"
+        self.refused(message, tmp_path, model, half=True)
+
+    def test_a_batch_that_the_network_fixes(self, tmp_path):
+        model = Calls(lambda y: y.reshape(2, -1))
+        message = "^Calls does not take any number of images: .*export it with dynamic_batch=False"
+        self.refused(message, tmp_path, model, name="a.pt2", format="pt2")
+
+    def test_what_the_exporter_says_is_said(self, tmp_path):
+        """Not the advice that torch.onnx puts before it."""
+        model = Calls(lambda y: y if y.sum() > 0 else -y)
+        with pytest.raises(ValueError, match=r"cannot be exported: Calls \(Calls\): Could not guard on data") as caught:
+            graph.write(model, EXAMPLE, tmp_path / "network.onnx", "onnx", dynamic_batch=True)
+        assert "step" not in str(caught.value)
 
     def test_a_runtime_that_is_not_there(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

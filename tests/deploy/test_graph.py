@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cnnmod import MoDConfig, convert_, mod_blocks
-from cnnmod.deploy.graph import SELECTED, SUFFIXES, not_exportable, write
+from cnnmod.deploy.exportable import not_exportable
+from cnnmod.deploy.graph import SELECTED, SUFFIXES, write
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.runtimes import load
 from cnnmod.method.record import recorded_selection

@@ -151,3 +151,107 @@ def test_of_tied_scores_the_last_selected_ties_with_the_first_that_is_not(c):
     for block in mod_blocks(tied(network(c=c))).values():
         sorted_NC = block.selector(torch.rand(8, block.channels, 4, 4)).sort(1, descending=True).values
         assert (sorted_NC[:, block.k - 1] == sorted_NC[:, block.k]).float().mean() > 0.5
+
+
+class Several(torch.nn.Module):
+    """A network without weights, of several outputs."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.returns = returns
+
+    def forward(self, images):
+        return self.returns(images)
+
+
+def test_outputs_are_compared_by_name_not_by_place():
+    model = Several(lambda x: {"a": x, "b": x + 1})
+    assert check_parity(model, (lambda x: {"b": x + 1, "a": x}), EXAMPLE, (2,)).largest_error == 0
+    swapped = check_parity(model, (lambda x: {"a": x + 1, "b": x}), EXAMPLE, (2,))
+    assert swapped.largest_error > 0.1
+    one = check_parity(model, (lambda x: {"a": x, "b": x + 1.5}), EXAMPLE, (2,))
+    assert (one.output, one.largest_error > 0.1) == ("b", True)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (lambda x: {"a": x}, "the file's outputs are a, the network's a, b"),
+        (lambda x: {"a": x, "b": x, "c": x}, "the file's outputs are a, b, c, the network's a, b"),
+        (
+            lambda x: {"a": x, "b": x[:1]},
+            r"output 'b' is torch.float32 \(1, 1, 8, 8\), the network's .* \(2, 1, 8, 8\)",
+        ),
+        (lambda x: {"a": x, "b": x.half()}, r"output 'b' is torch\.float16 .*, the network's torch\.float32"),
+    ],
+)
+def test_other_names_shapes_and_types(outputs, message):
+    """A batch that is fixed to one would be broadcast."""
+    with pytest.raises(ValueError, match=message):
+        check_parity(Several(lambda x: {"a": x, "b": x}), (outputs), EXAMPLE, (2,))
+
+
+def test_of_integers_and_booleans_the_share_that_differs():
+    for change in (lambda x: (x * 1000).long(), lambda x: x > 0.5):
+        model = Several(change)
+
+        def first_differs(images_NCHW, change=change):
+            found = change(images_NCHW)
+            found[0, 0, 0, 0] = ~found[0, 0, 0, 0]
+            return {"output": found}
+
+        assert check_parity(model, first_differs, EXAMPLE, (2,)).largest_error == 1 / 128
+        assert check_parity(model, lambda x, change=change: {"output": change(x)}, EXAMPLE, (2,)).largest_error == 0
+
+
+def test_16_bits_are_rounded_otherwise():
+    model = Several(lambda x: x.half())
+    nearly = check_parity(model, lambda x: {"output": (x * (1 + 2e-4)).half()}, EXAMPLE, (2,))
+    assert nearly.largest_error == 0
+    assert check_parity(model, lambda x: {"output": (x * 1.01).half()}, EXAMPLE, (2,)).largest_error > 5e-3
+
+
+def test_outputs_without_a_batch_are_compared_where_all_images_select_alike():
+    class Sums(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, images):
+            y = self.network(images)
+            return {"logits": y, "sum": y.sum(0), "mean": y.mean()}
+
+    model = Sums().eval()
+
+    def run(selects_otherwise, error):
+        def one(images_NCHW):
+            with torch.no_grad(), recorded_selection(model) as selected:
+                found = model(images_NCHW) | {f"{name}{SELECTED}": index for name, (index,) in selected.items()}
+            found["sum"] = found["sum"] + error
+            if selects_otherwise(images_NCHW):
+                found[f"network.layer1.1{SELECTED}"][0, 0] = -1
+                found["sum"] = found["sum"] + 1
+            return found
+
+        return one
+
+    first = run(lambda images: bool(images.any()), 0)  # all but the black ones
+    assert check_parity(model, first, EXAMPLE, (2,)).largest_error == 0
+    assert check_parity(model, run(lambda images: False, 1), EXAMPLE, (2,)).output == "sum"
+    never = check_parity(model, run(lambda images: True, 0), EXAMPLE, (2,))
+    assert (never.largest_error, never.output) == (math.inf, "sum")
+
+
+def test_numbers_that_are_not_finite_in_both_alike():
+    model = Several(lambda x: x.masked_fill(x < 0.4, -math.inf) / x)
+    assert check_parity(model, lambda x: {"output": model(x)}, EXAMPLE, (2,)).largest_error == 0
+    other = check_parity(model, lambda x: {"output": model(x).clamp_min(-1e9)}, EXAMPLE, (2,))
+    assert other.largest_error == math.inf
+    with pytest.raises(ValueError, match="the network itself gives NaN in 'output' on the input of seed 0"):
+        check_parity(Several(lambda x: x * math.nan), lambda x: {"output": x}, EXAMPLE, (2,))
+
+
+def test_images_are_random_also_of_an_example_of_zeros():
+    seen = []
+    check_parity(Several(lambda x: x), lambda x: seen.append(x) or {"output": x}, torch.zeros(1, 1, 8, 8), (1, 2))
+    assert [float(x.std()) > 0.5 for x in seen] == [True, True, False]

@@ -13,7 +13,7 @@ from cnnmod.deploy.graph import write
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.parity import check_agreement
 from cnnmod.deploy.quantize import quantize
-from cnnmod.deploy.runtimes import load
+from cnnmod.deploy.runtimes import load, start
 from cnnmod.deploy.selector import SELECTED
 from conftest import trained_norms_
 from small import digits_resnet
@@ -143,6 +143,14 @@ def test_export(kind, tmp_path, capsys):
     assert b"float-" not in path.read_bytes()
 
 
+def test_images_with_gradients_or_in_another_layout(tmp_path):
+    turned = torch.rand(4, 8, 8, 1).permute(0, 3, 1, 2)
+    for images in (IMAGES.clone().requires_grad_(), turned, IMAGES.to(memory_format=torch.channels_last)):
+        report = export(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), EXAMPLE, tmp_path / "a.onnx", int8=images)
+        assert report.int8 is not None
+        assert report.int8.images == len(images)
+
+
 def test_controls_and_networks_that_are_no_classifiers(tmp_path):
     report = export(control_(network()).eval(), EXAMPLE, tmp_path / "control.onnx", int8=IMAGES)
     assert report.int8 is not None
@@ -169,6 +177,11 @@ class TestErrors:
         refused(r"\(N, 1, 8, 8\) in float32, not torch\.float32 \(0, 1, 8, 8\)", tmp_path, int8=IMAGES[:0])
         refused(r"int8 must be images \(N, 1, 8, 8\) in float32, not bool", tmp_path, int8=True)
         refused("values that are not finite", tmp_path, int8=IMAGES / 0)
+        refused(r"in float32, not torch\.uint8 \(16, 1, 8, 8\)", tmp_path, int8=(IMAGES * 255).byte())
+        refused(r"in float32, not torch\.float32 \(16, 3, 8, 8\)", tmp_path, int8=IMAGES.expand(-1, 3, -1, -1))
+        refused(r"in float32, not torch\.float32 \(1, 8, 8\)", tmp_path, int8=IMAGES[0])
+        refused(r"in float32, not torch\.float32 \(\)", tmp_path, int8=torch.tensor(0.0))
+        refused("int8 must be images with values, not a meta tensor", tmp_path, int8=IMAGES.to("meta"))
         refused("a multiple of the 2 images", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
 
     @pytest.mark.parametrize("package", ["nncf", "openvino"])
@@ -176,3 +189,13 @@ class TestErrors:
         monkeypatch.setitem(sys.modules, package, None)
         match = rf"needs {package}: pip install 'cnnmod\[deploy\]'"
         self.refused(match, tmp_path, ModuleNotFoundError, "network.xml", format="openvino", int8=IMAGES)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    model = network()
+    model.layer2[1].conv_block.conv1.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^ResNet has NaN weights in layer2\.1\.conv_block\.conv1 \(weight\)$"):
+        export(model, EXAMPLE, tmp_path / "network.onnx", int8=IMAGES)
+    assert not [*tmp_path.iterdir()]
+    with pytest.raises(ValueError, match=r"^ResNet has NaN weights in layer2\.1\.conv_block\.conv1 \(weight\)$"):
+        start(model, "onnxruntime-int8", EXAMPLE)

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.graph import SUFFIXES, Format, not_exportable, write
+from cnnmod.deploy.exportable import not_exportable
+from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import FORMS, fold, lower
 from cnnmod.deploy.parity import Agreement, Run, check_agreement, check_parity, tied
 from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
+from cnnmod.deploy.weights import check_finite
 from cnnmod.method.convert import mod_blocks
 from cnnmod.records.files import check_writable
 
@@ -106,15 +108,19 @@ def export(
     _check(model, example, path, format, half)
     if int8 is not None:
         _check_int8(int8, example, format, half, 1 if dynamic_batch else len(example))
-        int8 = int8.cpu()
     runtime = _RUNTIME_OF[format]
     if any(module.training for module in model.modules()):
         logger.warning("the network is in training mode; it is exported in evaluation mode")
+    device = next(model.parameters(), example).device
+    example = example.detach().to(device)
+    traced = example[:1] if dynamic_batch else example
     try:
-        lowered = lower(model, runtime, example=example[:1])
+        lowered = lower(model, runtime, example=traced)
     except ValueError as error:
         raise not_exportable(model, example, error) from error
-    reference, _ = fold(model, example[:1])
+    reference, _ = fold(model, traced)
+    if format != "pt2":  # which keeps the device
+        lowered, reference, example = lowered.cpu(), reference.cpu(), example.cpu()
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         beside = Path(folder) / path.name
@@ -124,8 +130,9 @@ def export(
         limit = _HALF_TOLERANCE if half else _TOLERANCE
         if not parity.largest_error <= limit:
             raise ValueError(
-                f"the file computes something else than the network: an error of {parity.largest_error:.1e}, more than "
-                f"{limit:.0e}, on the input of seed {parity.seed}; nothing was written"
+                f"the file computes something else than the network: in {parity.output!r} an error of "
+                f"{parity.largest_error:.1e}, more than {limit:.0e}, on the input of seed {parity.seed}; nothing was "
+                "written"
             )
         tied_agreement = 1.0
         if mod_blocks(model):
@@ -136,7 +143,7 @@ def export(
         agreement = None
         if int8 is not None:
             quantize(source, beside, int8, format)
-            images = int8.split(32 if dynamic_batch else len(example))
+            images = int8.detach().cpu().split(32 if dynamic_batch else len(example))
             agreement = check_agreement(reference, _run(beside, format), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
         report = ExportReport(
@@ -166,11 +173,11 @@ def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool)
         raise ValueError(f"a file of format {kind!r} ends in {SUFFIXES[kind]}; {str(path)!r} does not")
     if half and kind == "pt2":
         raise ValueError("half stores weights in 16 bits in ONNX and OpenVINO files; torch.export has no such files")
-    if not isinstance(example, Tensor) or example.ndim != 4 or example.dtype != torch.float32:
-        given = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise ValueError(f"example must be images (N, C, H, W) in float32, not {given}")
-    if wrong := next((p.dtype for p in model.parameters() if p.dtype != torch.float32), None):
+    _check_images("example", example, None)
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    if wrong := next((dtype for dtype in floats if dtype != torch.float32), None):
         raise ValueError(f"the network must be in float32, not {wrong}; `half` stores the file's weights in 16 bits")
+    check_finite(model)
     check_writable(path)
 
 
@@ -180,15 +187,23 @@ def _check_int8(images: Tensor, example: Tensor, kind: Format, half: bool, multi
     if half:
         raise ValueError("half stores weights in 16 bits and int8 in 8; give one of them")
     check_runtime(_INT8_RUNTIME_OF[kind])
-    wanted = f"(N, {', '.join(map(str, example.shape[1:]))}) in float32"
-    if not isinstance(images, Tensor):
-        raise ValueError(f"int8 must be images {wanted}, not {type(images).__name__}")
-    if images.shape[1:] != example.shape[1:] or len(images) < 1 or images.dtype != torch.float32:
-        raise ValueError(f"int8 must be images {wanted}, not {images.dtype} {tuple(images.shape)}")
-    if not images.isfinite().all():
-        raise ValueError("int8 has images with values that are not finite")
+    _check_images("int8", images, example.shape[1:])
     if len(images) % multiple:
         raise ValueError(f"int8 must be a multiple of the {multiple} images that the file takes, not {len(images)}")
+
+
+def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:
+    wanted = f"{name} must be images (N, {'C, H, W' if shape is None else ', '.join(map(str, shape))}) in float32"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{wanted}, not {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1:] != (shape or images.shape[1:]) or images.dtype != torch.float32:
+        raise ValueError(f"{wanted}, not {images.dtype} {tuple(images.shape)}")
+    if not images.numel():
+        raise ValueError(f"{wanted}, not {images.dtype} {tuple(images.shape)}, which holds none")
+    if images.is_meta or images.layout is not torch.strided:
+        raise ValueError(f"{name} must be images with values, not a {'meta' if images.is_meta else 'sparse'} tensor")
+    if not images.isfinite().all():
+        raise ValueError(f"{name} has images with values that are not finite")
 
 
 def _run(path: Path, kind: Format) -> Run:

@@ -1,6 +1,7 @@
 """A lowered network as a file: ONNX, OpenVINO's, or torch.export's."""
 
-import copy
+import inspect
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.openvino_file import write_openvino
+from cnnmod.deploy.outputs import IMAGES, named_outputs, plain
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
@@ -35,53 +38,52 @@ def write(
         half: Store weights in 16 bits; they are widened when the file is loaded.
 
     Raises:
-        ValueError: The network cannot be exported, with the layer that cannot; or it is a detector.
+        ValueError: The network cannot be exported, with the layer that cannot; or it is a detector, or returns what a
+            file cannot hold; or weights that 16 bits cannot.
     """
-    names = _output_names(model, example)
+    _check_outputs(model, example, kind)
     if kind == "pt2":
         _write_pt2(model, example, path, dynamic_batch)
     elif kind == "onnx":
-        _write_onnx(model, example, path, names, dynamic_batch, half, split=True)
+        _write_onnx(model, example, path, dynamic_batch, half, split=True)
     else:
         onnx_path = path.with_name(f".{path.name}.onnx")  # a file of the same stem may be the user's
-        _write_onnx(model, example, onnx_path, names, dynamic_batch, half=False, split=False)
+        _write_onnx(model, example, onnx_path, dynamic_batch, half=False, split=False)
         write_openvino(onnx_path, path, half)
         onnx_path.unlink()
 
 
-def _write_onnx(
-    model: nn.Module,
-    example: Tensor,
-    path: Path,
-    names: list[str] | None,
-    dynamic_batch: bool,
-    half: bool,
-    *,
-    split: bool,
-) -> None:
-    """All weights are in the one file. Outputs in a dictionary keep their names, and the tensors that hold the MoD
-    blocks' selected channels are called after the blocks; nothing else of where the network came from is in it."""
+def _write_onnx(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, half: bool, *, split: bool) -> None:
+    """All weights are in the one file. The input is called `images`, the outputs as `named_outputs` calls them, and the
+    tensors that hold the MoD blocks' selected channels after the blocks; nothing else of where the network came from is
+    in it."""
     import onnx
 
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    names: list[str] = []
+
+    def outputs(output: Any) -> tuple[Tensor, ...]:
+        named = named_outputs(output)
+        names[:] = named
+        return tuple(one.clone() for one in named.values())  # each its own, also what is returned twice, or an input
+
     with _quiet():
         program = _exported(
             lambda: torch.onnx.export(
                 model,
                 (_batch(example, dynamic_batch),),
                 dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["images"],
-                output_names=names,
+                dynamic_shapes=_shapes(model, dynamic_batch),
                 custom_translation_table={torch.ops.cnnmod.gather_planes.default: _gather_planes},
                 verbose=False,
             ),
             model,
             example,
+            outputs,
         )
     assert program is not None
     if split:
         split_candidates_(program.model)
+    _name_(program.model.graph, names)
     proto = program.model_proto
     blocks = set(mod_blocks(model))
     for node in proto.graph.node:
@@ -98,18 +100,37 @@ def _write_onnx(
     path.write_bytes(proto.SerializeToString())
 
 
-def _output_names(model: nn.Module, example: Tensor) -> list[str] | None:
-    """What a network calls its outputs, if it returns a dictionary."""
+def _name_(graph: Any, outputs: list[str]) -> None:
+    """Give the input and the outputs of an `onnx_ir` graph their names, and other names to what has these."""
+    names = dict(zip((*graph.inputs, *graph.outputs), (IMAGES, *outputs), strict=True))
+    inner = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    wanted = set(names.values())
+    taken = wanted | {value.name for value in (*graph.inputs, *inner)}
+    free = (name for number in itertools.count() if (name := f"value_{number}") not in taken)
+    for value in (*graph.inputs, *inner):
+        if value.name in wanted:
+            value.name = next(free)
+    for value, name in names.items():
+        value.name = name
+
+
+def _check_outputs(model: nn.Module, example: Tensor, kind: Format) -> None:
+    """Raise `ValueError` for a network whose outputs a file cannot hold."""
     try:
-        output = meta_forward(model, example[:1])
+        output = meta_forward(model, example)
     except ValueError:  # the exporter fails too, and is asked where
-        return None
-    if isinstance(output, list) and isinstance(output[0], dict):
+        return
+    if isinstance(output, list) and output and isinstance(output[0], dict) and "boxes" in output[0]:
         raise ValueError(
             f"{type(model).__name__} is a detector: how many boxes it finds depends on the image, which torch's "
             "exporters cannot write. Export what takes its time, model.backbone, and run the rest in torch"
         )
-    return list(output) if isinstance(output, dict) else None
+    for name, value in named_outputs(output).items():
+        if kind != "pt2" and (value.is_complex() or value.dtype == torch.bfloat16):
+            raise ValueError(
+                f"the network returns {value.dtype} as {name!r}; ONNX and OpenVINO files give floats, integers and "
+                "booleans that NumPy has"
+            )
 
 
 def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:
@@ -121,28 +142,43 @@ def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:
 
 def _store_half(graph: Any) -> None:
     """Weights in 16 bits, each with a cast that the runtime does once, when it loads the file."""
+    import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
+    limit = np.finfo(np.float16).max
     casts: list[Any] = []
     for weight in graph.initializer:
         if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
             name = weight.name
-            values = numpy_helper.to_array(weight).astype("float16")
-            weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+            values = numpy_helper.to_array(weight)
+            if (largest := np.abs(values[np.isfinite(values)]).max(initial=0)) > limit:
+                raise ValueError(f"half stores weights up to {limit:.0f} in 16 bits, but {name} has {largest:.1e}")
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
 
 
 def _write_pt2(model: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     with _quiet():
         program = _exported(
-            lambda: torch.export.export(model, (_batch(example, dynamic_batch),), dynamic_shapes=shapes),
+            lambda: torch.export.export(
+                model, (_batch(example, dynamic_batch),), dynamic_shapes=_shapes(model, dynamic_batch)
+            ),
             model,
             example,
+            plain,
         )
         torch.export.save(program, path)
+
+
+def _shapes(model: nn.Module, dynamic_batch: bool) -> Any:
+    """For torch.export: the input's first dimension is any, in `forward(images)` or `forward(*inputs)`."""
+    if not dynamic_batch:
+        return None
+    images = {0: torch.export.Dim("batch")}
+    first = next(iter(inspect.signature(model.forward).parameters.values()))
+    return ((images,),) if first.kind is first.VAR_POSITIONAL else (images,)
 
 
 def _batch(example: Tensor, dynamic: bool) -> Tensor:
@@ -150,51 +186,16 @@ def _batch(example: Tensor, dynamic: bool) -> Tensor:
     return example[:1].repeat(2, 1, 1, 1) if dynamic else example
 
 
-def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor) -> Any:
+def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outputs: Callable[[Any], Any]) -> Any:
+    """What an exporter makes of a network that returns `outputs` of what it returns."""
+    hook = model.register_forward_hook(lambda module, args, output: outputs(output))
     try:
         return export()
     except Exception as error:  # whatever an exporter raises at a foreign forward
-        raise not_exportable(model, example, error) from error
-
-
-def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> ValueError:
-    """An error that names the innermost layer that torch.export does not take alone, and why.
-
-    Raises:
-        ValueError: The error itself, if the network does not even run on the example.
-    """
-    inputs: dict[nn.Module, tuple[Any, Any]] = {}
-
-    def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        inputs[layer] = (args, kwargs)
-
-    layer, where = copy.deepcopy(model).eval(), type(model).__name__
-    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in layer.modules()]
-    try:
-        with torch.no_grad():
-            layer(example)
-    except Exception:  # it does not even run: the first error says so
-        raise error from None
-    for hook in hooks:
         hook.remove()
-    inside = True
-    while inside:
-        inside = False
-        for name, child in layer.named_children():
-            if child in inputs and (found := _fails(child, *inputs[child])) is not None:
-                layer, where, error, inside = child, f"{where}.{name}", found, True
-                break
-    reason = str(error).strip().splitlines()[0]
-    return ValueError(f"the network cannot be exported: {where} ({type(layer).__name__}): {reason}")
-
-
-def _fails(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
-    try:
-        with torch.no_grad():
-            torch.export.export(layer, args, kwargs)
-    except Exception as error:  # whatever it is, it is what is looked for
-        return error
-    return None
+        raise not_exportable(model, example, error) from error
+    finally:
+        hook.remove()
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cnnmod.deploy.graph import Format
+from cnnmod.deploy.outputs import IMAGES
 from cnnmod.deploy.selector import onnx_nodes, openvino_nodes, selector_nodes
 
 
@@ -27,6 +28,7 @@ def quantize(source: Path, path: Path, images_NCHW: Tensor, kind: Format) -> Non
         images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
         kind: `"onnx"` or `"openvino"`.
     """
+    images_NCHW = images_NCHW.detach().cpu()
     if kind == "onnx":
         _quantize_onnx(source, path, images_NCHW)
     else:
@@ -39,7 +41,7 @@ def _quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
     graph = onnx.load(source).graph
     fixed = graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 if it is not
-    inputs = ({"images": batch.numpy()} for batch in images_NCHW.split(fixed or 1))
+    inputs = ({IMAGES: batch.numpy()} for batch in images_NCHW.split(fixed or 1))
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> Any:

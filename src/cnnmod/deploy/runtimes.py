@@ -8,12 +8,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import lower
+from cnnmod.deploy.outputs import IMAGES, named_outputs
 from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.weights import check_finite
 
 Runtime: TypeAlias = Literal[
     "eager", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8", "pt2"
@@ -52,12 +53,12 @@ class OnnxRuntime:
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
         """All outputs by name."""
-        values = self._session.run(None, {"images": images_NCHW.numpy()})
+        values = self._session.run(None, {IMAGES: _array(images_NCHW)})
         return {name: torch.from_numpy(value) for name, value in zip(self._names, values, strict=True)}
 
     def __call__(self, images_NCHW: Tensor) -> Any:
         """The outputs, as arrays."""
-        return self._session.run(None, {"images": images_NCHW.numpy()})
+        return self._session.run(None, {IMAGES: _array(images_NCHW)})
 
 
 class OpenVino:
@@ -81,12 +82,12 @@ class OpenVino:
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
         """All outputs by name."""
-        found = self._request.infer([images_NCHW.numpy()], share_inputs=True)
+        found = self._request.infer([_array(images_NCHW)], share_inputs=True)
         return {output.get_any_name(): torch.from_numpy(value.copy()) for output, value in found.items()}
 
     def __call__(self, images_NCHW: Tensor) -> Any:
         """The outputs, as arrays that the next call overwrites."""
-        return self._request.infer([images_NCHW.numpy()], share_inputs=True, share_outputs=True)
+        return self._request.infer([_array(images_NCHW)], share_inputs=True, share_outputs=True)
 
 
 class Exported:
@@ -96,11 +97,11 @@ class Exported:
         self.module = torch.export.load(path).module()
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """All outputs by place, and the selected channels by name."""
+        """All outputs by name, and the selected channels."""
         recorder = _Recorder(self.module)
         with torch.inference_mode():
             output = recorder.run(images_NCHW)
-        return {str(number): one for number, one in enumerate(tree_leaves(output))} | recorder.selected
+        return named_outputs(output) | recorder.selected
 
     def __call__(self, images_NCHW: Tensor) -> Any:
         """The outputs."""
@@ -134,6 +135,10 @@ class InTorch:
             return self.module(images_NCHW)
 
 
+def _array(images_NCHW: Tensor) -> Any:
+    return images_NCHW.detach().numpy()
+
+
 def start(
     model: nn.Module, runtime: Runtime, example: Tensor, *, channels_last: bool = False
 ) -> Callable[[Tensor], Any]:
@@ -146,10 +151,15 @@ def start(
         channels_last: The memory format, where torch runs.
 
     Raises:
-        ValueError: An unknown runtime, or a network that cannot be lowered or exported.
+        ValueError: An unknown runtime, a network that cannot be lowered or exported, or images that are on another
+            device than the runtime.
         ModuleNotFoundError: The runtime is not installed, with the extra that brings it.
     """
     check_runtime(runtime)
+    if runtime not in IN_TORCH and example.device.type != "cpu":
+        raise ValueError(f"{runtime} runs on the CPU; give the example and the networks there, not on {example.device}")
+    if runtime.endswith("-int8"):
+        check_finite(model)
     lowered = lower(model, runtime.partition("-")[0], example=example[:1])
     if channels_last:
         lowered.to(memory_format=torch.channels_last)

@@ -1,0 +1,304 @@
+"""What outputs are called in a file, and that each name holds its value, in the real runtimes."""
+
+import dataclasses
+import enum
+from collections import OrderedDict, UserDict, namedtuple
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig, convert_, mod_blocks
+from cnnmod.deploy.export import export
+from cnnmod.deploy.graph import SUFFIXES, write
+from cnnmod.deploy.lower import lower
+from cnnmod.deploy.outputs import named_outputs, plain
+from cnnmod.deploy.quantize import quantize
+from cnnmod.deploy.runtimes import load
+from cnnmod.deploy.selector import SELECTED
+from conftest import trained_norms_
+from small import digits_resnet
+
+EXAMPLE = torch.rand(2, 1, 8, 8)
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+Both = namedtuple("Both", "maps means")
+
+
+@dataclasses.dataclass
+class Output:
+    logits: Any
+    loss: Any = None
+    features: Any = None
+
+
+class ModelOutput(OrderedDict):
+    """As Hugging Face's: a dictionary that is a dataclass too, without the fields that are None."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is not None:
+                self[field.name] = getattr(self, field.name)
+
+
+@dataclasses.dataclass
+class Hidden(ModelOutput):
+    loss: Any = None
+    logits: Any = None
+    hidden_states: Any = None
+
+
+class Part(enum.Enum):
+    MAPS = "maps"
+
+
+class Net(nn.Module):
+    """Returns what a function makes of the images, of y (N, 4, H, W) and of z (N, 4); its tensors have bad names."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.images = nn.Parameter(torch.rand(4, 1, 1))
+        self.register_buffer("logits", torch.arange(3.0))
+        self.register_buffer("a", torch.rand(2))
+        self.register_buffer("b", torch.rand(3))
+        self.returns = returns
+
+    def forward(self, x):
+        y = self.conv(x) * self.images + self.logits.sum()
+        return self.returns(self, x, y, y.mean((2, 3)))
+
+
+# What a network returns, and the values by the names that they must have.
+RETURNED = {
+    "the issue's": (
+        lambda net, x, y, z: {"loss": None, "logits": y, "f": [y * 2, y * 3]},
+        lambda net, x, y, z: {"logits": y, "f.0": y * 2, "f.1": y * 3},
+    ),
+    "a classifier's": (lambda net, x, y, z: z, lambda net, x, y, z: {"logits": z}),
+    "a map": (lambda net, x, y, z: y, lambda net, x, y, z: {"output": y}),
+    "a scalar": (lambda net, x, y, z: y.mean(), lambda net, x, y, z: {"output": y.mean()}),
+    "tuples": (
+        lambda net, x, y, z: (y, None, [z, {"aux": -y}]),
+        lambda net, x, y, z: {"output.0": y, "output.2.0": z, "output.2.1.aux": -y},
+    ),
+    "a named tuple": (lambda net, x, y, z: Both(y, z), lambda net, x, y, z: {"maps": y, "means": z}),
+    "a dataclass": (
+        lambda net, x, y, z: Output(z, features=(y, Both(-y, -z))),
+        lambda net, x, y, z: {"logits": z, "features.0": y, "features.1.maps": -y, "features.1.means": -z},
+    ),
+    "Hugging Face's": (
+        lambda net, x, y, z: Hidden(logits=z, hidden_states=(x, y)),
+        lambda net, x, y, z: {"logits": z, "hidden_states.0": x, "hidden_states.1": y},
+    ),
+    "other mappings": (
+        lambda net, x, y, z: UserDict({1: y, Part.MAPS: z, "empty": [], "none": {"at": None}}),
+        lambda net, x, y, z: {"1": y, "maps": z},
+    ),
+    "twice": (
+        lambda net, x, y, z: {"a": y, "b": y, "c": y.detach(), "d": y.view(-1, 4, 64), "e": y.view(-1, 4, 64)},
+        lambda net, x, y, z: {"a": y, "b": y, "c": y, "d": y.flatten(2), "e": y.flatten(2)},
+    ),
+    "inputs and weights": (
+        lambda net, x, y, z: {"x": x, "a": net.b, "b": net.a, "c": x, "logits": net.images, "images": y, "d": net.b},
+        lambda net, x, y, z: {
+            **{"x": x, "a": net.b, "b": net.a, "c": x, "logits": net.images, "images_1": y, "d": net.b}
+        },
+    ),
+    "names of the graph's own": (
+        lambda net, x, y, z: {"conv2d": x + 1, "mul": y, "add": y + 1, "clone": z, "clone_1": -z, "conv.weight": z + 1},
+        lambda net, x, y, z: {
+            **{"conv2d": x + 1, "mul": y, "add": y + 1, "clone": z, "clone_1": -z, "conv.weight": z + 1}
+        },
+    ),
+    "names that collide": (
+        lambda net, x, y, z: {
+            "a.b": y,
+            "a": {"b": z, "b_1": -z},
+            "a.b_1": -y,
+            0: z + 1,
+            "0": z + 2,
+            "x.selected": z + 3,
+        },
+        lambda net, x, y, z: {
+            **{"a.b": y, "a.b_2": z, "a.b_1": -z, "a.b_1_1": -y, "0": z + 1, "0_1": z + 2, "x.selected_1": z + 3}
+        },
+    ),
+    "odd characters": (
+        lambda net, x, y, z: {
+            "a b, c:0/é": y,
+            "<&>\"'\\": z,
+            "::": -z,
+            "日本": -y,
+            "a,b": y + 1,
+            "a": y + 2,
+            " ": z + 1,
+        },
+        lambda net, x, y, z: {
+            **{"a b, c:0/é": y, "<&>\"'\\": z, "::": -z, "日本": -y, "a,b": y + 1, "a": y + 2, " ": z + 1}
+        },
+    ),
+    "other types": (
+        lambda net, x, y, z: (y.argmax(1), y > 0, y.half(), y.double(), (y * 50).int(), z.max(1), x.new_zeros(3, 0)),
+        lambda net, x, y, z: {
+            **{"output.0": y.argmax(1), "output.1": y > 0, "output.2": y.half(), "output.3": y.double()},
+            **{"output.4": (y * 50).int(), "output.5.0": z.max(1)[0], "output.5.1": z.max(1)[1]},
+            **{"output.6": x.new_zeros(3, 0)},
+        },
+    ),
+    "no batch in front": (
+        lambda net, x, y, z: {"turned": y.transpose(0, 1), "sum": y.sum(0), "flat": y.flatten(), "loss": y.sum()},
+        lambda net, x, y, z: {"turned": y.transpose(0, 1), "sum": y.sum(0), "flat": y.flatten(), "loss": y.sum()},
+    ),
+}
+
+
+QUICK = {
+    *(("the issue's", kind) for kind in RUNTIMES),
+    *(("twice", kind) for kind in ("onnx", "openvino")),
+    *(("inputs and weights", kind) for kind in ("onnx", "openvino")),
+    *((case, "onnx") for case in ("Hugging Face's", "names of the graph's own", "names that collide", "other types")),
+    ("a dataclass", "pt2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        pytest.param(case, kind, marks=() if (case, kind) in QUICK else pytest.mark.slow)
+        for case in RETURNED
+        for kind in RUNTIMES
+    ],
+)
+def test_every_name_holds_its_value(case, kind, tmp_path):
+    returns, named = RETURNED[case]
+    net = Net(returns).eval()
+    path = tmp_path / f"network{SUFFIXES[kind]}"
+    report = export(net, EXAMPLE, path, format=kind)
+    assert report.largest_error < 1e-4
+    run = load(path, RUNTIMES[kind], 1).run
+    for count in (1, 3):
+        images = torch.rand(count, 1, 8, 8)
+        net.returns = named
+        with torch.inference_mode():
+            expected = net(images)
+        found = run(images)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                found[name], value, atol=1e-3, rtol=1e-3, msg=lambda text, at=name: f"{at}: {text}"
+            )
+
+
+def test_pt2_returns_the_structure_in_pythons_own_types(tmp_path):
+    for number, (case, kept) in enumerate(
+        (
+            (
+                lambda net, x, y, z: {"loss": None, "f": [y, (z, None)]},
+                lambda y, z: {"loss": None, "f": [y, (z, None)]},
+            ),
+            (lambda net, x, y, z: Output(z, features=y), lambda y, z: {"logits": z, "loss": None, "features": y}),
+            (lambda net, x, y, z: OrderedDict(a=Both(y, z)), lambda y, z: {"a": {"maps": y, "means": z}}),
+        )
+    ):
+        net = Net(case).eval()
+        export(net, EXAMPLE, tmp_path / f"{number}.pt2", format="pt2")
+        found = torch.export.load(tmp_path / f"{number}.pt2").module()(EXAMPLE)
+        with torch.no_grad():
+            net.returns = lambda net, x, y, z, kept=kept: kept(y, z)
+            expected = net(EXAMPLE)
+        assert type(found) is dict
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_int8_files_keep_the_names(kind, tmp_path):
+    """Also where the features that are returned are cut into candidates and the rest."""
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, candidates=1), example=EXAMPLE))
+
+        def forward(self, images):
+            maps = self.network.forward_features(images)
+            return {"loss": None, "maps": maps, "again": maps, "logits": self.network.forward_head(maps)}
+
+    model = Features().eval()
+    source, path = tmp_path / f"float{SUFFIXES[kind]}", tmp_path / f"int8{SUFFIXES[kind]}"
+    write(lower(model, RUNTIMES[kind], example=EXAMPLE), EXAMPLE, source, kind, dynamic_batch=True)
+    quantize(source, path, torch.rand(16, 1, 8, 8).requires_grad_(), kind)
+    with torch.inference_mode():
+        expected = named_outputs(model(EXAMPLE))
+    selected = {f"{block}{SELECTED}" for block in mod_blocks(model)}
+    for file, tolerance in ((source, 1e-4), (path, 0.3)):
+        found = load(file, RUNTIMES[kind], 1, selected=True).run(EXAMPLE)
+        assert found.keys() == expected.keys() | selected
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=tolerance * float(value.abs().max()), rtol=0)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("openvino", "pt2"))]
+    )
+    @pytest.mark.parametrize(
+        ("returns", "message"),
+        [
+            (lambda y: {"logits": y, "size": 8}, "the network returns an int as 'size'; a file takes tensors and None"),
+            (lambda y: (y, "text"), "the network returns a str as 'output.1'"),
+            (lambda y: [y, {"ok": True}], "the network returns a bool as 'output.1.ok'"),
+            (lambda y: [y, 0.5], "the network returns a float as 'output.1'"),
+            (lambda y: {"shape": y.shape}, "the network returns an int as 'shape.0'"),
+            (lambda y: {y}, "the network returns a set; a file takes tensors and None, in dictionaries, lists"),
+            (lambda y: iter([y]), "the network returns a list_iterator; "),
+            (lambda y: {"a": object(), "y": y}, "the network returns an object as 'a'"),
+            (lambda y: None, "the network returns no tensor, but None; a file needs at least one"),
+            (lambda y: {"a": [], "b": (None,)}, "the network returns no tensor, but a dict; a file needs at least one"),
+            (lambda y: [], "the network returns no tensor, but a list"),
+            (lambda y: {"": y}, "a dictionary with the key '', which cannot name an output"),
+            (lambda y: {"a\nb": y}, r"the key 'a\nb', which cannot name an output; a file takes printable strings"),
+            (lambda y: {"\ud800": y}, r"the key '\ud800', which cannot"),
+            (lambda y: {("a", 1): y}, "the key ('a', 1), which cannot"),
+            (lambda y: {None: y}, "the key None, which cannot"),
+        ],
+    )
+    def test_what_a_file_cannot_hold(self, returns, message, kind, tmp_path):
+        net = Net(lambda net, x, y, z: returns(y)).eval()
+        with pytest.raises(ValueError, match=r"^the network returns") as caught:
+            export(net, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", format=kind)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not [*tmp_path.iterdir()]
+
+    @pytest.mark.parametrize("kind", ["onnx", "openvino"])
+    def test_types_that_numpy_has_not(self, kind, tmp_path):
+        for returns, dtype in ((lambda y: y.bfloat16(), "bfloat16"), (lambda y: torch.complex(y, y), "complex64")):
+            net = Net(lambda net, x, y, z, returns=returns: {"a": y, "b": returns(y)}).eval()
+            with pytest.raises(ValueError, match=rf"the network returns torch\.{dtype} as 'b'; ONNX and OpenVINO"):
+                export(net, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", format=kind)
+            assert not [*tmp_path.iterdir()]
+            export(net, EXAMPLE, tmp_path / "network.pt2", format="pt2")
+            (tmp_path / "network.pt2").unlink()
+
+
+def test_the_network_itself_is_left_alone(tmp_path):
+    net = Net(lambda net, x, y, z: Output(z)).eval()
+    export(net, EXAMPLE, tmp_path / "network.onnx")
+    assert not net._forward_hooks
+    assert isinstance(net(EXAMPLE), Output)
+
+
+def test_dictionaries_in_lists_are_no_detector(tmp_path):
+    net = Net(lambda net, x, y, z: [{"logits": z}, {"logits": -z}]).eval()
+    export(net, EXAMPLE, tmp_path / "network.onnx")
+    assert load(tmp_path / "network.onnx", "onnxruntime", 1).run(EXAMPLE).keys() == {
+        "output.0.logits",
+        "output.1.logits",
+    }
+
+
+def test_plain_of_what_is_plain():
+    y = torch.rand(1)
+    assert plain(y) is y
+    assert plain({"a": [y, (None, 1)]}) == {"a": [y, (None, 1)]}
