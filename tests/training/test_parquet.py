@@ -67,6 +67,12 @@ def test_a_string_that_no_training_image_has(tmp_path):
         find_sources(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["data[1]", "a b*c?"])
+def test_names_of_folders_are_no_patterns(name, tmp_path):
+    parquet(tmp_path / name / "train.parquet", [0, 1])
+    assert find_sources(tmp_path / name).splits["train"].open(1, 1).getpixel((0, 0)) == 1
+
+
 class TestOtherClasses:
     @pytest.mark.parametrize("second", ["train-1", "test"])
     @pytest.mark.parametrize(
@@ -88,6 +94,14 @@ class TestOtherClasses:
             find_sources(tmp_path)
         assert f"{second}.parquet" in str(caught.value)
         assert "train-0.parquet" in str(caught.value)
+
+    def test_columns(self, tmp_path):
+        parquet(tmp_path / "train-0.parquet", [0, 1])
+        parquet(tmp_path / "train-1.parquet", [0, 1], label="fine_label")
+        with pytest.raises(
+            ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"
+        ):
+            find_sources(tmp_path)
 
     def test_strings_and_integers(self, tmp_path):
         parquet(tmp_path / "train.parquet", ["a", "b"])

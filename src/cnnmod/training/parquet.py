@@ -1,5 +1,6 @@
 """Parquet files as on the Hugging Face hub: a row for each image, with its content and its label."""
 
+import glob
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -21,13 +22,14 @@ class _File:
     """One file.
 
     Attributes:
-        image_column: Its name.
+        image_column, label_column: Their names.
         labels: All integers, or all strings.
         names: The classes' names, if the file's metadata has them.
     """
 
     path: Path
     image_column: str
+    label_column: str
     labels: list[int] | list[str]
     names: tuple[str, ...] | None
 
@@ -78,7 +80,7 @@ def _read(path: Path) -> _File:
         raise ValueError(f"{path} is broken: it has {rows} rows and {len(labels)} labels")
     feature = features[label_column]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    return _File(path, image_column, _checked_labels(path, label_column, labels), names)
+    return _File(path, image_column, label_column, _checked_labels(path, label_column, labels), names)
 
 
 def _check_image_type(path: Path, column: str, kind: Any) -> None:
@@ -111,6 +113,11 @@ def _checked_labels(path: Path, column: str, labels: Any) -> list[Any]:
 def _classes(splits: dict[str, list[_File]]) -> tuple[str, ...] | None:
     files = list(itertools.chain.from_iterable(splits.values()))
     for file in files:
+        if file.label_column != files[0].label_column:
+            raise ValueError(
+                f"{files[0].path} has its labels in the column {files[0].label_column}, {file.path} in "
+                f"{file.label_column}"
+            )
         if file.has_names_as_labels != files[0].has_names_as_labels:
             named, numbered = (file, files[0]) if file.has_names_as_labels else (files[0], file)
             raise ValueError(f"{named.path} has strings as labels, {numbered.path} has integers")
@@ -142,7 +149,7 @@ def _images(file: _File) -> Any:
     import datasets
 
     with _errors_of_arrow(file.path), _quiet():
-        table = datasets.Dataset.from_parquet(str(file.path), columns=[file.image_column])
+        table = datasets.Dataset.from_parquet(glob.escape(str(file.path)), columns=[file.image_column])
         assert isinstance(table, datasets.Dataset)
     if len(table) != len(file.labels):
         raise ValueError(f"{file.path} is broken: it has {len(file.labels)} labels and {len(table)} images")
