@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.utils import ModelEmaV2, ModelEmaV3
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.distributed._composable.replicate import replicate
 from torch.distributed.fsdp import fully_shard
