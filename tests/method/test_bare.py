@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.utils import ModelEmaV2, ModelEmaV3
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.distributed._composable.replicate import replicate
 from torch.distributed.fsdp import fully_shard
@@ -37,10 +37,10 @@ WRAPPERS = {
     "timm's v3": (ModelEmaV3, "ModelEmaV3; without it, it is model.module"),
     "DataParallel": (nn.DataParallel, "DataParallel; without it, it is model.module"),
     "DDP": (nn.parallel.DistributedDataParallel, "DistributedDataParallel; without it, it is model.module"),
-    "replicate": (replicate, "DDP; model is"),
+    "replicate": (replicate, "DDP$"),
     "compiled": (torch.compile, "OptimizedModule; without it, it is model._orig_mod"),
     "compiled part": (compiled_part, "OptimizedModule; without it, it is model.layer1._orig_mod"),
-    "FSDP2": (fully_shard, "FSDPModule; model is"),
+    "FSDP2": (fully_shard, "FSDPModule$"),
     "FSDP2 of a part": (sharded_part, "FSDPModule; model.layer1 is"),
 }
 

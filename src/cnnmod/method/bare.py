@@ -25,6 +25,7 @@ def check_bare(model: nn.Module) -> None:
     for name, module in model.named_modules():
         wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if wrapper is not None:
-            path = ".".join(filter(None, ("model", name, _WRAPPERS[wrapper])))
-            hint = f"; without it, it is {path}" if _WRAPPERS[wrapper] else f"; {path} is"
+            inner = _WRAPPERS[wrapper]
+            path = ".".join(filter(None, ("model", name, inner)))
+            hint = f"; without it, it is {path}" if inner else f"; {path} is" if name else ""
             raise ValueError(f"this takes the model itself, before it is wrapped in {wrapper}{hint}")

@@ -13,6 +13,7 @@ from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
+# By name, since each is a function of torch and a method of Tensor.
 _PRODUCTS = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"}
 _NO_TORCHSCRIPT = "{} does not support MoD blocks; use torch.export on cnnmod.lower(model, 'pt2'), or cnnmod.export"
 for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
