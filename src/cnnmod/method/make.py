@@ -11,6 +11,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
+from cnnmod.method.trace import at_rest
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
@@ -75,7 +76,7 @@ def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
     if x.is_meta or any(isinstance(value, Tensor) for value in further):
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
-    with torch.no_grad():
-        output = conv_block.eval()(x, *block.call.args, **block.call.kwargs)
+    with at_rest(conv_block):
+        output = conv_block(x, *block.call.args, **block.call.kwargs)
     if not output.isfinite().all():
         raise ValueError("its output is not finite, as that of a norm over few channels")

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
@@ -15,7 +16,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, trace_calls
 from cnnmod.method.discover import discover
-from cnnmod.method.trace import check_bare, example_for, meta_forward
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import check_bare, example_for, trace
 
 
 class Stage(NamedTuple):
@@ -89,20 +91,7 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
         >>> network.layer4[1].conv1.dilation
         (4, 4)
     """
-    example = example_for(network)
-    changes: list[tuple[str, nn.Conv2d, int]] = []
-
-    def note(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
-        if not isinstance(layer, (nn.Conv2d, _MaxPoolNd, _AvgPoolNd)):
-            return
-        before = _stride(example, args[0].shape[2])
-        if before >= output_stride and isinstance(layer, nn.Conv2d):
-            changes.append((name, layer, before // output_stride))
-        elif before >= output_stride and layer.stride not in (1, (1, 1)) and output.shape[2] > 1:
-            raise ValueError(f"{name} ({type(layer).__name__}) makes the stride more than {output_stride}")
-
-    meta_forward(network, example, note)
-    for name, conv, dilation in changes:
+    for name, conv, dilation in trace(network, partial(_dilations, example_for(network), output_stride)):
         if max(conv.kernel_size) == 1 or (dilation == 1 and conv.stride == (1, 1)):
             conv.stride = (1, 1)
             continue
@@ -116,6 +105,23 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
         conv.dilation = (conv.dilation[0] * dilation, conv.dilation[1] * dilation)
         conv.padding = (int(pads[0]) * dilation, int(pads[1]) * dilation)
     return network
+
+
+def _dilations(example: Tensor, output_stride: int, run: Run) -> list[tuple[str, nn.Conv2d, int]]:
+    """The convolutions from the stride on, each with what the stride before it is more than that."""
+    changes: list[tuple[str, nn.Conv2d, int]] = []
+
+    def note(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
+        if not isinstance(layer, (nn.Conv2d, _MaxPoolNd, _AvgPoolNd)):
+            return
+        before = _stride(example, args[0].shape[2])
+        if before >= output_stride and isinstance(layer, nn.Conv2d):
+            changes.append((name, layer, before // output_stride))
+        elif before >= output_stride and layer.stride not in (1, (1, 1)) and output.shape[2] > 1:
+            raise ValueError(f"{name} ({type(layer).__name__}) makes the stride more than {output_stride}")
+
+    run(note)
+    return changes
 
 
 def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
