@@ -374,16 +374,6 @@ class TestErrors:
         model = Host()
         self.check(model, r"Host does not run on an example", example=torch.zeros(1, 1, 9, 9))
 
-    def test_in_a_hook_of_the_model(self):
-        model = build("resnet18")
-        model.layer2.register_forward_hook(lambda *_: convert_(model))
-        self.check(model, "ResNet is being run: do not call cnnmod from a hook of the model itself")
-        before = bits(model)
-        with pytest.raises(ValueError, match="do not call cnnmod from a hook"):
-            model.eval()(torch.rand(1, 3, 64, 64))
-        assert same(before, model)
-        assert not mod_blocks(model)
-
     def test_a_block_that_runs_twice(self):
         block = nn.Sequential(*(BasicBlock(16, 16) for _ in range(2)))
         model = nn.Sequential(nn.Conv2d(3, 16, 1), block, block)

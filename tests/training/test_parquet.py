@@ -98,9 +98,7 @@ class TestOtherClasses:
     def test_columns(self, tmp_path):
         parquet(tmp_path / "train-0.parquet", [0, 1])
         parquet(tmp_path / "train-1.parquet", [0, 1], label="fine_label")
-        with pytest.raises(
-            ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"
-        ):
+        with pytest.raises(ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"):
             find_sources(tmp_path)
 
     def test_strings_and_integers(self, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.hooks import is_hooked
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import trace
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,27 @@ class Flow:
 
 
 def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
-    """Run the model once on the meta device and see who reads what.
+    """Run the model once (see `trace`) and see who reads what.
 
     Memory is followed, not tensors, so that views count. What is still there when the network has returned was
-    returned or kept, and may be read by anybody.
+    returned or kept, and may be read by anybody; so may what a hook sees, which is not called here.
     """
+    return trace(model, partial(_observe, {name for name, layer in model.named_modules() if is_hooked(layer)}), example)
+
+
+def _observe(hooked: set[str], run: Run) -> Flow:
     reads = _Reads()
     calls: Counter[str] = Counter()
     producers: dict[StorageWeakRef, str] = {}
     between: list[tuple[str, str, StorageWeakRef]] = []
     entered: dict[str, tuple[StorageWeakRef, int]] = {}
+    shown: set[StorageWeakRef] = set()
     flows: list[Flow] = []
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
+    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         calls[name] += 1
+        if name in hooked:
+            shown.update(_memory(leaf) for leaf in tree_leaves((inputs, kwargs, output)) if isinstance(leaf, Tensor))
         if not name:
             flows.append(at_the_end(_memory(inputs[0])))
         elif type(layer) is nn.Conv2d:
@@ -56,17 +66,23 @@ def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
             {
                 conv: norm
                 for conv, norm, memory in between
-                if reads.count[memory] == 1 and calls[conv] == calls[norm] == 1 and memory.expired()
+                if reads.count[memory] == 1
+                and calls[conv] == calls[norm] == 1
+                and memory.expired()
+                and memory not in shown
             },
             {
                 name
                 for name, (memory, before) in entered.items()
-                if reads.count[memory] == before and calls[name] == 1 and memory.expired() and memory != images
+                if reads.count[memory] == before
+                and calls[name] == 1
+                and memory.expired()
+                and memory not in {images, *shown}
             },
         )
 
     with reads:
-        meta_forward(model, example, note)
+        run(note)
     return flows[0]
 
 

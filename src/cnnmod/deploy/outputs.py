@@ -25,7 +25,7 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: The network returns no tensor, or something else than tensors, or a key that is no name.
 
-    Example:
+    Examples:
         >>> y_NC = torch.rand(2, 10)
         >>> list(named_outputs({"loss": None, "logits": y_NC, "f": [y_NC * 2, y_NC * 3]}))
         ['logits', 'f.0', 'f.1']
@@ -56,7 +56,7 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
 def plain(output: Any) -> Any:
     """The same tensors in dictionaries, lists and tuples of Python's own, which a file of torch.export can hold.
 
-    Example:
+    Examples:
         >>> import collections
         >>> plain(collections.namedtuple("Both", "a b")(1, [2, None]))
         {'a': 1, 'b': [2, None]}

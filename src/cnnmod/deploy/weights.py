@@ -8,7 +8,7 @@ def check_finite(model: nn.Module) -> None:
 
     Of buffers, batch statistics must be finite, and others must not be NaN: a mask may hold infinities.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3))
         >>> _ = nn.init.constant_(model[0].bias, float("nan"))
         >>> check_finite(model)

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnmod.method.bare import check_bare
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
     paper's tool, adds norms, activations and pooling and so comes out about 1 % higher.
 
     Args:
-        model: The network; it is not run on its device and stays as it is.
+        model: The network; it stays as it is. It is run on its device only if it asks for values.
         example: Images (N, C, H, W), of which the first is taken; `None` takes timm's input size or 224 pixels square.
 
     Raises:
@@ -47,10 +48,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
 def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, Count]:
     """The same for every module inside, by qualified name; `""` is the whole network."""
     check_bare(model)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        meta_forward(model, example if example is None else example[:1])
-    flops = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    flops = trace(model, _flops, example if example is None else example[:1])
     root = type(model).__name__
     return {
         name: Count(
@@ -59,3 +57,9 @@ def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, 
         )
         for name, module in model.named_modules()
     }
+
+
+def _flops(run: Run) -> dict[str, int]:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}

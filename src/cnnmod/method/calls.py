@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.blocks import Layout
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import trace
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Call:
 
     Attributes:
         in_shape, out_shape: (N, C, H, W), or (N, H, W, C).
-        args, kwargs: What else it was given; tensors are on the meta device.
+        args, kwargs: What else it was given; tensors are on the meta device, unless the pass had values.
         layout: Which of the two, by the width of the first layer with weights inside.
         dtype: Of the input.
         reads, writes: Which memory its input and its output lie in.
@@ -77,14 +80,18 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     Raises:
         ValueError: The network does not run on the example.
     """
+    return trace(model, partial(_observe, model), example)
+
+
+def _observe(model: nn.Module, run: Run) -> dict[str, Call | str]:
     calls: dict[str, Call | str] = {}
     times: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
-    held: list[Any] = []  # so that no memory is used twice
+    held: list[StorageWeakRef] = []  # so that no address is used twice
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         times[name] = times.get(name, 0) + 1
-        held.append((args, output))
+        held.extend(map(_memory, filter(_is_map, (*args[:1], output))))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := width_of(layer)) is not None:
             first, last = args[0].shape[1] == width, args[0].shape[3] == width
@@ -94,7 +101,7 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
                 if name[end] == ".":
                     layouts.setdefault(name[:end], layout)
 
-    meta_forward(model, example, note)
+    run(note)
     names: dict[nn.Module, list[str]] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
@@ -126,8 +133,12 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: La
         return f"its output is {_describe(output)}, not a feature map (N, C, H, W)"
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
         return "besides its input it takes a collection"
-    reads, writes = (tensor.untyped_storage()._cdata for tensor in (args[0], output))
+    reads, writes = _memory(args[0]).cdata, _memory(output).cdata
     return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout, args[0].dtype, reads, writes)
+
+
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def _is_map(value: object) -> bool:

@@ -4,17 +4,20 @@ A width that others are summed or split from does not come out as the sum of the
 20 and 24 channels, joined to 64, c = 16 leaves 1, 1 and 1, and what they join to is 3 channels and not 4.
 """
 
+import logging
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.calls import width_of
+from cnnmod.method.passes import DoesNotRunError, Run
 from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.trace import trace
 
 _RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}  # a layer that registered itself stays
 
@@ -41,33 +44,42 @@ def fit_(
         ValueError: The block does not run on the example, for another reason.
     """
     hosts = dict(host.named_modules())
-    seen: set[tuple[str, int]] = set()
+    seen: set[_Misfit] = set()
     while True:
-        misfits: list[tuple[str, int]] = []
-        handles = [
-            layer.register_forward_pre_hook(_note(misfits, name, layer))
-            for name, layer in narrow.named_modules()
-            if name and shrink.dispatch(type(layer)) in _RULES
-        ]
-        try:
-            return meta_forward(narrow, example, None, args, kwargs)
-        except ValueError:
-            if not misfits or misfits[0] in seen or misfits[0][1] < 1:
-                raise
-        finally:
-            for handle in handles:
-                handle.remove()
-        seen.add(misfits[0])
-        name, width = misfits[0]
-        layer = narrow.get_submodule(name)
-        narrow.set_submodule(name, _with_input(layer, hosts.get(name, layer), width))
+        output, misfit = trace(narrow, partial(_try, narrow, seen), example, args, kwargs, logging.DEBUG)
+        if misfit is None:
+            return output
+        seen.add(misfit)
+        layer = narrow.get_submodule(misfit.name)
+        narrow.set_submodule(misfit.name, _with_input(layer, hosts.get(misfit.name, layer), misfit.width))
 
 
-def _note(misfits: list[tuple[str, int]], name: str, layer: nn.Module) -> Any:
+class _Misfit(NamedTuple):
+    """A layer, and the width that it gets instead of its own."""
+
+    name: str
+    width: int
+
+
+def _try(narrow: nn.Module, seen: set[_Misfit], run: Run) -> tuple[Any, _Misfit | None]:
+    """What the block makes of the example; or, where it does not run, the first layer that can be made to fit."""
+    misfits: list[_Misfit] = []
+    for name, layer in narrow.named_modules():
+        if name and shrink.dispatch(type(layer)) in _RULES:
+            layer.register_forward_pre_hook(_note(misfits, name, layer))  # which ends with the pass
+    try:
+        return run(), None
+    except DoesNotRunError:
+        if not misfits or misfits[0] in seen or misfits[0].width < 1:
+            raise
+        return None, misfits[0]
+
+
+def _note(misfits: list[_Misfit], name: str, layer: nn.Module) -> Any:
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
         arriving = args[0].shape[-1 if isinstance(layer, nn.Linear) else 1]
         if arriving != width_of(layer):
-            misfits.append((name, arriving))
+            misfits.append(_Misfit(name, arriving))
 
     return note
 

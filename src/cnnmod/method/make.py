@@ -1,6 +1,7 @@
 """make_mod_block: the MoD block for a block of a network, tried before it is put in place."""
 
 import copy
+import logging
 import math
 from typing import Any
 
@@ -11,9 +12,10 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
+from cnnmod.method.passes import Run
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.trace import at_rest, trace
 
 _PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
@@ -41,7 +43,10 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except Exception as error:  # whatever foreign modules raise when they are copied
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
-    activation = _last_activation(conv_block, example, block) if config.fuse_to == "all" else None
+    activation = None
+    if config.fuse_to == "all":
+        further = block.call.args, block.call.kwargs
+        activation = copy.deepcopy(trace(conv_block, _last_activation, example, *further, logging.DEBUG))
     made = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, block.call.layout, activation)
     return made.train(block.layer.training)
 
@@ -54,8 +59,8 @@ def may_stand_inside(made: MoDBlock, block: Block) -> bool:
         return False
 
 
-def _last_activation(conv_block: nn.Module, example: Tensor, block: Block) -> nn.Module | None:
-    """A copy of the activation whose output is the block's own, if there is one."""
+def _last_activation(run: Run) -> nn.Module | None:
+    """The activation whose output is the block's own, if there is one."""
     called: list[tuple[nn.Module, Tensor, int]] = []
 
     def note(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -63,10 +68,10 @@ def _last_activation(conv_block: nn.Module, example: Tensor, block: Block) -> nn
         if is_activation and isinstance(output, Tensor):
             called.append((layer, output, output._version))
 
-    result = meta_forward(conv_block, example, note, block.call.args, block.call.kwargs)
+    result = run(note)
     # the version tells what was changed in place after the layer, as by `x = act(x); x += shortcut`
     last = [layer for layer, output, version in called if output is result and version == result._version]
-    return copy.deepcopy(last[-1]) if last else None
+    return last[-1] if last else None
 
 
 def _shape_of(block: Block, k: int) -> tuple[int, ...]:
@@ -96,7 +101,7 @@ def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
     if x.is_meta or any(isinstance(value, Tensor) for value in further):
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
-    with torch.no_grad():
-        output = conv_block.eval()(x, *block.call.args, **block.call.kwargs)
+    with at_rest(conv_block):
+        output = conv_block(x, *block.call.args, **block.call.kwargs)
     if not output.isfinite().all():
         raise ValueError("its output is not finite, as that of a norm over few channels")

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+
+from cnnmod.method.trace import at_rest
 
 _FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual: timm's and torchvision's
 _SHORTCUTS = ("downsample", "shortcut")  # ResNet blocks of both; timm's ConvNeXtBlock
@@ -64,20 +67,17 @@ def adds_to_its_input(block: nn.Module, shape: Sequence[int]) -> bool:
     return bool((ones == 1).all() and (twos == 2).all())
 
 
-@torch.no_grad()
 def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """What the block makes of ones and of twos when all its weights are zero."""
-    state = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in block.state_dict().items()}
-    dtype = next((tensor.dtype for tensor in block.parameters()), torch.float32)
-    training = block.training
-    block.eval()
-    try:
-        first, second = (
-            torch.func.functional_call(block, state, (torch.full(tuple(shape), value, dtype=dtype, device="cpu"),))
-            for value in (1.0, 2.0)
-        )
-    except Exception as error:  # whatever a foreign forward raises
-        raise ValueError(f"{type(block).__name__} does not run on {tuple(shape)} alone: {error}") from error
-    finally:
-        block.train(training)
+    like = next(block.parameters(), torch.empty(0))
+    device = "cpu" if like.is_meta else like.device
+    state = {name: torch.zeros_like(tensor, device=device) for name, tensor in block.state_dict().items()}
+    with at_rest(block):
+        try:
+            first, second = (
+                functional_call(block, state, (torch.full(tuple(shape), value, dtype=like.dtype, device=device),))
+                for value in (1.0, 2.0)
+            )
+        except Exception as error:  # whatever a foreign forward raises
+            raise ValueError(f"{type(block).__name__} does not run on {tuple(shape)} alone: {error}") from error
     return first, second

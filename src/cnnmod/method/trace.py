@@ -1,176 +1,166 @@
-"""A network's shapes without its arithmetic: one forward pass on the meta device, on none of the network's memory."""
+"""trace: what a network does with an input, from one forward pass on the meta device, on none of the network's memory;
+or, where the network asks for values, from a real one."""
 
-import copy
+import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, layer_norm
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.hooks import RemovableHandle
+from torch.nn.parameter import is_lazy
 
-ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-_TORCHS_OWN = frozenset(vars(nn.Module()))
-_tracing: set[int] = set()
+from cnnmod.method.hooks import without_hooks
+from cnnmod.method.passes import DoesNotRunError, ForwardHook, Run, run_for_real, run_on_meta
+from cnnmod.method.restore import restored
+
+_T = TypeVar("_T")
+_log = logging.getLogger("cnnmod")
+_told: WeakSet[nn.Module] = WeakSet()
+
+
+def check_2d(model: nn.Module) -> None:
+    """Raise `ValueError` for a network that has 1D or 3D convolutions and no 2D ones."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _ConvNd)]
+    if layers and not any(map(_is_2d, layers)):
+        kinds = " and ".join(sorted({type(layer).__name__ for layer in layers}))
+        raise ValueError(f"cnnmod converts 2D convolutional networks; {type(model).__name__} has {kinds} layers")
 
 
 def example_for(model: nn.Module) -> Tensor:
     """One image on the meta device: of the size that a timm model states, else 224 pixels square.
 
-    Its channels are what the model states as `in_chans`, else what its first convolution takes.
+    Its channels are what the model states as `in_chans`, else what its first convolution takes; its dtype is that of
+    the first floating-point parameter.
     """
-    first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
+    check_2d(model)
+    first = next((layer for layer in model.modules() if isinstance(layer, _ConvNd) and _is_2d(layer)), None)
     if first is None:
         raise ValueError(f"{type(model).__name__} has no convolution")
     stated = getattr(model, "in_chans", None)
     channels = stated if isinstance(stated, int) else first.in_channels
     settings = getattr(model, "default_cfg", None) or {}
     height, width = settings.get("input_size", (3, 224, 224))[1:]
-    return torch.empty(1, channels, height, width, device="meta", dtype=first.weight.dtype)
+    return torch.empty(1, channels, height, width, device="meta", dtype=_home(model).dtype)
 
 
-def meta_forward(
+def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardHook | None = None) -> Any:
+    """What the model returns, as in `trace`; a hook that must not see half a pass before a whole one goes there."""
+    return trace(model, lambda run: run(hook), example)
+
+
+def trace(
     model: nn.Module,
+    observe: Callable[[Run], _T],
     example: Tensor | None = None,
-    hook: ForwardHook | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] = MappingProxyType({}),
-) -> Any:
-    """Run the model on the meta device in evaluation mode.
+    level: int = logging.INFO,
+) -> _T:
+    """Watch the model during one forward pass in evaluation mode, without gradients.
+
+    The pass is on the meta device: shapes without arithmetic. Where that fails (the network holds tensors that are
+    neither parameters nor buffers, or asks for values), the network is run once on its own device, which is logged.
+    A network that asks whether it is on the meta device is not found out.
+
+    The model is afterwards what it was (see `restored`), and its hooks are not called, but those that compute a layer's
+    weight: pruning, weight norm, spectral norm.
 
     Args:
         model: Any network or layer.
-        example: Its input; `None` takes `example_for`.
-        hook: `hook(name, module, args, kwargs, output)` follows each call of a module.
+        observe: `observe(run)` calls `run` once and returns what it saw. It is called again for the real pass.
+        example: Its input; `None` takes `example_for`. A real pass gets these very values, or random ones.
         args, kwargs: What the model takes besides its input.
+        level: At which a real pass is logged, once for each model.
 
-    The model's parameters, buffers, training mode and hooks are afterwards what they were.
+    Returns:
+        What `observe` returns.
 
     Raises:
-        ValueError: The model does not run on the example, with the reason; or one of its own hooks asks for this.
+        DoesNotRunError: The model does not run on the example, with the reason.
+        ValueError: The example is no tensor; the model takes several inputs; or layers of it have no weights yet.
     """
-    if id(model) in _tracing:
-        raise ValueError(f"{type(model).__name__} is being run: do not call cnnmod from a hook of the model itself")
     if not (example is None or isinstance(example, Tensor)):
         raise ValueError(f"example must be a tensor (N, C, H, W) or None, not {type(example).__name__}")
-    example = example_for(model) if example is None else example.to("meta")
-    state = {
-        f"{prefix}.{name}" if prefix else name: tensor.to("meta")
-        for prefix, module in model.named_modules()  # each module once, or swapping it twice would lose its tensors
-        for name, tensor in (*module.named_parameters("", False, False), *module.named_buffers("", False, False))
-    }
-    with (
-        _same_attributes(model),
-        _evaluating(model),
-        _hooked(model, hook),
-        torch.no_grad(),
-        _QuickNorms(),
-        _OneOfMany(),
-    ):
-        _tracing.add(id(model))
+    _check_takes(model, args, kwargs)
+    example = example_for(model) if example is None else example
+    home = _home(model)
+    with at_rest(model, weights=False):
         try:
-            return torch.func.functional_call(model, state, (example, *args), dict(kwargs), tie_weights=False)
-        except Exception as error:  # whatever a foreign forward raises
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(
-                f"{type(model).__name__} does not run on an example of shape {tuple(example.shape)}: {reason}"
-            ) from error
-        finally:
-            _tracing.discard(id(model))
-
-
-class _QuickNorms(TorchFunctionMode):
-    """Norms by their shape alone: torch takes them apart in Python, which is half of a network's time here."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is batch_norm and not kwargs.get("training", args[5] if len(args) > 5 else False):
-            fits = args[1] is not None and args[1].numel() == args[0].shape[1]
-        else:
-            fits = func is layer_norm and tuple(args[1]) == tuple(args[0].shape[-len(args[1]) :])
-        return torch.empty_like(args[0]) if fits and args[0].is_meta else func(*args, **kwargs)
-
-
-class _OneOfMany(TorchDispatchMode):
-    """Where how much there is depends on values, there is one: a detector's forward goes on with one box."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not (args and isinstance(args[0], Tensor) and args[0].is_meta):
-            return func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.nonzero.default:
-            return _one_index(args[0], args[0].ndim)
-        if func is torch.ops.aten.index.Tensor:
-            places: list[Tensor | None] = []
-            for index in args[1]:
-                if index is not None and index.dtype == torch.bool:
-                    places += [_one_index(index)] * index.ndim
-                else:
-                    places.append(index)
-            return func(args[0], places)
-        if str(func) == "torchvision.nms.default":
-            return _one_index(args[0])
-        return func(*args, **(kwargs or {}))
-
-
-def _one_index(like: Tensor, *shape: int) -> Tensor:
-    return like.new_empty((1, *shape), dtype=torch.long)
+            return observe(run_on_meta(model, (example, args, dict(kwargs))))
+        except DoesNotRunError:
+            if home.is_meta:
+                raise
+    _check_has_values(model)
+    device = example.device if example.device in {tensor.device for tensor in _state(model)} else home.device
+    with at_rest(model):
+        seen = observe(run_for_real(model, (example, args, dict(kwargs)), device))
+    if model not in _told:
+        _told.add(model)
+        _log.log(
+            level,
+            "%s does not run without values: its shapes are from one forward pass on %s",
+            type(model).__name__,
+            device,
+        )
+    return seen
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    for module in training:  # not model.eval(), which some networks override: LoRA merges its weights there
-        module.training = False
-    try:
+def at_rest(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
+    """The model in evaluation mode, without gradients and its user's hooks; afterwards it is what it was.
+
+    `weights`: whether its parameters and buffers may change meanwhile.
+    """
+    with ExitStack() as stack:
+        modules = stack.enter_context(restored(model, weights=weights))
+        stack.enter_context(without_hooks(modules))
+        stack.enter_context(torch.no_grad())
+        for module in model.modules():  # not model.eval(), which some networks override: LoRA merges its weights there
+            stack.callback(setattr, module, "training", module.training)
+            module.training = False
         yield
-    finally:
-        for module in training:
-            module.training = True
 
 
-@contextmanager
-def _same_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward keeps in attributes: grids and anchors made for an image, which would be meta tensors."""
-    kept = [
-        (module, {name: (value, _content(value)) for name, value in vars(module).items() if name not in _TORCHS_OWN})
-        for module in model.modules()
-    ]
+def _is_2d(layer: _ConvNd) -> bool:
+    return len(layer.kernel_size) == 2
+
+
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _home(model: nn.Module) -> Tensor:
+    """The tensor that says on which device and in which dtype the model's input is: the first one with fractions."""
+    return next(tensor for tensor in (*_state(model), torch.empty(0)) if tensor.is_floating_point())
+
+
+def _check_has_values(model: nn.Module) -> None:
+    if missing := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]:
+        raise ValueError(
+            f"{type(model).__name__} does not run without values, and {missing[0]} has none: it is on the meta "
+            "device; load the network's weights first"
+        )
+
+
+def _check_takes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for layers without weights and for a forward of several inputs."""
+    if lazy := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]:
+        raise ValueError(f"{lazy[0]} has no shape yet: run the network once, which gives its lazy layers their weights")
     try:
-        yield
-    finally:
-        for module, attributes in kept:
-            for name in [name for name in vars(module) if name not in attributes and name not in _TORCHS_OWN]:
-                delattr(module, name)
-            for name, (value, content) in attributes.items():
-                vars(module)[name] = value
-                if isinstance(value, list):
-                    value[:] = content
-                elif isinstance(value, (dict, set)):
-                    value.clear()
-                    value.update(content)
-
-
-def _content(value: object) -> Any:
-    return copy.copy(value) if isinstance(value, (list, dict, set)) else None
-
-
-@contextmanager
-def _hooked(model: nn.Module, hook: ForwardHook | None) -> Iterator[None]:
-    handles: list[RemovableHandle] = []
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # TorchScript's
+        return
     try:
-        if hook is not None:
-            for name, module in model.named_modules():
-                handles.append(module.register_forward_hook(_bind(hook, name), with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _bind(hook: ForwardHook, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-    return lambda module, args, kwargs, output: hook(name, module, args, kwargs, output)
+        signature.bind(None, *args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "nothing"
+        raise ValueError(
+            f"{type(model).__name__}'s forward takes {takes}, and cnnmod calls it with one tensor (N, C, H, W): wrap "
+            "the network in a module whose forward takes one tensor and adds the rest"
+        ) from error

@@ -71,7 +71,7 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
         ValueError: The image is broken, has too many pixels to be safe, or has 32-bit pixels, whose range is unknown;
             the error starts with the name.
 
-    Example:
+    Examples:
         >>> buffer = io.BytesIO()
         >>> Image.new("I;16", (4, 2), 128 * 256).save(buffer, "PNG")
         >>> decode(buffer.getvalue(), "gray.png", 3).getpixel((0, 0))

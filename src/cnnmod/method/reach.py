@@ -1,0 +1,172 @@
+"""Reach: what a network's forward pass can change, found by walking from the network to all that it holds.
+
+From the network itself: attributes, layers, containers and objects in them, tensors. From its code: what functions and
+classes keep in globals, class attributes, closures and `functools.lru_cache`.
+"""
+
+import functools
+import gc
+import random
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.method import places
+from cnnmod.method.hooks import HOOKS
+
+_LruCache: type = type(functools.lru_cache(lambda: None))
+_ATOMS = {int, float, complex, bool, str, bytes, type(None), ModuleType, torch.dtype, torch.device, torch.Size}
+_CLOSED = {*sys.stdlib_module_names, "torch", "numpy", "cnnmod"}  # packages whose objects are not entered
+_WITHOUT_CACHES = {*_CLOSED, "timm", "torchvision"}  # whose code is not: it keeps no tensors outside of networks
+
+
+class Reach:
+    """What can be reached from a network, with what it holds now.
+
+    Attributes:
+        modules: All modules, also those that stand in plain lists.
+        values: Tensors, arrays and random generators.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules: list[nn.Module] = []
+        self.values: list[Any] = []
+        self._kept: list[tuple[places.Place, Any, list[Any], bool]] = []
+        self._seen: dict[int, object] = {}  # holds what it saw, or an id could come again
+        self._code: list[object] = []
+        self._shared = False
+        self._walk([model])
+        self._shared = True
+        self._walk(self._code)
+
+    def put_back(self) -> None:
+        """Give all containers, attributes and variables what they held. What the network's code keeps elsewhere is of
+        other networks too, and gets that only if tensors came or went."""
+        for place, where, before, shared in reversed(self._kept):
+            now = place.read(where)
+            if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
+                continue
+            if not shared or any(map(_holds_tensor, (*now, *before))):
+                place.write(where, before)
+
+    def _keep(self, place: places.Place, where: Any) -> list[Any]:
+        held = place.read(where)
+        self._kept.append((place, where, held, self._shared))
+        return held
+
+    def _walk(self, waiting: list[object]) -> None:
+        while waiting:
+            value = waiting.pop()
+            if type(value) in _ATOMS or id(value) in self._seen:
+                continue
+            if not self._shared and isinstance(value, (FunctionType, type, _LruCache)):
+                self._code.append(value)
+                continue
+            self._seen[id(value)] = value
+            waiting.extend(self._enter(value))
+
+    def _enter(self, value: Any) -> Iterable[object]:
+        """Keep what the value holds, and return what is to be entered next."""
+        if type(value) is dict:
+            return self._dictionary(value)
+        if _is_value(value):
+            if not (self._shared and isinstance(value, nn.Parameter)):
+                self.values.append(value)
+            return ()
+        if isinstance(value, nn.Module):
+            self.modules.append(value)
+            own = (*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False))  # TorchScript's
+            return (*own, type(value), *self._dictionary(vars(value), besides=HOOKS))
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, _LruCache):
+            self._keep(places.CACHE, value)
+            return (value.__wrapped__,)
+        if isinstance(value, MethodType):
+            return (value.__self__, value.__func__)
+        if isinstance(value, (staticmethod, classmethod)):
+            return (value.__func__,)
+        if isinstance(value, property):
+            return (value.fget,)
+        if isinstance(value, functools.partial):
+            return (value.func, value.args, value.keywords)
+        return (*self._container(value), *self._attributes(value))
+
+    def _container(self, value: Any) -> Iterable[object]:
+        if isinstance(value, dict):
+            return self._dictionary(value)
+        for kind, place in ((list, places.LIST), (set, places.SET), (deque, places.DEQUE)):
+            if isinstance(value, kind):
+                return self._keep(place, value)
+        return tuple(value) if isinstance(value, (tuple, frozenset)) else ()
+
+    def _dictionary(self, value: dict[Any, Any], besides: Iterable[str] = ()) -> Iterable[object]:
+        held = self._keep(places.DICT, value)
+        return [held[i + 1] for i in range(0, len(held), 2) if held[i] not in besides] if besides else held[1::2]
+
+    def _attributes(self, value: Any) -> Iterator[object]:
+        """Of an object, in a dictionary and in slots."""
+        kind = type(value)
+        if _is_of(kind.__module__, _CLOSED) and kind is not SimpleNamespace:
+            return
+        yield kind
+        with suppress(AttributeError):
+            yield object.__getattribute__(value, "__dict__")
+        for slots in (vars(base).get("__slots__", ()) for base in kind.__mro__):
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if name not in ("__dict__", "__weakref__"):
+                    yield from self._keep(places.ATTRIBUTE, (value, name))
+
+    def _class(self, kind: type) -> Iterable[object]:
+        if _is_of(kind.__module__, _WITHOUT_CACHES):
+            return ()
+        self._keep(places.CLASS, kind)
+        in_a_forward = [value for name, value in vars(kind).items() if not name.startswith("__") or name == "__call__"]
+        return (*in_a_forward, *kind.__bases__)
+
+    def _function(self, function: FunctionType) -> Iterator[object]:
+        for cell in function.__closure__ or ():
+            yield from self._keep(places.ATTRIBUTE, (cell, "cell_contents"))
+        yield from (vars(function), function.__defaults__, function.__kwdefaults__)
+        variables = function.__globals__
+        if _is_of(variables.get("__name__"), _WITHOUT_CACHES):
+            return
+        names = _names(function.__code__)
+        for name in names:
+            for held in self._keep(places.VARIABLE, (variables, name)):
+                yield held
+                if isinstance(held, ModuleType) and not _is_of(held.__name__, _WITHOUT_CACHES):
+                    yield from (vars(held)[inner] for inner in names if inner in vars(held))  # `layers.make_grid`
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, (Tensor, torch.Generator, random.Random)):
+        return True
+    kind = type(value)
+    return kind.__module__.startswith("numpy") and kind.__name__ in ("ndarray", "Generator", "RandomState")
+
+
+def _is_of(module: str | None, packages: set[str]) -> bool:
+    return module is not None and module.partition(".")[0] in packages
+
+
+def _names(code: CodeType) -> set[str]:
+    """The variables and attributes that a function speaks of, functions inside it included."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _holds_tensor(value: object, depth: int = 5) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if depth == 0 or isinstance(value, (type, FunctionType, ModuleType)):
+        return False
+    return any(_holds_tensor(inner, depth - 1) for inner in gc.get_referents(value))
