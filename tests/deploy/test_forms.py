@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig
-from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm, PointwiseConv
+from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.pointwise import PointwiseConv
 
 FORMS = [EagerForm, GraphForm, OnnxForm]
 CONFIGS = [
