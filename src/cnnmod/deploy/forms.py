@@ -74,7 +74,7 @@ class EagerForm(Form):
         self.to_original = block.config.fuse_to == "original"
         # Scored by descending logits, a selection is what one topk gives.
         one_topk = block.config.select == "learned" and block.config.order == "score" and has_plain_selector(block)
-        self.direct = DirectLayers(self, self.selector) if one_topk else None
+        self.direct = DirectLayers(self, "selector") if one_topk else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""

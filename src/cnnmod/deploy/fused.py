@@ -37,7 +37,7 @@ class FusedForm(EagerForm):
         super().__init__(block)
         self.layers = tuple(self.conv_block.get_submodule(name) for name in program.layers)
         self.program = (program.steps, program.registers, self.k, block.config.order == "index", self.start)
-        self.fused = DirectLayers(self, self.selector, self.conv_block)
+        self.fused = DirectLayers(self, "selector", "conv_block")
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:

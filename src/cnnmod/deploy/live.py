@@ -11,26 +11,33 @@ from cnnmod.method.blocks import ChannelSelector, MoDBlock
 
 
 class DirectLayers:
-    """Layers that a form does not call. Hooks and layers may be added or replaced at any time, so a form asks before
-    each forward pass whether these are still the same.
+    """Layers of a form that it does not call. Hooks and layers may be added or replaced at any time, so a form asks
+    before each forward pass whether these are still the same.
 
     It compares in C, in about a microsecond, the dictionaries in which torch keeps hooks and children. They are
-    shared with the layers, also in a deep copy or after unpickling.
+    shared with the layers, also in a deep copy and after unpickling.
 
     Args:
-        form: The form, whose own hooks torch calls.
-        layers: Its layers; what is inside of them counts too.
+        form: The form.
+        names: Of its layers; what is inside of them counts too.
     """
 
-    def __init__(self, form: nn.Module, *layers: nn.Module) -> None:
-        inside = [inner for layer in layers for inner in layer.modules()]
+    def __init__(self, form: nn.Module, *names: str) -> None:
+        inside = [inner for name in names for inner in form.get_submodule(name).modules()]
         self._hooks = [hooks for layer in inside for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
-        self._children = [form._modules, *(layer._modules for layer in inside)]
+        self._children = [layer._modules for layer in inside]
         self._as_seen = [dict(children) for children in self._children]
+        self._of_form, self._names = form._modules, names
+        self._layers = [form._modules[name] for name in names]
 
     def are_the_same(self) -> bool:
         """Whether no layer was replaced or got a hook, a parametrization or a wrapper."""
-        return self._children == self._as_seen and not any(self._hooks) and not _has_any_global_hook()
+        return (
+            self._children == self._as_seen
+            and [self._of_form.get(name) for name in self._names] == self._layers
+            and not any(self._hooks)
+            and not _has_any_global_hook()
+        )
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -32,7 +32,7 @@ class TritonForm(EagerForm):
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
         self.by_index = block.config.order == "index"
-        self.around = DirectLayers(self, self.selector)
+        self.around = DirectLayers(self, "selector")
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
