@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from cnnmod import compare
-from cnnmod.deploy import lower
+from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.measure.results import write_result
 from cnnmod.networks import build
 from cnnmod.records.files import check_writable
@@ -34,7 +34,7 @@ def main(device: str = "cuda", out: Path = Path(__file__).parent / "results") ->
         name = f"{NETWORKS[-1]}-eager_gpu-{str(dtype).removeprefix('torch.')}"
         path = out / f"{name if kernels else f'{name}-operators'}.json"
         check_writable(path)
-        operators = patch.object(lower, "can_launch", lambda block: False)
+        operators = patch.object(TritonForm, "accepts", lambda block: False)
         with progress_bars() as bars, nullcontext() if kernels else operators:
             comparison = compare(
                 {name: build(name).to(device, dtype) for name in NETWORKS},

@@ -1,12 +1,17 @@
 import copy
 import itertools
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
+from deploy_changes import SELECTOR_CHANGES
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig
-from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm, PointwiseConv
+from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.fused import FusedForm
+from cnnmod.deploy.pointwise import PointwiseConv
+from cnnmod.deploy.triton_form import TritonForm
 
 FORMS = [EagerForm, GraphForm, OnnxForm]
 CONFIGS = [
@@ -93,12 +98,14 @@ def test_the_selector_computes_in_float32_under_autocast(form):
 
 
 class TestEager:
-    def test_the_result_is_in_the_inputs_memory(self):
+    def test_the_result_is_in_the_inputs_memory_on_request(self):
         for config in (MoDConfig(), MoDConfig(fuse_to="last"), MoDConfig(fuse_to="original")):
             _, made = pair(EagerForm, config)
             x_NCHW = torch.randn(2, 64, 5, 5)
             before = x_NCHW.clone()
-            assert made(x_NCHW).data_ptr() == x_NCHW.data_ptr()
+            made(x_NCHW)
+            assert torch.equal(x_NCHW, before)
+            assert made.overwrite(x_NCHW).data_ptr() == x_NCHW.data_ptr()
             touched = (x_NCHW != before).flatten(2).any(2).sum(1)
             assert touched.tolist() == [6, 6]
 
@@ -106,6 +113,8 @@ class TestEager:
         _, made = pair(EagerForm)
         with pytest.raises(ValueError, match=r"a MoD block of 64 channels takes \(N, 64, H, W\)"):
             made(torch.rand(1, 63, 8, 8))
+        with pytest.raises(ValueError, match=r"with H, W ≥ 1, not \(1, 64, 0, 8\)"):
+            made(torch.rand(1, 64, 0, 8))
         with pytest.raises(ValueError, match=r"for inference: call it under torch\.inference_mode"):
             made(torch.rand(1, 64, 8, 8, requires_grad=True))
 
@@ -116,7 +125,7 @@ class TestEager:
         plain = MoDBlock.select
         monkeypatch.setattr(MoDBlock, "select", lambda self, x_NCHW: exact.append(1) or plain(self, x_NCHW))
         x_NCHW = torch.randn(2, 64, 5, 5)
-        made(x_NCHW.clone())
+        made(x_NCHW)
         assert not exact
         logit_NC = made.selector(x_NCHW)
         seventh, sixth = logit_NC[1].topk(7).indices[[6, 5]]
@@ -174,3 +183,51 @@ class TestPointwise:
         for inner in (layer, nn.Sequential(layer, nn.ReLU())):
             made = EagerForm(MoDBlock(copy.deepcopy(inner), 128, 6))
             assert any(isinstance(module, PointwiseConv) for module in made.modules()) == replaced
+
+
+class TestFailsClosed:
+    """A block of which a form does not know everything keeps the training form."""
+
+    FORMS = (EagerForm, FusedForm, TritonForm, GraphForm, OnnxForm)
+
+    def block(self, config=MoDConfig(), **kwargs):
+        return MoDBlock(nn.Conv2d(6, 6, 3, padding=1), 64, 6, config, **kwargs).eval()
+
+    def test_a_field_that_no_form_knows(self):
+        @dataclass(frozen=True, kw_only=True)
+        class Config(MoDConfig):
+            temperature: float = 1.0
+
+        for config, accepting in ((MoDConfig(), {EagerForm, GraphForm, OnnxForm}), (Config(), set())):
+            forms = {form for form in self.FORMS if form.accepts(self.block(config))}
+            assert forms - {FusedForm} == accepting
+            assert accepting or not forms
+
+    @pytest.mark.parametrize("field", ["select", "order", "fuse_to", "identity_start", "residual"])
+    def test_a_value_that_no_form_knows(self, field):
+        block, config = self.block(), copy.copy(MoDConfig())
+        object.__setattr__(config, field, "new")
+        block.config = config
+        assert not any(form.accepts(block) for form in self.FORMS)
+
+    def test_every_field_is_known(self):
+        """By the forms together; a new one must be added to `handles`, or else no form is taken any more."""
+        assert set(EagerForm.handles) == {field.name for field in fields(MoDConfig)}
+
+    def test_a_block_with_more_than_its_class(self):
+        class Own(MoDBlock):
+            pass
+
+        own = Own(nn.Conv2d(6, 6, 3, padding=1), 64, 6)
+        hooked = self.block()
+        hooked.register_forward_hook(lambda *_: None)
+        patched = self.block()
+        patched.forward = lambda x_NCHW: x_NCHW
+        for block in (own, hooked, patched):
+            assert not any(form.accepts(block) for form in self.FORMS)
+
+    @pytest.mark.parametrize("change", SELECTOR_CHANGES)
+    def test_a_selector_that_is_more_than_two_weights(self, change):
+        block = self.block()
+        change(block.selector)
+        assert {form for form in self.FORMS if form.accepts(block)} == {EagerForm, GraphForm}

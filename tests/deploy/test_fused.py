@@ -8,7 +8,7 @@ from torch import nn
 from cnnmod import MoDBlock, MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy import fused
 from cnnmod.deploy.forms import EagerForm
-from cnnmod.deploy.fused import FusedForm, can_fuse, is_compiled
+from cnnmod.deploy.fused import FusedForm, is_compiled
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet
@@ -27,7 +27,7 @@ def pair(config, channels=64, k=6, groups=1):
     block = MoDBlock(conv_block(k, groups), channels, k, config).eval().requires_grad_(False)
     if block.gain_K is not None:
         block.gain_K.uniform_(0.5, 2)
-    assert can_fuse(block)
+    assert FusedForm.accepts(block)
     return block, FusedForm(block).eval().requires_grad_(False)
 
 
@@ -106,7 +106,7 @@ def test_what_the_operator_does_not_take_goes_the_other_way():
 @needs_compiler
 def test_the_operator_keeps_torchs_rules():
     block, form = pair(MoDConfig())
-    arguments = [torch.randn(2, 64, 5, 5), *form.arguments, form.start]
+    arguments = [torch.randn(2, 64, 5, 5), *form.arguments()]
     checks = ("test_schema", "test_faketensor")
     assert set(torch.library.opcheck(torch.ops.cnnmod.mod_block_, arguments, test_utils=checks).values()) == {"SUCCESS"}
     compiled = torch.compile(lambda x_NCHW: form(x_NCHW * 2), fullgraph=True, backend="aot_eager")
@@ -127,7 +127,7 @@ def test_the_operator_keeps_torchs_rules():
 )
 def test_other_conv_blocks_are_not_fused(layers):
     block = MoDBlock(nn.Sequential(*layers), 64, 6)
-    assert not can_fuse(block)
+    assert not FusedForm.accepts(block)
 
 
 class Ends(nn.Module):
@@ -159,7 +159,7 @@ class Ends(nn.Module):
 )
 def test_graphs(end, fused_too):
     block = MoDBlock(Ends(end), 64, 6).eval().requires_grad_(False)
-    assert can_fuse(block) == fused_too
+    assert FusedForm.accepts(block) == fused_too
     if fused_too:
         torch.testing.assert_close(*both(block, FusedForm(block), torch.randn(2, 64, 5, 5)), atol=1e-5, rtol=1e-5)
 
@@ -167,12 +167,12 @@ def test_graphs(end, fused_too):
 def test_a_hook_is_not_passed_over():
     block = MoDBlock(conv_block(6), 64, 6)
     block.conv_block[0].register_forward_hook(lambda module, inputs, output: 2 * output)
-    assert not can_fuse(block)
+    assert not FusedForm.accepts(block)
 
 
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}, {"fuse_to": "original"}], ids=str)
 def test_other_choices_are_not_fused(fields):
-    assert not can_fuse(MoDBlock(conv_block(6), 64, 6, MoDConfig(**fields)))
+    assert not FusedForm.accepts(MoDBlock(conv_block(6), 64, 6, MoDConfig(**fields)))
 
 
 def test_without_a_compiler(monkeypatch, caplog):

@@ -11,7 +11,7 @@ from torch import nn
 from cnnmod import MoDBlock, MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy import triton_form
 from cnnmod.deploy.forms import EagerForm
-from cnnmod.deploy.triton_form import TritonForm, can_launch
+from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.measure.memory import peak_memory_mib
 from conftest import trained_norms_
 from small import digits_resnet
@@ -38,7 +38,7 @@ def pair(config=MoDConfig(), channels=96, k=6):
     block = MoDBlock(conv_block, channels, k, config).to(DEVICE).eval().requires_grad_(False)
     if block.gain_K is not None:
         block.gain_K.uniform_(0.5, 2)
-    assert can_launch(block)
+    assert TritonForm.accepts(block)
     return block, TritonForm(block).eval().requires_grad_(False)
 
 
@@ -87,7 +87,7 @@ def test_ties_go_to_the_lower_channel(order):
         expand.copy_(tied)
         x_NCHW = images(3, 96, 5, 5)
         torch.testing.assert_close(*both(block, form, x_NCHW), atol=1e-5, rtol=1e-5)
-        _, _, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments)
+        _, _, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())
         assert torch.equal(index_NK, block.select(x_NCHW)[1])
 
 
@@ -103,7 +103,7 @@ def test_selects_what_select_channels_selects_of_any_logits(order):
         logit_C[[40, 20, 10]] = torch.tensor([1.0, torch.inf, torch.nan], device=DEVICE)
         logit_C[2::3] -= 1
         x_NCHW = torch.ones(1, 96, 1, 1, device=DEVICE)
-        _, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments)
+        _, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())
         expected_score_NK, expected_index_NK = block.select(x_NCHW)
     assert torch.equal(index_NK, expected_index_NK)
     torch.testing.assert_close(score_NK, expected_score_NK, equal_nan=True)
@@ -150,7 +150,7 @@ def test_what_the_kernels_do_not_take_goes_the_other_way():
     x_NCHW = images(2, 96, 5, 10)
     torch.testing.assert_close(*both(block, form, x_NCHW[..., ::2], fits=False), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(*both(block, form, x_NCHW[..., :1, :1], fits=False), atol=1e-5, rtol=1e-5)
-    assert not can_launch(MoDBlock(nn.Identity(), 96, 65, MoDConfig()).to(DEVICE))
+    assert not TritonForm.accepts(MoDBlock(nn.Identity(), 96, 65, MoDConfig()).to(DEVICE))
     with torch.autocast(DEVICE, torch.bfloat16):
         torch.testing.assert_close(*both(block, form, x_NCHW, fits=False), atol=0.1, rtol=0.1)
     assert not form._fits(x_NCHW[:0])
@@ -183,7 +183,7 @@ def test_a_result_in_another_memory_format_or_of_another_size():
 def test_the_operators_keep_torchs_rules():
     block, form = pair()
     x_NCHW = images(2, 96, 5, 5, memory_format=torch.channels_last)
-    arguments = (x_NCHW, *form.arguments)
+    arguments = (x_NCHW, *form.arguments())
     x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(*arguments)
     checks = ("test_schema", "test_faketensor")
     for operator, given in (

@@ -1,104 +1,83 @@
-"""What happens to a network's tensors between its layers: what may be folded, what may be overwritten."""
+"""Which convolution feeds which batch norm, and nothing else: the two may be folded into one."""
 
+import copy
 from collections import Counter
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from inspect import Parameter, signature
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.hooks import is_hooked
-from cnnmod.method.passes import Run
-from cnnmod.method.trace import trace
+from cnnmod.deploy.straight import StraightTracer
+from cnnmod.method.trace import meta_forward
 
 
-@dataclass(frozen=True)
-class Flow:
-    """What a network's layers may do.
+def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str, str]:
+    """Convolution → batch norm, by name, where the network computes the one for the other only.
 
-    Attributes:
-        conv_norms: Convolution → batch norm, by name, where nothing else reads the convolution's output.
-        overwritable: MoD blocks whose input nobody can read after them.
+    That is read off the graph of a forward without branches, since it must hold for every size, batch and memory
+    format. What stands in the forward of a module with branches, or with hooks, is left; modules inside of it have
+    graphs of their own.
+
+    Raises:
+        ValueError: The network does not run on the example.
     """
-
-    conv_norms: dict[str, str]
-    overwritable: set[str]
-
-
-def trace_flow(model: nn.Module, example: Tensor | None = None) -> Flow:
-    """Run the model once (see `trace`) and see who reads what.
-
-    Memory is followed, not tensors, so that views count. What is still there when the network has returned was
-    returned or kept, and may be read by anybody; so may what a hook sees, which is not called here.
-    """
-    return trace(model, partial(_observe, {name for name, layer in model.named_modules() if is_hooked(layer)}), example)
-
-
-def _observe(hooked: set[str], run: Run) -> Flow:
-    reads = _Reads()
     calls: Counter[str] = Counter()
-    producers: dict[StorageWeakRef, str] = {}
-    between: list[tuple[str, str, StorageWeakRef]] = []
-    entered: dict[str, tuple[StorageWeakRef, int]] = {}
-    shown: set[StorageWeakRef] = set()
-    flows: list[Flow] = []
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def note(name: str, *_: Any) -> None:
         calls[name] += 1
-        if name in hooked:
-            shown.update(_memory(leaf) for leaf in tree_leaves((inputs, kwargs, output)) if isinstance(leaf, Tensor))
-        if not name:
-            flows.append(at_the_end(_memory(inputs[0])))
-        elif type(layer) is nn.Conv2d:
-            producers[_memory(output)] = name
-        elif isinstance(layer, nn.BatchNorm2d) and (read := _memory(inputs[0])) in producers:
-            between.append((producers[read], name, read))
-        elif isinstance(layer, MoDBlock):
-            entered[name] = (_memory(inputs[0]), reads.count[_memory(inputs[0])])
 
-    def at_the_end(images: StorageWeakRef) -> Flow:
-        """What can be said while the network's outputs, and what it keeps in attributes, are still there."""
-        return Flow(
-            {
-                conv: norm
-                for conv, norm, memory in between
-                if reads.count[memory] == 1
-                and calls[conv] == calls[norm] == 1
-                and memory.expired()
-                and memory not in shown
-            },
-            {
-                name
-                for name, (memory, before) in entered.items()
-                if reads.count[memory] == before
-                and calls[name] == 1
-                and memory.expired()
-                and memory not in {images, *shown}
-            },
-        )
-
-    with reads:
-        run(note)
-    return flows[0]
+    meta_forward(model, example, note)
+    # Forwards leave things in attributes, so it is a copy that is traced; it shares the weights.
+    shared = {id(tensor): tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
+    model = copy.deepcopy(model, shared)
+    found: dict[str, str] = {}
+    left = [""]
+    while left:
+        name = left.pop()
+        module = model.get_submodule(name)
+        if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
+            continue
+        pairs, inside = _read(module)
+        prefix = f"{name}." if name else ""
+        left += [prefix + one for one in inside]
+        for conv, norm in pairs.items():
+            if calls[prefix + conv] == calls[prefix + norm] == calls[name] > 0:  # by this forward alone
+                found[prefix + conv] = prefix + norm
+    return found
 
 
-class _Reads(TorchFunctionMode):
-    """Counts the operators that read each tensor's memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[StorageWeakRef] = Counter()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not .shape or .dim()
-            self.count.update(_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        return result
+def _read(module: nn.Module) -> tuple[dict[str, str], list[str]]:
+    """The pairs in a module's graphs, and the names of the modules inside that must be read for themselves."""
+    pairs: dict[str, str] | None = None
+    for arguments in _ways_to_call(module):
+        tracer = StraightTracer((nn.Conv2d, nn.BatchNorm2d))
+        if (graph := tracer.trace_straight(module, arguments)) is None:
+            return {}, [name for name, _ in module.named_children()]
+        here = dict(_pairs(module, tracer, graph))
+        pairs = here if pairs is None else dict(pairs.items() & here.items())
+    return pairs or {}, tracer.opaque
 
 
-def _memory(tensor: Tensor) -> StorageWeakRef:
-    return StorageWeakRef(tensor.untyped_storage())
+def _ways_to_call(module: nn.Module) -> list[dict[str, Any]]:
+    """With its input alone; and, if there are further arguments with defaults, with all of them."""
+    parameters = list(signature(module.forward).parameters.values())[1:]
+    defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
+    return [defaults, {}] if defaults else [{}]
+
+
+def _pairs(module: nn.Module, tracer: StraightTracer, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]:
+    times = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = tuple(str(node.target) for node in graph.nodes if node.op == "get_attr")
+    for conv in graph.nodes:
+        if conv.op != "call_module" or type(module.get_submodule(str(conv.target))) is not nn.Conv2d:
+            continue
+        norm = next(iter(conv.users), None)
+        if norm is None or norm.op != "call_module" or len(conv.users) > 1 or norm.args != (conv,) or norm.kwargs:
+            continue
+        names = str(conv.target), str(norm.target)
+        is_norm = isinstance(module.get_submodule(names[1]), nn.BatchNorm2d)
+        is_alone = times[names[0]] == times[names[1]] == 1 and not tracer.is_kept(conv)
+        if is_norm and is_alone and not any(name.startswith(tuple(f"{name}." for name in names)) for name in read):
+            yield names

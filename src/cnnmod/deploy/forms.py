@@ -1,54 +1,98 @@
 """The forms that a MoD block takes for inference, each a small class; which runtime gets which is `lower.py`'s."""
 
-from typing import Any, TypeGuard
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import avg_pool2d, linear
+from torch.nn.modules.module import _has_any_global_hook
 
+from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain, selector_weights
+from cnnmod.deploy.pointwise import with_pointwise_products
 from cnnmod.method.blocks import MoDBlock, check_input
-from cnnmod.method.convert import swap_
 from cnnmod.method.functional import gather_channels
 
 
-class _Form(MoDBlock):
-    """A MoD block made of another's parts."""
+class Form(MoDBlock):
+    """A MoD block made of another's parts.
 
-    def __init__(self, block: MoDBlock, conv_block: nn.Module) -> None:
-        super().__init__(conv_block, block.channels, block.k, block.config, layout=block.layout)
+    Attributes:
+        handles: Of a `MoDConfig` each field that the form knows, with the values that it handles; `None`: any.
+        layouts: The layouts that it handles.
+    """
+
+    handles: ClassVar[Mapping[str, Collection[object] | None]] = {
+        "select": ("learned", "random", "first"),
+        "order": ("score", "index"),
+        "fuse_to": ("first", "last", "original"),
+        "candidates": None,
+        "identity_start": (False, True),
+        # These four decide what the block is made of. Its forward pass does not ask for them.
+        "c": None,
+        "reduction": None,
+        "residual": (False, True),
+        "placement": None,
+    }
+    layouts: ClassVar[Collection[str]] = ("NCHW", "NHWC")
+
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block.conv_block, block.channels, block.k, block.config, layout=block.layout)
         if block.config.select == "random":
             self.fixed_index_K = block.fixed_index_K
         else:
             self.selector = block.selector
         self.gain_K = block.gain_K
 
+    @classmethod
+    def accepts(cls, block: MoDBlock) -> bool:
+        """Whether the form computes what the block does. What it does not know, it does not accept."""
+        if type(block) is not MoDBlock or not is_plain(block) or block.layout not in cls.layouts:
+            return False
+        for field in fields(block.config):
+            accepted = cls.handles.get(field.name, ())
+            if accepted is not None and getattr(block.config, field.name) not in accepted:
+                return False
+        return True
 
-class EagerForm(_Form):
+
+class EagerForm(Form):
     """The MoD block for eager PyTorch, where most of its time goes into dispatching small operators.
 
-    It adds the result to its input in the input's memory, which is why it is for inference only. On a CPU in float32
-    it also ranks with one `topk`, and it computes the Conv-Block's 1×1 convolutions as matrix products.
+    It adds the result in the memory of a copy of its input; of the input itself where `InPlaceSequential` finds that
+    nobody else can read it. On a CPU in float32 it also ranks with one `topk`, and it computes the Conv-Block's 1×1
+    convolutions as matrix products.
     """
 
+    layouts = ("NCHW",)
+
     def __init__(self, block: MoDBlock) -> None:
-        super().__init__(block, _with_pointwise_products(block.conv_block))
+        super().__init__(block)
+        self.conv_block = with_pointwise_products(block.conv_block)
         self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
-        if block.config.select == "learned" and block.config.order == "score":
-            self.weights = (self.selector.reduce.weight, self.selector.expand.weight)  # a tuple is looked up faster
-        else:
-            self.weights = None
+        # Scored by descending logits, a selection is what one topk gives.
+        one_topk = block.config.select == "learned" and block.config.order == "score" and has_plain_selector(block)
+        self.direct = DirectLayers(self, "selector") if one_topk else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, C, H, W) → a new tensor."""
+        if torch.compiler.is_compiling():  # which knows itself what it may overwrite
+            return super().forward(x_NCHW, *args, **kwargs)
+        return self.overwrite(x_NCHW.clone(), *args, **kwargs)
+
+    def may_overwrite(self) -> bool:
+        """Whether `overwrite` may be called instead of the form: what a hook sees must stay as it is."""
+        return is_plain(self) and not self.training and not _has_any_global_hook()
+
+    def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
-        if x_NCHW.size(1) != self.channels:
+        if x_NCHW.dim() != 4 or x_NCHW.size(1) != self.channels or x_NCHW.size(2) * x_NCHW.size(3) == 0:
             check_input(x_NCHW, self.channels)
         if x_NCHW.requires_grad:
             raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
-        if self.weights is None or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32:
-            score_NK11, index_NK = self._select_any(x_NCHW)
-        else:
-            score_NK11, index_NK = self._select_on_cpu(x_NCHW, *self.weights)
+        score_NK11, index_NK = self._select_quickly(x_NCHW) or self._select_any(x_NCHW)
         if x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
             x_NKHW = x_NCHW.index_select(1, index_NK[0])  # a quarter of the time of an index for each image
         else:
@@ -69,10 +113,17 @@ class EagerForm(_Form):
         score_NK, index_NK = self.select(x_NCHW)
         return None if score_NK is None else score_NK[:, :, None, None], index_NK
 
-    def _select_on_cpu(self, x_NCHW: Tensor, reduce: Tensor, expand: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The same, in as few operators and as little Python as the CPU allows: both are dear between large ones."""
-        if torch.is_autocast_enabled("cpu"):
-            return self._select_any(x_NCHW)
+    def _select_quickly(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same, in as few operators and as little Python as the CPU allows: both are dear between large ones.
+        `None` where it would not be the same."""
+        if self.direct is None or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or not self.direct.are_the_same():
+            return None
+        weights = selector_weights(self)
+        if weights is None or torch.is_autocast_enabled("cpu"):
+            return None
+        reduce, expand = weights
+        if reduce.dtype != torch.float32 or expand.dtype != torch.float32:
+            return None
         pool_NCHW = x_NCHW if self.pool == self.channels else x_NCHW[:, : self.pool]
         # channels last, average pooling is the faster mean
         in_order = x_NCHW.is_contiguous()
@@ -81,14 +132,14 @@ class EagerForm(_Form):
         logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.pool), 1)
         for logits in logit_NK.tolist():
             if len(set(logits)) < len(logits):  # a tie, whose order topk leaves open
-                return self._select_any(x_NCHW)
+                return None
         score_NK11 = logit_NK[:, : self.k, None, None].sigmoid_()
         if self.gain_K is not None:
             score_NK11.mul_(self.gain_K[:, None, None])
         return score_NK11, index_NK[:, : self.k]
 
 
-class GraphForm(_Form):
+class GraphForm(Form):
     """The MoD block for a runtime that compiles a graph: plain operators, k a constant, no control flow.
 
     Each image's channels are taken along one axis, images × channels. Fusion is a constant 1×1 convolution from k to C
@@ -98,7 +149,7 @@ class GraphForm(_Form):
     spread_CK11: Tensor
 
     def __init__(self, block: MoDBlock) -> None:
-        super().__init__(block, block.conv_block)
+        super().__init__(block)
         parameter = next(block.parameters())
         start = block.channels - block.k if block.config.fuse_to == "last" else 0
         spread_CK = torch.zeros(block.channels, block.k, dtype=parameter.dtype, device=parameter.device)
@@ -136,6 +187,11 @@ class OnnxForm(GraphForm):
     their TopK sends ties to the lower index itself (OpenVINO's if it is told to).
     """
 
+    @classmethod
+    def accepts(cls, block: MoDBlock) -> bool:
+        """As `Form.accepts`, where the selector is two weights."""
+        return super().accepts(block) and (block.config.select != "learned" or has_plain_selector(block))
+
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.config.select != "learned":
             return super()._forward(x_NCHW, *args, **kwargs)
@@ -169,41 +225,3 @@ def gather_planes(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
 @gather_planes.register_fake
 def _(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
     return x_NCHW.new_empty((*index_NK.shape, *x_NCHW.shape[2:]))
-
-
-class PointwiseConv(nn.Module):
-    """A 1×1 convolution; on a CPU over several images a matrix product: with few channels much faster than oneDNN's."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = conv.weight
-        if conv.bias is None:
-            self.register_buffer("bias", conv.weight.new_zeros(conv.out_channels))
-        else:
-            self.bias = conv.bias
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """As the convolution."""
-        images, _, height, width = x_NCHW.shape
-        if images == 1 or not x_NCHW.is_cpu:
-            return torch.conv2d(x_NCHW, self.weight, self.bias)
-        weight = self.weight.flatten(1).expand(images, -1, -1)
-        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(images, -1, height, width)
-
-
-def _with_pointwise_products(conv_block: nn.Module) -> nn.Module:
-    pointwise = {name: PointwiseConv(layer) for name, layer in conv_block.named_modules() if _is_small_pointwise(layer)}
-    if "" in pointwise:
-        return pointwise[""]
-    swap_(conv_block, pointwise)
-    return conv_block
-
-
-def _is_small_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    return (
-        type(layer) is nn.Conv2d
-        and layer.kernel_size == layer.stride == (1, 1)
-        and layer.padding == (0, 0)
-        and layer.groups == 1
-        and max(layer.in_channels, layer.out_channels) <= 64
-    )

@@ -156,19 +156,47 @@ void convolve(const Planes& in, Planes& out, const Tensor& weight, const Tensor&
   }
 }
 
-void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std::optional<Tensor>& gain,
-                at::TensorList weights, at::TensorList biases, at::IntArrayRef program, int64_t registers, int64_t k,
-                bool by_index, int64_t start) {
-  const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3), !x.is_contiguous()};
-  TORCH_CHECK(x.scalar_type() == at::kFloat && (x.is_contiguous() || x.is_contiguous(at::MemoryFormat::ChannelsLast)),
+// A weight as the loops read it. They do not look at its size, and a user may have put another one in its place.
+Tensor checked(const Tensor& weight, at::IntArrayRef size) {
+  TORCH_CHECK(weight.is_cpu() && weight.is_floating_point() && weight.sizes() == size, "mod_block_: a weight of ",
+              weight.sizes(), " on ", weight.device(), " stands where one of ", size, " on the CPU did");
+  return weight.to(at::kFloat).contiguous();  // no copy of what is both; the network may be channels last
+}
+
+void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_weight, const std::optional<Tensor>& gain,
+                at::TensorList weights, const c10::List<std::optional<Tensor>>& biases, at::IntArrayRef program,
+                int64_t registers, int64_t k, bool by_index, int64_t start) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat && x.dim() == 4 && x.size(2) * x.size(3) > 0 &&
+                  (x.is_contiguous() || x.is_contiguous(at::MemoryFormat::ChannelsLast)),
               "mod_block_ takes float32 images in a contiguous memory format");
+  const Shape shape{x.size(0), x.size(1), x.size(2), x.size(3), !x.is_contiguous()};
   float* data = x.data_ptr<float>();
-  const int64_t pixels = shape.pixels(), pool = reduce.size(1);
+  const int64_t pixels = shape.pixels(), hidden_units = reduce_weight.size(0), pool = reduce_weight.size(-1);
+  TORCH_CHECK(hidden_units > 0 && 0 < k && k <= pool && pool <= shape.channels && 0 <= start &&
+                  start + k <= shape.channels,
+              "mod_block_: ", k, " of ", pool, " of ", shape.channels, " channels cannot be selected");
+  const Tensor reduce = checked(reduce_weight, {hidden_units, pool});
+  const Tensor expand = checked(expand_weight, {pool, hidden_units});
+  const Tensor gain_values = gain ? checked(*gain, {k}) : Tensor();
+  const float* gains = gain ? gain_values.data_ptr<float>() : nullptr;
+  std::vector<Tensor> kernels, offsets;
+  std::vector<int64_t> channels(registers, k);  // of each register
+  for (size_t at = 0; at < program.size(); at += 7) {
+    const int64_t *step = program.data() + at, inputs = channels[step[2]];
+    channels[step[1]] = inputs;
+    if (step[0] == 2) TORCH_CHECK(inputs == channels[step[3]], "mod_block_: a sum of different channels");
+    if (step[0] != 0) continue;
+    const Tensor& weight = weights[step[3]];
+    const int64_t outputs = weight.size(0), same = 2 * step[4] / step[5] + 1, groups = step[6];
+    kernels.push_back(checked(weight, {outputs, inputs / groups, same, same}));
+    const std::optional<Tensor> bias = biases.get(step[3]);
+    offsets.push_back(bias ? checked(*bias, {outputs}) : at::zeros({outputs}, at::kFloat));
+    TORCH_CHECK(outputs % groups == 0, "mod_block_: ", outputs, " channels in ", groups, " groups");
+    channels[step[1]] = outputs;
+  }
+  TORCH_CHECK(program.empty() || channels[program[program.size() - 6]] == k, "mod_block_: the result has other channels");
   const std::vector<float> hidden = multiplied(pooled(data, shape, pool), reduce, shape.images, /*relu=*/true);
   const std::vector<float> logits = multiplied(hidden, expand, shape.images, /*relu=*/false);
-  const float* gains = gain ? gain->data_ptr<float>() : nullptr;
-  std::vector<Tensor> kernels;
-  for (const Tensor& weight : weights) kernels.push_back(weight.contiguous());  // the network may be channels last
   at::parallel_for(0, shape.images, 1, [&](int64_t begin, int64_t end) {
     std::vector<Planes> planes(registers);
     for (int64_t image = begin; image < end; ++image) {
@@ -191,7 +219,7 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
         result = step[1];
         Planes& target = planes[result];
         if (step[0] == 0) {
-          convolve(planes[source], target, kernels[step[3]], biases[step[3]], shape, step[4], step[5], step[6]);
+          convolve(planes[source], target, kernels[step[3]], offsets[step[3]], shape, step[4], step[5], step[6]);
           continue;
         }
         const Planes& one = planes[source];
@@ -227,7 +255,7 @@ void mod_block_(Tensor& x, const Tensor& reduce, const Tensor& expand, const std
 
 TORCH_LIBRARY(cnnmod, library) {
   library.def(
-      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor[] biases, "
+      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor?[] biases, "
       "int[] program, int registers, int k, bool by_index, int start) -> ()");
 }
 

@@ -5,32 +5,47 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cnnmod.deploy.flow import Flow, trace_flow
-from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
-from cnnmod.deploy.fused import FusedForm, can_fuse
-from cnnmod.deploy.triton_form import TritonForm, can_launch
+from cnnmod.deploy.flow import foldable_norms
+from cnnmod.deploy.forms import EagerForm, Form, GraphForm, OnnxForm
+from cnnmod.deploy.fused import FusedForm
+from cnnmod.deploy.in_place import overwrite_in_sequences_
+from cnnmod.deploy.live import is_plain
+from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import mod_blocks, swap_
 
-FORMS: dict[str, type[EagerForm] | type[GraphForm]] = {
+FORMS: dict[str, type[Form]] = {
     "eager": EagerForm,
     "compile": FusedForm,
     "onnxruntime": OnnxForm,
     "openvino": OnnxForm,
     "pt2": GraphForm,
 }
+_TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, then its children drop and act
+# The first that accepts a block is taken. One that no form accepts stays in the training form, which is always right.
+_BY_PREFERENCE: dict[type[Form], tuple[type[Form], ...]] = {
+    EagerForm: (TritonForm, FusedForm, EagerForm),
+    FusedForm: (FusedForm,),
+    OnnxForm: (OnnxForm, GraphForm),
+    GraphForm: (GraphForm,),
+}
 
 
 def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = None) -> nn.Module:
     """A copy of the model for inference in one runtime: batch norms folded, MoD blocks in the runtime's own form.
 
-    It works for dense networks and controls too, so that all rows of a comparison are treated alike. In eager PyTorch
-    a MoD block whose input is read again after it (a feature that the network returns, say), or which gets
-    (N, H, W, C), keeps the copying form; for torch.compile, so does one that cannot be one operator. Lower a network on
-    the device where it will run: the form for a GPU is taken where the weights are on one. Call the copy under
-    `torch.inference_mode()`; `torch.compile` takes the copy for `"compile"`, and `export` makes its own.
+    It works for dense networks and controls too, so that all rows of a comparison are treated alike. A MoD block
+    keeps the training form where the runtime has none for it: in eager PyTorch if it gets (N, H, W, C), for
+    torch.compile if it cannot be one operator. Batch norms are folded where the network's own code shows that nothing
+    else reads the convolution. Lower a network on the device where it will run: the form for a GPU is taken where the
+    weights are on one. Call the copy under `torch.inference_mode()`; `torch.compile` takes the copy for `"compile"`,
+    and `export` makes its own.
+
+    The copy computes with the weights that it has when it is called: load a state dict into it, move it, put hooks on
+    it, pickle it and send it to another process, as with any module. The weights of folded norms are in their
+    convolutions. Where PyTorch is eager, a MoD block in an `nn.Sequential` overwrites its input if it finds, at each
+    call, that nobody else holds it.
 
     Args:
         model: Any network. It stays as it is.
@@ -41,7 +56,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
         The copy, in evaluation mode, without gradients.
 
     Raises:
-        ValueError: An unknown runtime, a wrapped model, or a network that does not run on the example.
+        ValueError: An unknown runtime, a wrapped model, a network that does not run on the example, or one that keeps a
+            tensor of a training step, which torch cannot copy.
 
     Examples:
         >>> import cnnmod, timm, torch
@@ -56,24 +72,49 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     if isinstance(model, MoDBlock):
         raise ValueError("lower takes a network, not a MoD block alone")
     check_bare(model)
-    model, flow = fold(model, example)
-    form = FORMS[runtime]
-    blocks = {name: block for name, block in mod_blocks(model).items() if _is_known(block.config)}
-    if issubclass(form, EagerForm):
-        blocks = {n: block for n, block in blocks.items() if n in flow.overwritable and block.layout == "NCHW"}
-    if form is FusedForm:
-        blocks = {n: block for n, block in blocks.items() if can_fuse(block)}
-    swap_(model, {name: _best(form, block)(block) for name, block in blocks.items()})
+    model, _ = fold(model, example)
+    forms = _BY_PREFERENCE[FORMS[runtime]]
+    made: dict[str, nn.Module] = {}
+    for name, block in mod_blocks(model).items():
+        form = next((form for form in forms if form.accepts(block)), None)
+        if form is not None:
+            made[name] = form(block)
+    swap_(model, made)
+    if runtime == "eager":
+        overwrite_in_sequences_(model)
     return model.eval()
 
 
-def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, Flow]:
-    """A copy for inference with batch norms folded, MoD blocks as in training, and what its layers may do."""
-    model = copy.deepcopy(without_auxiliary_head(model)).eval().requires_grad_(False)
-    flow = trace_flow(model, example)
-    for conv, norm in flow.conv_norms.items():
+def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, dict[str, str]]:
+    """A copy for inference with batch norms folded, MoD blocks as in training; and which norms those were."""
+    model = _copied(without_auxiliary_head(model)).eval().requires_grad_(False)
+    norms = foldable_norms(model, example)
+    for conv, norm in norms.items():
         _fold_(model, conv, norm)
-    return model.eval(), flow
+    return model.eval(), norms
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever foreign objects raise; torch: a tensor that is no leaf of its autograd graph
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{_what_cannot_be_copied(model)} cannot be copied: {reason}. If a training step left a tensor there, run "
+            "the network once under torch.no_grad() or delete it; if it is a pruned weight, call "
+            "torch.nn.utils.prune.remove"
+        ) from error
+
+
+def _what_cannot_be_copied(model: nn.Module) -> str:
+    for name, module in model.named_modules():
+        attributes = {key: value for key, value in vars(module).items() if key not in ("_modules", "_buffers")}
+        for attribute, value in (attributes | module._buffers).items():
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f"{name}.{attribute}" if name else attribute
+    return type(model).__name__
 
 
 def without_auxiliary_head(model: nn.Module) -> nn.Module:
@@ -86,27 +127,14 @@ def without_auxiliary_head(model: nn.Module) -> nn.Module:
     return bare
 
 
-def _is_known(config: MoDConfig) -> bool:
-    """Whether the forms compute what this config says; else the training form stays."""
-    return config.select != "slots" and config.scale == "output" and config.fuse_to != "all"
-
-
-def _best(form: type[EagerForm] | type[GraphForm], block: MoDBlock) -> type[EagerForm] | type[GraphForm]:
-    if form is not EagerForm:
-        return form
-    if can_launch(block):
-        return TritonForm
-    return FusedForm if can_fuse(block) else EagerForm
-
-
 def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     after = dict(norm.named_children())
-    if norm.running_mean is None or any(it._forward_hooks or it._forward_pre_hooks for it in (conv, norm)):
+    if norm.running_mean is None or not all(map(is_plain, (conv, norm))):
         return  # batch statistics; a weight that is computed before each call (pruning, weight norm), or any hook
-    if not (type(norm) is nn.BatchNorm2d or set(after) == {"drop", "act"}):
+    if type(norm) is not nn.BatchNorm2d and (type(norm).__module__, type(norm).__name__) != _TIMMS_NORM:
         return  # a norm whose forward is not known to be a batch norm and these two
     rest = nn.Sequential(*after.values()) if after else nn.Identity()
     swap_(model, {conv_name: fuse_conv_bn_eval(conv, norm), norm_name: rest})

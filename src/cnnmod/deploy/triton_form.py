@@ -3,12 +3,14 @@
 import functools
 import importlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.live import DirectLayers, has_plain_selector, selector_weights
 from cnnmod.method.blocks import MoDBlock
 
 logger = logging.getLogger("cnnmod")
@@ -25,39 +27,50 @@ class TritonForm(EagerForm):
     The operators take float32, float16 and bfloat16, contiguous or channels last, and no autocast.
     """
 
+    handles = EagerForm.handles | {"select": ("learned",)}
+
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
-        selector = (self.selector.reduce.weight, self.selector.expand.weight, self.gain_K)
-        self.arguments = (*selector, self.k, block.config.order == "index")  # as in `FusedForm`
+        self.by_index = block.config.order == "index"
+        self.around = DirectLayers(self, "selector")
 
-    def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    @classmethod
+    def accepts(cls, block: MoDBlock) -> bool:
+        """As `Form.accepts`, where Triton's kernels run where the block's weights are."""
+        if not (super().accepts(block) and has_plain_selector(block) and block.k <= _MOST_CHANNELS):
+            return False
+        weight = block.selector.reduce.weight
+        return weight.device.type == _DEVICE and runs_on(weight.device)
+
+    def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
-        if not self._fits(x_NCHW):
-            return super().forward(x_NCHW, *args, **kwargs)
-        x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *self.arguments)
+        if not self._fits(x_NCHW) or (arguments := self.arguments()) is None:
+            return super().overwrite(x_NCHW, *args, **kwargs)
+        x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *arguments)
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
         torch.ops.cnnmod.fuse_(x_NCHW, y_NKHW, score_NK, index_NK if self.to_original else None, self.start)
         return x_NCHW
+
+    def arguments(self) -> Sequence[Any] | None:
+        """What `select_and_gather` takes besides the images, the weights as they are now; `None` where they are no
+        longer all that the selector is."""
+        if not self.around.are_the_same() or (weights := selector_weights(self)) is None:
+            return None
+        return (*weights, self.gain_K, self.k, self.by_index)
 
     def _fits(self, x_NCHW: Tensor) -> bool:
         return (
             x_NCHW.device.type == _DEVICE
             and x_NCHW.dtype in _DTYPES
+            and x_NCHW.dim() == 4
             and x_NCHW.size(1) == self.channels
             and (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last))
             and x_NCHW.size(2) * x_NCHW.size(3) > 1
             and 0 < x_NCHW.numel() < 2**31 * x_NCHW.size(0)  # within an image, the kernels count in 32 bits
             and not x_NCHW.requires_grad
             and not torch.is_autocast_enabled(_DEVICE)
+            and runs_on(x_NCHW.device)
         )
-
-
-def can_launch(block: MoDBlock) -> bool:
-    """Whether `TritonForm` is for this block, and Triton's kernels run where its weights are."""
-    if block.config.select != "learned" or block.layout != "NCHW" or block.k > _MOST_CHANNELS:
-        return False
-    weight = block.selector.reduce.weight
-    return weight.device.type == _DEVICE and runs_on(weight.device)
 
 
 @functools.cache

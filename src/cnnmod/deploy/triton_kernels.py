@@ -22,6 +22,9 @@ def select_and_gather(
     """The selected channels (N, K, H, W), their scores (N, K) in float32 and their indices (N, K)."""
     (images, _, height, width), (hidden, pool) = x_NCHW.shape, reduce.shape
     pixels = height * width
+    if expand.shape != (pool, hidden) or not k <= pool <= x_NCHW.shape[1] or (gain_K is not None and len(gain_K) != k):
+        raise RuntimeError(f"select_and_gather: weights of {reduce.shape} and {expand.shape} do not fit")
+    reduce, expand = reduce.contiguous(), expand.contiguous()
     x_NKHW, score_NK, index_NK = _empty(x_NCHW, k)
     strips = min(_STRIPS, triton.cdiv(pixels, _STRIP))
     sum_NSC = x_NCHW.new_empty((images, strips, pool), dtype=torch.float32)

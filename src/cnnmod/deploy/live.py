@@ -1,0 +1,72 @@
+"""Layers that a form computes itself, from their weights: as long as they are nothing more than these weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from cnnmod.method.blocks import ChannelSelector, MoDBlock
+
+
+class DirectLayers:
+    """Layers of a form that it does not call. Hooks and layers may be added or replaced at any time, so a form asks
+    before each forward pass whether these are still the same.
+
+    It compares in C, in about a microsecond, the dictionaries in which torch keeps hooks and children. They are
+    shared with the layers, also in a deep copy and after unpickling.
+
+    Args:
+        form: The form.
+        names: Of its layers; what is inside of them counts too.
+    """
+
+    def __init__(self, form: nn.Module, *names: str) -> None:
+        inside = [inner for name in names for inner in form.get_submodule(name).modules()]
+        self._hooks = [hooks for layer in inside for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
+        self._children = [layer._modules for layer in inside]
+        self._as_seen = [dict(children) for children in self._children]
+        self._of_form, self._names = form._modules, names
+        self._layers = [form._modules[name] for name in names]
+
+    def are_the_same(self) -> bool:
+        """Whether no layer was replaced or got a hook, a parametrization or a wrapper."""
+        return (
+            self._children == self._as_seen
+            and [self._of_form.get(name) for name in self._names] == self._layers
+            and not any(self._hooks)
+            and not _has_any_global_hook()
+        )
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether calling the layer runs the forward of its class and nothing else."""
+    return not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+
+
+def has_plain_selector(block: MoDBlock) -> bool:
+    """Whether the channel selector is two weights and nothing else: no hook, parametrization, bias or other layer."""
+    selector = block._modules.get("selector")
+    return (
+        type(selector) is ChannelSelector
+        and is_plain(selector)
+        and [*selector._modules] == ["reduce", "expand"]
+        and all(type(layer) is nn.Linear and is_plain(layer) for layer in selector.children())
+        and selector_weights(block) is not None
+    )
+
+
+def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
+    """The weights of the channel selector's layers as they are now; `None` where they are not two plain tensors."""
+    layers: Mapping[str, Any] = block._modules["selector"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+    reduce, expand = layers["reduce"]._parameters, layers["expand"]._parameters
+    weights = reduce.get("weight"), expand.get("weight")
+    if reduce.get("bias") is None and expand.get("bias") is None and all(map(is_plain_tensor, weights)):
+        return weights
+    return None
+
+
+def is_plain_tensor(value: object) -> bool:
+    """Whether it is a parameter or tensor of torch's own class, in strided memory; a quantized one, say, is not."""
+    return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided  # pyright: ignore[reportAttributeAccessIssue]
