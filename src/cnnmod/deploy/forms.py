@@ -26,6 +26,7 @@ class Form(MoDBlock):
     handles: ClassVar[Mapping[str, Collection[object] | None]] = {
         "select": ("learned", "random", "first"),
         "order": ("score", "index"),
+        "scale": ("output",),
         "fuse_to": ("first", "last", "original"),
         "candidates": None,
         "identity_start": (False, True),

@@ -20,8 +20,8 @@ class BranchError(BaseException):
 class StraightTracer(torch.fx.Tracer):
     """Traces a module, and the modules inside that have no branches, into one graph.
 
-    What is left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules whose
-    forward has branches. Hooks are not called.
+    What is left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules
+    whose forward has branches. Hooks are not called.
 
     Args:
         leaves: Classes of further layers that are not looked into.
