@@ -5,6 +5,7 @@ import torch
 from timm.models.resnet import BasicBlock
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils._pytree import tree_leaves
 
 from cnnmod import MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy.flow import trace_flow
@@ -128,3 +129,62 @@ def test_pruned_convolutions_are_not_folded():
     with torch.inference_mode():
         model(x_NCHW)
         torch.testing.assert_close(lower(model, example=x_NCHW)(x_NCHW), model(x_NCHW))
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("layer", ["blocks.0", "blocks.1", "blocks.1.conv_block.conv1", "everywhere"])
+def test_what_a_hook_sees_is_not_overwritten(register, layer):
+    """Hooks are not called when the network is traced; they may keep what they see."""
+    x_NCHW, seen = torch.rand(2, 16, 8, 8), []
+    model = trained_norms_(convert_(Net(), MoDConfig(c=4), example=x_NCHW))
+    if layer == "everywhere":
+        add = getattr(nn.modules.module, register.replace("forward", "module_forward"))
+    else:
+        add = getattr(model.get_submodule(layer), register)
+    handle = add(
+        lambda _, *given: seen.extend(value for value in tree_leaves(given) if isinstance(value, torch.Tensor))
+    )
+    try:
+        flow = trace_flow(model, x_NCHW)
+        lowered = lower(model, example=x_NCHW)
+        assert not seen
+        assert flow.overwritable == ({"blocks.1"} if layer == "blocks.1.conv_block.conv1" else set())
+        if layer == "everywhere":
+            return
+        with torch.inference_mode():
+            model(x_NCHW)
+            expected, seen[:] = [value.clone() for value in seen], []
+            lowered(x_NCHW)
+        if layer != "blocks.1.conv_block.conv1":  # which is inside the operator
+            torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+    finally:
+        handle.remove()
+
+
+def test_the_hooks_of_pruning_are_not_a_users():
+    model = Net()
+    prune.identity(model.blocks[0].conv1, "weight")
+    model = trained_norms_(convert_(model, MoDConfig(c=4), example=torch.rand(1, 16, 8, 8)))
+    assert trace_flow(model, torch.rand(1, 16, 8, 8)).overwritable == {"blocks.1"}
+
+
+class Values(Net):
+    def between(self, y):
+        return self.blocks[1](y * 2) * y.mean().item()
+
+
+class ValuesAfter(Net):
+    def between(self, y):
+        z = self.blocks[1](y)
+        return z * (2 if y.isnan().any() else 1)
+
+
+@pytest.mark.parametrize("net", [Values, ValuesAfter])
+def test_in_a_real_pass(net):
+    x_NCHW = torch.rand(2, 16, 8, 8)
+    model = trained_norms_(convert_(net(), MoDConfig(c=4), example=x_NCHW))
+    flow = trace_flow(model, x_NCHW)
+    assert flow.overwritable == ({"blocks.1"} if net is Values else set())
+    assert flow.conv_norms == trace_flow(trained_norms_(convert_(Net(), MoDConfig(c=4), example=x_NCHW))).conv_norms
+    with torch.inference_mode():
+        torch.testing.assert_close(lower(model, example=x_NCHW)(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)

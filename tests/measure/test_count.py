@@ -29,3 +29,24 @@ def test_counts_one_image_of_a_batch():
 def test_an_example_that_does_not_fit():
     with pytest.raises(ValueError, match="does not run on an example"):
         count(build("resnet18"), torch.zeros(1, 4, 64, 64))
+
+
+class Attention(nn.Module):
+    """Attention and a check of values, or without it."""
+
+    def __init__(self, checks):
+        super().__init__()
+        self.conv, self.checks = nn.Conv2d(3, 16, 8, 8), checks
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x):
+        if self.checks and x.isnan().any():
+            raise ValueError("NaN")
+        y = self.encoder(self.conv(x).flatten(2).mT)
+        return nn.functional.scaled_dot_product_attention(y, y, y)
+
+
+def test_a_real_pass_counts_the_same():
+    """Without fused attention, which torch does not count on a CPU."""
+    image = torch.rand(1, 3, 64, 64)
+    assert count_modules(Attention(True).eval(), image) == count_modules(Attention(False).eval(), image)

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cnnmod import MoDConfig, convert_, find_modules
+from cnnmod import MoDConfig, convert_, find_modules, plan
 from cnnmod.networks import build
 
 RESNET50 = {f"layer{stage}": blocks for stage, blocks in ((1, 3), (2, 4), (3, 6), (4, 3))}
@@ -138,3 +138,30 @@ def test_parts_of_blocks_are_no_modules_wherever_the_block_stands_alone():
         model = build("nfnet_f0")
     kinds = {type(model.get_submodule(name)).__name__ for module in find_modules(model) for name in module}
     assert kinds == {"NormFreeBlock"}
+
+
+def conv_net(conv, norm):
+    def block(into, out):
+        return nn.Sequential(conv(into, out, 3, padding=1), norm(out), nn.ReLU(), conv(out, out, 3, padding=1))
+
+    return nn.Sequential(block(3, 16), block(16, 16), block(16, 16))
+
+
+@pytest.mark.parametrize("run", [find_modules, plan, convert_])
+def test_only_2d_networks(run):
+    for conv, norm, example in (
+        (nn.Conv1d, nn.BatchNorm1d, torch.rand(2, 3, 32)),
+        (nn.Conv3d, nn.BatchNorm3d, torch.rand(2, 3, 8, 8, 8)),
+    ):
+        message = f"^cnnmod converts 2D convolutional networks; Sequential has {conv.__name__} layers$"
+        for given in (example, None):
+            with pytest.raises(ValueError, match=message):
+                run(conv_net(conv, norm), example=given)
+    with pytest.raises(ValueError, match="VideoResNet has Conv3DSimple and Conv3d layers"):
+        run(torchvision.models.video.r3d_18())
+    with pytest.raises(ValueError, match=r"example must be images \(N, C, H, W\), not \(3, 32, 32\)"):
+        run(build("resnet18"), example=torch.rand(3, 32, 32))
+
+
+def test_1d_convolutions_inside_of_2d_networks():
+    assert find_modules(build("timm/ecaresnet26t"))

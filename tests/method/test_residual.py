@@ -48,3 +48,13 @@ def test_gating_adds_nothing():
     assert adds_to_its_input(Stubborn(), (1, 4, 8, 8))
     assert has_residual(SqueezeExcite(16), (1, 16, 8, 8))
     assert not adds_to_its_input(SqueezeExcite(16), (1, 16, 8, 8))
+
+
+def test_hooks_are_not_called_and_attributes_stay():
+    block, calls = Stubborn(), []
+    block.register_forward_hook(lambda *_: calls.append(1))
+    block.conv.register_forward_pre_hook(lambda *_: calls.append(1))
+    before = dict(vars(block))
+    assert has_residual(block, (1, 4, 8, 8))
+    assert vars(block) == before
+    assert not calls

@@ -32,7 +32,7 @@ def convert_(
     both beforehand.
 
     Args:
-        model: Any convolutional network.
+        model: Any 2D convolutional network whose forward takes one tensor.
         config: The method's choices; `placement` says which blocks of a module are replaced.
         filter_fn: Further restricts them: `(block, qualified name) -> bool`.
         example: An input (N, C, H, W) to find shapes with; `None` takes timm's input size or 224 pixels square.
@@ -41,8 +41,9 @@ def convert_(
         The same model.
 
     Raises:
-        ValueError: Nothing to convert, MoD blocks already there, a wrapped model, no chosen block that can be shrunken
-            (or, where `placement` names them, one that cannot). The model is then what it was.
+        ValueError: Nothing to convert, a 1D or 3D network, a forward of several inputs, MoD blocks already there, a
+            wrapped model, no chosen block that can be shrunken (or, where `placement` names them, one that cannot).
+            The model is then what it was.
 
     Examples:
         >>> import timm

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, Calls, children_of, trace_calls
 from cnnmod.method.convolutions import ConvNormAct, runs_of_convolutions
+from cnnmod.method.trace import check_2d, check_bare
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -22,22 +23,25 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
     """The network's modules, each as the qualified names of its blocks, in the network's order (paper, section 3.2).
 
-    Runs the network once on the meta device; the network stays as it is. It may be converted already. `cnnmod.plan`
-    says more: it also tries the blocks, and names the parts of those that cannot be MoD blocks themselves.
+    Runs the network once, on the meta device, or on its own device if it does not run without values. The network stays
+    as it is. It may be converted already. `cnnmod.plan` says more: it also tries the blocks, and names the parts of
+    those that cannot be MoD blocks themselves.
 
     Args:
-        model: Any convolutional network.
+        model: Any 2D convolutional network whose forward takes one tensor.
         example: An input (N, C, H, W); `None` takes timm's input size or 224 pixels square.
 
     Raises:
-        ValueError: The network does not run on the example, or has no two blocks in a row; then with the block
-            types that it has, and why each is none.
+        ValueError: The network is not 2D, does not run on the example, or has no two blocks in a row; then with the
+            block types that it has, and why each is none.
 
     Examples:
         >>> import timm
         >>> find_modules(timm.create_model("resnet18"))[0]
         ['layer1.0', 'layer1.1']
     """
+    check_bare(model)
+    check_2d(model, example)
     return [[block.name for block in module] for module in discover(model, trace_calls(model, example))]
 
 

@@ -13,7 +13,7 @@ from cnnmod.method.calls import Block, Calls, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import make_mod_block, may_stand_inside
-from cnnmod.method.trace import example_for
+from cnnmod.method.trace import check_2d, example_for
 
 FilterFn = Callable[[nn.Module, str], bool]
 
@@ -80,8 +80,8 @@ def plan(
     """What `convert_` with these arguments would do; the model, which may be on the meta device, stays as it is.
 
     Raises:
-        ValueError: The model is converted already or wrapped, does not run on the example, has no modules, or
-            `placement` or `filter_fn` chooses no block. Where no chosen block can be a MoD block there is a plan,
+        ValueError: The model is not 2D, is converted already or wrapped, does not run on the example, has no modules,
+            or `placement` or `filter_fn` chooses no block. Where no chosen block can be a MoD block there is a plan,
             with the reasons.
 
     Examples:
@@ -109,6 +109,7 @@ def build_mod_blocks(
     check_bare(model)
     if not isinstance(config, MoDConfig):
         raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
+    check_2d(model, example)
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")

@@ -27,6 +27,7 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     The copy computes what the architecture's own constructor builds at that width. Convolutions, linear layers and
     normalisations are known; any other module is copied with its children shrunken, its own vectors (layer scale,
     say) cut, values and all, and the integers that it keeps under a width's name (`dim`, `out_chs`) divided.
+    1D and 3D convolutions too: 2D networks have them in their attention.
     A layer that needs more registers itself: `@cnnmod.shrink.register(MyLayer)` above a function
     `(layer, c) -> layer`; that serves it at any depth.
 

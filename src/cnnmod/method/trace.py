@@ -23,12 +23,14 @@ _log = logging.getLogger("cnnmod")
 _told: WeakSet[nn.Module] = WeakSet()
 
 
-def check_2d(model: nn.Module) -> None:
-    """Raise `ValueError` for a network that has 1D or 3D convolutions and no 2D ones."""
+def check_2d(model: nn.Module, example: Tensor | None = None) -> None:
+    """Raise `ValueError` for a network that has 1D or 3D convolutions and no 2D ones, and for what is no image."""
     layers = [layer for layer in model.modules() if isinstance(layer, _ConvNd)]
     if layers and not any(map(_is_2d, layers)):
         kinds = " and ".join(sorted({type(layer).__name__ for layer in layers}))
         raise ValueError(f"cnnmod converts 2D convolutional networks; {type(model).__name__} has {kinds} layers")
+    if isinstance(example, Tensor) and example.ndim != 4:
+        raise ValueError(f"example must be images (N, C, H, W), not {tuple(example.shape)}")
 
 
 def example_for(model: nn.Module) -> Tensor:
