@@ -63,6 +63,13 @@ def test_unknown_names(name, hint, own_module):
         build(name)
 
 
+@pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}, {"num_classes": 10**15}], ids=str)
+def test_arguments_of_which_no_network_is_made(arguments):
+    with pytest.raises(ValueError, match=r"^timm/resnet18 cannot be built with \{.*\}: .+") as caught:
+        build("timm/resnet18", **arguments)
+    assert "\n" not in str(caught.value)
+
+
 class TestLoad:
     """A file that names its factory."""
 
@@ -100,6 +107,14 @@ class TestLoad:
         with pytest.raises(
             ValueError, match=f"the factory's argument '{argument}' may fetch, import or read other files"
         ):
+            load(tmp_path / "file")
+
+    @pytest.mark.parametrize(
+        "arguments", [{"a": {"weights": 1}}, {"a": [{"file": 1}]}, {"a": [["x", "hf-hub:x"]]}, {"a": "x:y"}], ids=str
+    )
+    def test_also_in_lists_and_dictionaries(self, arguments, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)
+        with pytest.raises(ValueError, match="may fetch, import or read other files"):
             load(tmp_path / "file")
 
     @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}])

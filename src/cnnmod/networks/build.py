@@ -5,7 +5,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -32,8 +32,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         kwargs: What the factory is given.
 
     Raises:
-        ValueError: An unknown name, with the nearest ones; or a function of one's own does not take `kwargs` alone, or
-            returned no network.
+        ValueError: An unknown name, with the nearest ones; arguments of which the factory makes no network; or a
+            function of one's own does not take `kwargs` alone, or returned no network.
 
     Example:
         >>> type(build("torchvision/resnet18", num_classes=10)).__module__
@@ -46,7 +46,14 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     factory = _factory_of_user(name) if ":" in name else _factory(name)
     if ":" in name or factory in OVER_BACKBONES.values():
         _check_call(name, factory, kwargs)
-    model = factory(**kwargs)
+    try:
+        model = factory(**kwargs)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # whatever a constructor raises at arguments that are no network's
+        if ":" in name:  # the caller's own, who wants to see where
+            raise
+        raise ValueError(f"{name} cannot be built with {kwargs}: {' '.join(str(error).split())}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -94,7 +101,7 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
     try:
         model = factory(**arguments)
     except Exception as error:  # whatever a constructor raises at a file's arguments
-        raise ValueError(f"{path}: its factory does not take {arguments}: {error}") from error
+        raise ValueError(f"{path}: its factory does not take {arguments}: {' '.join(str(error).split())}") from error
     if structure.control and mod_blocks(model):
         control_(model)
     return load_(model, path)
@@ -132,14 +139,18 @@ def _ours() -> list[str]:
     return [*classification.default_cfgs, *cifar.default_cfgs, *OVER_BACKBONES]
 
 
-def _refused(arguments: Mapping[str, Any]) -> str | None:
-    """The first of a file's arguments that a factory might fetch, import or read something for."""
-    for name, value in arguments.items():
-        if _FETCHES.search(name) or (isinstance(value, str) and ":" in value):
-            return name
-        if isinstance(value, dict) and (inner := _refused(value)) is not None:
-            return inner
-    return None
+def _refused(value: Any, name: str = "") -> str | None:
+    """The first of a file's arguments, JSON values, that a factory might fetch, import or read something for."""
+    entries: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        if (fetches := next(filter(_FETCHES.search, value), None)) is not None:
+            return fetches
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = [(name, one) for one in value]
+    elif isinstance(value, str) and ":" in value:
+        return name
+    return next((inner for key, one in entries if (inner := _refused(one, key)) is not None), None)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
