@@ -133,3 +133,56 @@ def _replace(content: bytes, draw: random.Random) -> bytes:
 _FAULTS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     *(_cut_off, _flip_bits, _flip_bits, _overwrite, _insert, _delete, _repeat, _other_number, _other_number, _replace),
 )
+
+
+def mutated_safetensors(content: bytes, seed: int) -> bytes:
+    """A safetensors file with faults in its bytes, in its header, in the JSON within its metadata, or in its tensors.
+
+    The latter is a file that safetensors reads: tensors are missing, renamed, of other types or shapes, or NaN.
+    """
+    if seed % 4 == 0:
+        return mutated(content, seed)
+    size = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + size], content[8 + size :]
+    if seed % 4 == 1:
+        return _with_header(mutated_json(header, seed // 4), data)
+    values = json.loads(header)
+    if seed % 4 == 2:
+        (key,) = values["__metadata__"]
+        changed = mutated_json(values["__metadata__"][key].encode(), seed // 4)
+        values["__metadata__"][key] = changed.decode(errors="replace")
+        return _with_header(json.dumps(values).encode(), data)
+    draw = random.Random(seed)
+    metadata = {"__metadata__": values.pop("__metadata__")}
+    tensors = {name: (one["dtype"], one["shape"], data[slice(*one["data_offsets"])]) for name, one in values.items()}
+    for _ in range(draw.choice((1, 1, 3))):
+        name = draw.choice(list(tensors))
+        tensors |= _other_tensor(name, *tensors.pop(name), draw)
+    start, entries = 0, {}
+    for name, (dtype, shape, content) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + len(content)]}
+        start += len(content)
+    return _with_header(json.dumps(metadata | entries).encode(), b"".join(one[2] for one in tensors.values()))
+
+
+def _with_header(header: bytes, data: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def _other_tensor(name: str, dtype: str, shape: list[int], data: bytes, draw: random.Random) -> dict[str, Any]:
+    """No tensor, or others, of as many bytes as they say."""
+    same_size = {2: ("F16", "BF16", "I16"), 4: ("F32", "I32", "U32"), 8: ("F64", "I64", "U64", "C64")}
+    width = {"F16": 2, "BF16": 2, "I16": 2, "F64": 8, "I64": 8, "C64": 8}.get(dtype, 4)
+    kinds: tuple[Callable[[], dict[str, Any]], ...] = (
+        lambda: {},
+        lambda: {draw.choice(("", "x", f"{name}.x", "é", "../x", "\n")): (dtype, shape, data)},
+        lambda: {name: (dtype, shape, data), f"{name}x": (dtype, shape, data)},
+        lambda: {name: (draw.choice(same_size[width]), shape, data)},
+        lambda: {name: (draw.choice(("I8", "U8", "BOOL", "F8_E4M3")), [len(data)], data)},
+        lambda: {name: (dtype, [len(data) // width], data)},
+        lambda: {name: (dtype, shape[::-1], data)},
+        lambda: {name: (dtype, [1, *shape], data)},
+        lambda: {name: (dtype, [0], b"")},
+        lambda: {name: (dtype, shape, b"\xff" * len(data))},
+    )
+    return draw.choice(kinds)()

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from cnnmod.measure.experiment import read_experiment, run_experiment
@@ -40,6 +42,18 @@ def test_rows_and_seeds(tmp_path):
         "resnet18_cifar_mod": mod.mean_pct,
         "resnet18_cifar_mod control": control.mean_pct,
     }
+    whole = (tmp_path / "accuracy.json").read_text()
+    for change, message in (
+        (lambda v: v.update(rows=[]), "its rows must be some of baseline, mod and control, each once"),
+        (lambda v: v["rows"].append(v["rows"][0]), "its rows must be some of"),
+        (lambda v: v["rows"][1].update(results=[]), "mod must have one result of the same kind for each of its seeds"),
+        (lambda v: v["rows"][2]["seeds"].pop(), "control must have one result"),
+    ):
+        values = json.loads(whole)
+        change(values)
+        (tmp_path / "broken.json").write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=message):
+            read_experiment(tmp_path / "broken.json")
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in found.networks().values()]
     assert counts == [baseline.results[0].parameters, mod.results[0].parameters]
 

@@ -81,6 +81,24 @@ def spoil(change):
         (spoil(lambda v: v["rows"][1].update(parameters="many")), r"rows\[1\]: parameters is 'many'"),
         (spoil(lambda v: v["rows"][0]["measurements"][0].update(times_ms=[None])), r"times_ms\[0\] is None"),
         (spoil(lambda v: v["provenance"].update(commit=3)), "provenance: commit is 3"),
+        (spoil(lambda v: v.update(rows=[])), "result.json: its first row is not the baseline"),
+        (spoil(lambda v: v["rows"].pop(0)), "result.json: its first row is not the baseline"),
+        (spoil(lambda v: v["rows"].pop()), "it has no row 'net control'"),
+        (spoil(lambda v: v["rows"].append(v["rows"][1])), "two of its rows are called 'net'"),
+        (
+            spoil(lambda v: v["rows"][1].update(measurements=[])),
+            "'net' was not measured under the same conditions as 'ba",
+        ),
+        (spoil(lambda v: [row.update(measurements=[]) for row in v["rows"]]), "'base' was measured under no condition"),
+        (
+            spoil(lambda v: v["rows"][2]["measurements"][0]["times_ms"].pop()),
+            "'net control' must have as many times_ms as",
+        ),
+        (spoil(lambda v: v["rows"][0]["measurements"][0].update(times_ms=[])), "'base' must have as many times_ms"),
+        (
+            spoil(lambda v: v["rows"][1]["measurements"][0]["times_ms"].__setitem__(0, 0)),
+            "'net' must have .* all above 0",
+        ),
     ],
 )
 def test_what_is_no_result_file(tmp_path, text, message):

@@ -61,6 +61,14 @@ class TestLoad:
         ):
             load(tmp_path / "file")
 
+    @pytest.mark.parametrize(
+        "arguments", [{"a": {"weights": 1}}, {"a": [{"file": 1}]}, {"a": [["x", "hf-hub:x"]]}, {"a": "x:y"}], ids=str
+    )
+    def test_also_in_lists_and_dictionaries(self, arguments, tmp_path):
+        cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)
+        with pytest.raises(ValueError, match="may fetch, import or read other files"):
+            load(tmp_path / "file")
+
     @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}])
     def test_arguments_that_the_factory_does_not_take(self, arguments, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)

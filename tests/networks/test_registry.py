@@ -62,6 +62,13 @@ def test_unknown_names(name, hint, own_module):
         build(name)
 
 
+@pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}, {"num_classes": 10**15}], ids=str)
+def test_arguments_of_which_no_network_is_made(arguments):
+    with pytest.raises(ValueError, match=r"^timm/resnet18 cannot be built with \{.*\}: .+") as caught:
+        build("timm/resnet18", **arguments)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_registered_network_has_one_name():
     with pytest.raises(ValueError, match=r"'resnet18_mod' is registered already, by cnnmod\.networks\.classification"):
 

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_json
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ def test_values_that_fit():
     [
         ({"x": "1"}, "file: x is '1', not <class 'float'>"),
         ({"x": True}, "file: x is True, not <class 'float'>"),
+        ({"x": float("nan")}, "file: x is nan, not finite"),
+        ({"x": float("inf")}, "file: x is inf, not finite"),
+        ({"x": 10**400}, "file: x is 1000.*, not finite"),
         ({"kind": "c"}, "file: kind is 'c', not typing.Literal"),
         ({"name": 3}, "file: name is 3, not str | None"),
         ({"inner": {"y": [1, None]}}, r"file: inner: y\[1\] is None, not <class 'int'>"),
@@ -40,3 +43,19 @@ def test_values_that_do_not(changed, error):
 def test_no_object():
     with pytest.raises(ValueError, match=r"file is \[\], not an object"):
         parse(Point, [], "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no JSON: Expecting"),
+        (b"\xff", "is no JSON: 'utf-8' codec can't decode"),
+        (b'{"a": NaN}', "is no JSON: NaN is no number in it"),
+        (b"[" * 100_000, "is no JSON: maximum recursion depth"),
+        (b'{"a": ' * 100_000, "is no JSON: maximum recursion depth"),
+    ],
+)
+def test_files_that_are_no_json(content, message, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.json {message}"):
+        read_json(tmp_path / "a.json")

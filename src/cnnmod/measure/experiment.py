@@ -169,6 +169,14 @@ def read_experiment(path: Path) -> Experiment:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no such file, with the first field that is wrong.
+        ValueError: It is no such file, with the first field that is wrong, or what is missing in it.
     """
-    return parse(Experiment, read_values(path, SCHEMA), str(path))
+    experiment = parse(Experiment, read_values(path, SCHEMA), str(path))
+    rows = [row.row for row in experiment.rows]
+    if not rows or len(set(rows)) < len(rows):
+        raise ValueError(f"{path}: its rows must be some of baseline, mod and control, each once, not {rows}")
+    scores = {type(result.accuracy) for row in experiment.rows for result in row.results}
+    for row in experiment.rows:
+        if not row.results or len(row.results) != len(row.seeds) or len(scores) > 1:
+            raise ValueError(f"{path}: {row.row} must have one result of the same kind for each of its seeds")
+    return experiment

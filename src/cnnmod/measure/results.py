@@ -148,9 +148,32 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no result file of this schema, with the first field that is wrong.
+        ValueError: It is no result file of this schema, with the first field that is wrong, or what is missing in it.
     """
-    return parse(Comparison, read_values(path, SCHEMA), str(path))
+    comparison = parse(Comparison, read_values(path, SCHEMA), str(path))
+    if (fault := _fault(comparison)) is not None:
+        raise ValueError(f"{path}: {fault}")
+    return comparison
+
+
+def _fault(comparison: Comparison) -> str | None:
+    """What makes rows that cannot be compared, though each is one."""
+    rows, names = comparison.rows, [row.name for row in comparison.rows]
+    if [row.role for row in rows[:1]] != ["baseline"]:
+        return "its first row is not the baseline"
+    if not comparison.conditions:
+        return f"{names[0]!r} was measured under no condition"
+    for row in rows:
+        if names.count(row.name) > 1:
+            return f"two of its rows are called {row.name!r}"
+        if row.role == "mod" and control_name(row.name) not in names:
+            return f"it has no row {control_name(row.name)!r}"
+        if [(one.runtime, one.batch_size) for one in row.measurements] != comparison.conditions:
+            return f"{row.name!r} was not measured under the same conditions as {names[0]!r}"
+        for one, first in zip(row.measurements, rows[0].measurements, strict=True):
+            if not one.times_ms or len(one.times_ms) != len(first.times_ms) or min(one.times_ms) <= 0:
+                return f"{row.name!r} must have as many times_ms as {names[0]!r}, all above 0"
+    return None
 
 
 def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:

@@ -180,6 +180,8 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
             factory = structure.get("factory", {"name": None, "args": {}})
             if not (factory["name"] is None or _FACTORY.fullmatch(factory["name"])):
                 raise ValueError(factory["name"])
+            if not isinstance(factory["args"], dict):
+                raise ValueError(factory["args"])
             control = bool(structure.get("control"))
             return Structure(blocks, control, factory["name"], dict(factory["args"])), state
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -226,3 +228,11 @@ def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], mo
         ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
         if ours != theirs:
             raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")
+    for name, tensor in state.items():  # torch would convert integers to floats and back, and drop imaginary parts
+        ours, theirs = tensor.dtype, tensors[name].dtype
+        if _kind(ours) != _kind(theirs):
+            raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")
+
+
+def _kind(dtype: torch.dtype) -> tuple[bool, bool, bool]:
+    return dtype.is_floating_point, dtype.is_complex, dtype == torch.bool

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -56,17 +56,21 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
     try:
         model = factory(**arguments)
     except Exception as error:  # whatever a constructor raises at a file's arguments
-        raise ValueError(f"{path}: its factory does not take {arguments}: {error}") from error
+        raise ValueError(f"{path}: its factory does not take {arguments}: {' '.join(str(error).split())}") from error
     if structure.control and mod_blocks(model):
         control_(model)
     return load_(model, path)
 
 
-def _refused(arguments: Mapping[str, Any]) -> str | None:
-    """The first of a file's arguments that a factory might fetch, import or read something for."""
-    for name, value in arguments.items():
-        if _FETCHES.search(name) or (isinstance(value, str) and ":" in value):
-            return name
-        if isinstance(value, dict) and (inner := _refused(value)) is not None:
-            return inner
-    return None
+def _refused(value: Any, name: str = "") -> str | None:
+    """The first of a file's arguments, JSON values, that a factory might fetch, import or read something for."""
+    entries: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        if (fetches := next(filter(_FETCHES.search, value), None)) is not None:
+            return fetches
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = [(name, one) for one in value]
+    elif isinstance(value, str) and ":" in value:
+        return name
+    return next((inner for key, one in entries if (inner := _refused(one, key)) is not None), None)

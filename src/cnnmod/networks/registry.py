@@ -73,8 +73,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         kwargs: What the factory is given.
 
     Raises:
-        ValueError: An unknown name, with the nearest ones; or a function of one's own does not take `kwargs` alone, or
-            returned something else than a network.
+        ValueError: An unknown name, with the nearest ones; arguments of which the factory makes no network; or a
+            function of one's own does not take `kwargs` alone, or returned something else than a network.
 
     Examples:
         >>> type(build("torchvision/resnet18", num_classes=10)).__module__
@@ -87,7 +87,14 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     factory = factory_of(name)
     if not _is_timms(name):  # whose functions all take **kwargs
         _check_call(name, factory, kwargs)
-    model = factory(**kwargs)
+    try:
+        model = factory(**kwargs)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a constructor's, at arguments that are no network's
+        if ":" in name:  # the caller's own function, who wants to see where
+            raise
+        raise ValueError(f"{name} cannot be built with {kwargs}: {' '.join(str(error).split())}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

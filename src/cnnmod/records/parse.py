@@ -3,10 +3,28 @@
 import dataclasses
 import json
 import os
+import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON; NaN and Infinity, which Python writes, are none.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in it")
 
 
 def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
@@ -16,10 +34,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is no JSON, or of another schema.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = read_json(path)
     found = values.pop("schema", None) if isinstance(values, dict) else None
     if found != schema:
         raise ValueError(f"{path} has the schema {found!r}; this cnnmod reads {schema!r}")
@@ -37,7 +52,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         where: What errors name.
 
     Raises:
-        ValueError: The first value that does not fit.
+        ValueError: The first value that does not fit; numbers must be finite.
 
     Examples:
         >>> parse(list[int], [1, "2"], "batch sizes")
@@ -85,4 +100,6 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         accepted = type(value) is kind or (kind is float and type(value) is int)
     if not accepted:
         raise ValueError(f"{where} is {value!r}, not {kind}")
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{where} is {value!r}, not finite")
     return value

@@ -17,7 +17,7 @@ from torch import nn
 
 from cnnmod.method.checkpoint import save
 from cnnmod.records.files import check_writable, write_whole
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_json
 from cnnmod.records.provenance import Provenance
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
@@ -61,11 +61,10 @@ def read_run(folder: Path) -> Run:
     path = folder / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no {path.name} in it")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what a run writes: {error}") from error
-    return parse(Run, values, str(path))
+    values = read_json(path)
+    if not isinstance(values, dict) or "run" not in values:
+        raise ValueError(f"{path} is not what a run writes: it has no entry 'run'")
+    return parse(Run, values["run"], str(path))
 
 
 def classes_of(checkpoint: Path) -> list[str] | None:
@@ -75,7 +74,8 @@ def classes_of(checkpoint: Path) -> list[str] | None:
         As `recipe_of`.
     """
     recipe_of(checkpoint)
-    return json.loads((checkpoint.parent / "run.json").read_text(encoding="utf-8")).get("classes")
+    path = checkpoint.parent / "run.json"
+    return parse(list[str] | None, read_json(path).get("classes"), f"{path}: classes")
 
 
 def recipe_of(checkpoint: Path) -> Recipe:

@@ -15,6 +15,7 @@ Augmentation = Literal["none", "crop_flip", "resized_crop", "flip", "scale_crop_
 Schedule = Literal["step", "cosine", "poly"]
 Precision = Literal["fp32", "bf16", "fp16"]
 IGNORED = 255  # a pixel's class that counts nowhere
+_LARGEST_SIDE = 65535  # of a JPEG
 _AUGMENTATIONS: dict[Task, tuple[Augmentation, ...]] = {
     "classification": ("none", "crop_flip", "resized_crop"),
     "segmentation": ("none", "scale_crop_flip"),
@@ -123,8 +124,11 @@ class Recipe:
     sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        if min(*self.size, *(self.crop_size or (1,))) < 1:
-            raise ValueError(f"image_size and crop_size must be ≥ 1, not {self.image_size} and {self.crop_size}")
+        sides = *self.size, *(self.crop_size or ())
+        if min(sides) < 1 or max(sides) > _LARGEST_SIDE:
+            raise ValueError(
+                f"image_size and crop_size must be 1 to {_LARGEST_SIDE}, not {self.image_size} and {self.crop_size}"
+            )
         for name in ("in_channels", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, not {getattr(self, name)}")

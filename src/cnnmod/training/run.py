@@ -11,7 +11,7 @@ from torch import nn
 
 from cnnmod.networks import build, load
 from cnnmod.records.files import write_whole
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_json
 from cnnmod.training.data import Data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
@@ -66,7 +66,7 @@ def run_training(
     record = RunFolder(run, folder, data.num_classes, data.classes, save_every_s)
     record.begin()
     if (folder / "result.json").exists():
-        return parse(Result, json.loads((folder / "result.json").read_text()), str(folder / "result.json"))
+        return parse(Result, read_json(folder / "result.json"), str(folder / "result.json"))
     torch.manual_seed(run.seed)
     model = build_row(run.recipe, run.row, data.num_classes)
     teacher = _teacher(run.recipe, data.num_classes)

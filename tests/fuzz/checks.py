@@ -1,0 +1,54 @@
+"""What holds of every broken file: it is refused in one line, and no other file is touched."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnmod.cli import run
+
+SEEDS = [pytest.param(range(30), id="30"), pytest.param(range(1000), id="1000", marks=pytest.mark.slow)]
+
+
+def fault_of(call: Callable[[], Any]) -> str | None:
+    """What is wrong with how a function takes a broken file: any error but `ValueError` and `OSError` of one line."""
+    try:
+        call()
+    except (ValueError, OSError) as error:
+        return None if str(error).strip() and "\n" not in str(error) else f"no line: {error!r}"
+    except Exception as error:  # whatever it is, it is what is looked for
+        return repr(error)[:500]
+    return None
+
+
+def fault_of_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
+    """What is wrong with how a command takes it: an exception, or anything but one line with exit code 2."""
+    path = [*sys.path]
+    capsys.readouterr()
+    try:
+        run(arguments)
+    except SystemExit as stop:
+        out, err = capsys.readouterr()
+        fine = stop.code == 2 and out == "" and err.startswith("cnnmod: ") and err.count("\n") == 1
+        return None if fine else f"exit code {stop.code}, {out!r}, {err!r}"
+    except Exception as error:
+        return repr(error)[:500]
+    finally:
+        sys.path[:] = path  # to which run adds the current folder
+    return None
+
+
+@contextmanager
+def untouched(folder: Path) -> Iterator[None]:
+    """Check that no file in a folder changes."""
+    before = _files(folder)
+    yield
+    assert _files(folder) == before
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {str(path): path.lstat() for path in folder.rglob("*")}
+    return {path: (one.st_size, one.st_mtime_ns) for path, one in found.items()}
