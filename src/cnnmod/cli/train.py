@@ -26,6 +26,7 @@ from cnnmod.report.table import (
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
 from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
+from cnnmod.training.lock import hold
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
@@ -95,6 +96,8 @@ def train(
             )
         how, title = recipe(name, changes), ", ".join([name, *changes])
         data = data if data == "digits" else str(Path(data).resolve())
+    with hold(out):  # if it is in use, say so now rather than after the images are read
+        pass
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
         if not rows:

@@ -9,6 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON; the error names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
 def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
     """The values of a JSON file of this schema.
 
@@ -16,10 +29,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is no JSON, or of another schema.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = read_json(path)
     found = values.pop("schema", None) if isinstance(values, dict) else None
     if found != schema:
         raise ValueError(f"{path} has the schema {found!r}; this cnnmod reads {schema!r}")
