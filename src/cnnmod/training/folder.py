@@ -122,6 +122,11 @@ class RunFolder:
                 (self.folder / name).unlink()
             check_writable(self.folder / "state.safetensors")
 
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.folder / "state.safetensors").exists()
+
     def _half_written(self) -> list[str]:
         """What a kill left."""
         return [path.name for path in self.folder.glob(".*.partial")]
@@ -138,8 +143,7 @@ class RunFolder:
         write_whole(path, json.dumps(content, indent=1) + "\n")
 
     def restore(self, state: State) -> dict[str, Any]:
-        path = self.folder / "state.safetensors"
-        progress = state.load(path) if path.exists() else {}
+        progress = state.load(self.folder / "state.safetensors") if self.resumes else {}
         self.seconds = progress.get("seconds", 0.0)
         self._since = self._saved = time.monotonic()
         metrics = self.folder / "metrics.jsonl"

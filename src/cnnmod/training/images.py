@@ -175,6 +175,11 @@ class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of t
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def labels(self) -> Tensor:
+        """Of each image."""
+        return torch.as_tensor(self.source.labels)[self.numbers]
+
     def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, int] | str:
         place, draw = wanted
         number = int(self.numbers[place])

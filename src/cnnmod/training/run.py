@@ -12,6 +12,7 @@ from torch import nn
 from cnnmod.networks.build import build, load
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_json
+from cnnmod.training.classes import check_classes
 from cnnmod.training.data import Data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
@@ -76,6 +77,8 @@ def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
     torch.manual_seed(run.seed)
     model = build_row(run.recipe, run.row, data.num_classes)
     teacher = _teacher(run.recipe, data.num_classes)
+    if not record.resumes:
+        check_classes(data, run.recipe.task, lambda what, done, total: progress(what, done, total, ""))
     what = f"{run.row}, seed {run.seed}"
     tested = train(
         model,

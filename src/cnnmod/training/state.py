@@ -131,7 +131,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> int:
     shapes = {name: (str(values.dtype), list(values.shape)) for name, values in tensors.items()}
     checksum = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
