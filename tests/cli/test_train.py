@@ -13,6 +13,25 @@ from cnnmod.cli import run
         (["train", "digits", "--data", "digits", "--out", "x", "--set", "epoch=3"], "unknown recipe field 'epoch'"),
         (["train", "digits", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
+        (
+            [
+                "train",
+                "digits",
+                "--data",
+                "digits",
+                "--out",
+                "x",
+                "--set",
+                *"augmentation=resized_crop auto_augment=a".split(),
+            ],
+            "auto_augment 'a' is no policy of timm's",
+        ),
+        (["train", "digits", "--data", "digits", "--out", "x/y", "--set", "batch_size=9999"], "fewer than batch_size"),
+        (
+            ["train", "digits", "--data", "digits", "--out", "x", "--set", "batch_size=9999", "--rows", "mod"],
+            "fewer than",
+        ),
+        (["train", "digits", "--data", "digits", "--out", "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
         (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
         (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
@@ -32,6 +51,7 @@ def test_train_evaluate_and_rows(tmp_path, capsys):
     assert accuracy["images"] == 450
     run(["evaluate", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--json"])
     assert json.loads(capsys.readouterr().out) == accuracy
+    assert not list(tmp_path.rglob(".*"))  # locks
     run(["inspect", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--out", str(tmp_path / "a.png")])
     assert "layer2.3" in capsys.readouterr().out
     assert (tmp_path / "a.png").exists()

@@ -103,7 +103,7 @@ def train(
         if not rows:
             this = Run(recipe=how, row=row, seed=seed, data=data)
             result = run_training(this, out, opened, save_every_s=save_every, progress=progress)
-            shown: Cells | str = accuracy_text(result.accuracy, out)
+            shown: Cells | str = accuracy_text(result.accuracy, out, opened.classes)
         else:
             result = run_experiment(
                 title, how, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
@@ -147,7 +147,7 @@ def evaluate(
             precision=autocast(how, device),
             progress=lambda done, total: progress("testing", done, total),
         )
-    show(accuracy_text(accuracy, checkpoint), dataclasses.asdict(accuracy), as_json)
+    show(accuracy_text(accuracy, checkpoint, opened.classes), dataclasses.asdict(accuracy), as_json)
 
 
 @app.command

@@ -37,7 +37,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
+    """JSON values as the dataclass or type `kind`; nothing missing that has no default, nothing unknown.
 
     Args:
         kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type of any or a fixed
@@ -66,9 +66,10 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
         hints = typing.get_type_hints(kind)
-        if differing := sorted(set(hints) ^ set(value)):
+        optional = {field.name for field in dataclasses.fields(kind) if _has_default(field)}
+        if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
-        return kind(**{name: parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+        return kind(**{name: parse(hints[name], item, f"{where}: {name}") for name, item in value.items()})
     arguments = get_args(kind)
     if get_origin(kind) is list and isinstance(value, list):
         return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
@@ -93,3 +94,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if not accepted:
         raise ValueError(f"{where} is {value!r}, not {kind}")
     return value
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING

@@ -34,10 +34,12 @@ def check_classes(data: Data, task: Task, progress: Callable[[str, int, int], No
         progress: Called with what is read, how much of it is, and how much there is, if it takes seconds.
 
     Raises:
-        ValueError: A split has no pixel or box of any class; or a mask or annotation is broken.
+        ValueError: There is one class, or a split has no pixel or box of any; or a mask or annotation is broken.
     """
     if not all_processes().is_main_process or _checked.get(id(data)) is data:
         return
+    if data.num_classes < 2:
+        raise ValueError(f"the data have one class, {name_classes([0], data.classes)}; there is nothing to tell apart")
     _warn_of_twins(data.classes or ())
     for split, images in {"training": data.train, "validation": data.validation, "test": data.test}.items():
         if images is None:
@@ -47,10 +49,10 @@ def check_classes(data: Data, task: Task, progress: Callable[[str, int, int], No
         missing = sorted({*range(first, data.num_classes)} - {label for _, label in found})
         there = ", ".join(f"{value} (ignored)" if label >= data.num_classes else str(value) for value, label in found)
         if len(missing) == data.num_classes - first:
-            raise ValueError(f"the {split} data have no {_WHAT[task]} of any class; there are {there or 'none at all'}")
+            raise ValueError(f"no {split} {_WHAT[task]} is of any class; the values are {there or 'none'}")
         if missing:
-            seen = "" if task == "classification" else f"; there are {there}"
-            logger.warning("no %s %s is of %s%s", split, _WHAT[task], name_classes(missing, data.classes), seen)
+            seen = {"classification": "", "segmentation": f"; the values are {there}", "detection": f"; boxes: {there}"}
+            logger.warning("no %s %s is of %s%s", split, _WHAT[task], name_classes(missing, data.classes), seen[task])
     _checked[id(data)] = data
 
 

@@ -99,8 +99,6 @@ def _masks(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
         splits[split] = Scenes(images, _there(images, masks), read, count)
     if splits and not recipe.classes:
         raise ValueError(f'nothing says what the classes in {folder} are; name them: --set \'classes=["road", "sky"]\'')
-    if splits and len(recipe.classes) == 1:
-        raise ValueError(f"there is nothing to tell apart with one class, {recipe.classes[0]!r}; name them all")
     return (splits, recipe.classes) if splits else None
 
 
