@@ -4,6 +4,8 @@ import pytest
 
 from cnnmod.cli import run
 
+START = ["train", "digits", "--data", "digits", "--out"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -14,24 +16,10 @@ from cnnmod.cli import run
         (["train", "digits", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
         (
-            [
-                "train",
-                "digits",
-                "--data",
-                "digits",
-                "--out",
-                "x",
-                "--set",
-                *"augmentation=resized_crop auto_augment=a".split(),
-            ],
-            "auto_augment 'a' is no policy of timm's",
+            [*START, "x", "--set", "augmentation=resized_crop", "auto_augment=a"],
+            "auto_augment 'a' is no policy of timm",
         ),
-        (["train", "digits", "--data", "digits", "--out", "x/y", "--set", "batch_size=9999"], "fewer than batch_size"),
-        (
-            ["train", "digits", "--data", "digits", "--out", "x", "--set", "batch_size=9999", "--rows", "mod"],
-            "fewer than",
-        ),
-        (["train", "digits", "--data", "digits", "--out", "file"], "file"),
+        ([*START, "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
         (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
         (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
@@ -42,6 +30,15 @@ from cnnmod.cli import run
 )
 def test_one_line_and_exit_2(arguments, message, mistake):
     mistake(arguments, message)
+
+
+@pytest.mark.parametrize("rows", [[], ["--rows", "mod"]])
+def test_a_start_that_fails_leaves_nothing(rows, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run([*START, f"{tmp_path}/a/b", "--set", "batch_size=9999", *rows])
+    assert stop.value.code == 2
+    assert "1347 images to train on, fewer than batch_size = 9999" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_evaluate_and_rows(tmp_path, capsys):
