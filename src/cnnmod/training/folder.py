@@ -201,11 +201,11 @@ def _difference(there: Any, here: Any, where: str = "") -> str:
 def _lines_until(metrics: Path, step: int) -> list[str]:
     """The lines up to a step; what a kill cut off is no line."""
     kept: list[str] = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] > step:
+            if not json.loads(line)["step"] <= step:
                 break
-        except ValueError:
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         kept.append(line)
     return kept
