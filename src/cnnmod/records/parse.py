@@ -71,10 +71,8 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
         hints = typing.get_type_hints(kind)
-        fields = {field.name: field for field in dataclasses.fields(kind)}
-        missing = dataclasses.MISSING
-        needed = {n for n, field in fields.items() if field.default is missing and field.default_factory is missing}
-        if differing := sorted((needed - set(value)) | (set(value) - set(fields))):
+        optional = {field.name for field in dataclasses.fields(kind) if _has_default(field)}
+        if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
         return kind(**{name: parse(hints[name], item, f"{where}: {name}") for name, item in value.items()})
     arguments = get_args(kind)
@@ -103,3 +101,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if kind is float and not abs(value) <= sys.float_info.max:
         raise ValueError(f"{where} is {value!r}, not finite")
     return value
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING

@@ -1,5 +1,6 @@
 """Batches of photographs with masks or boxes, image and label changed together."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +19,22 @@ from cnnmod.training.scenes import Scenes
 def scene_images(scenes: Scenes, recipe: Recipe, training: bool, workers: int, skip_broken: bool) -> DecodedImages:
     """The photographs of one split as the recipe wants them."""
     if recipe.task == "segmentation":
-        return DecodedImages(_Scenes(scenes, _Segmented(recipe, training)), _stacked, workers, skip_broken)
-    return DecodedImages(_Scenes(scenes, _Detected(recipe, training)), _listed, workers, skip_broken)
+        return DecodedImages(SceneDataset(scenes, _Segmented(recipe, training)), _stacked, workers, skip_broken)
+    return DecodedImages(SceneDataset(scenes, _Detected(recipe, training)), _listed, workers, skip_broken)
 
 
-class _Scenes(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
+class SceneDataset(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
+    """(number, seed) → an image and its label."""
+
     def __init__(self, scenes: Scenes, prepare: Callable[[Any, Any], tuple[Tensor, Any]]) -> None:
         self.scenes, self.prepare = scenes, prepare
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def count(self, number: int) -> Counter[tuple[int | str, int]]:
+        """What `Scenes.count` finds for an image."""
+        return self.scenes.count(self.scenes.labels[number])
 
     def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, Any] | str:
         number, draw = wanted
