@@ -164,7 +164,7 @@ Tensor checked(const Tensor& weight, at::IntArrayRef size) {
 }
 
 void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_weight, const std::optional<Tensor>& gain,
-                at::TensorList weights, const c10::List<std::optional<Tensor>>& biases, at::IntArrayRef program,
+                at::TensorList weights, at::TensorList biases, at::IntArrayRef program,
                 int64_t registers, int64_t k, bool by_index, int64_t start) {
   TORCH_CHECK(x.scalar_type() == at::kFloat && x.dim() == 4 && x.size(2) * x.size(3) > 0 &&
                   (x.is_contiguous() || x.is_contiguous(at::MemoryFormat::ChannelsLast)),
@@ -189,8 +189,8 @@ void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_wei
     const Tensor& weight = weights[step[3]];
     const int64_t outputs = weight.size(0), same = 2 * step[4] / step[5] + 1, groups = step[6];
     kernels.push_back(checked(weight, {outputs, inputs / groups, same, same}));
-    const std::optional<Tensor> bias = biases.get(step[3]);
-    offsets.push_back(bias ? checked(*bias, {outputs}) : at::zeros({outputs}, at::kFloat));
+    const Tensor& bias = biases[step[3]];  // empty if there is none: torch.jit.trace takes no optional ones in a list
+    offsets.push_back(bias.numel() ? checked(bias, {outputs}) : at::zeros({outputs}, at::kFloat));
     TORCH_CHECK(outputs % groups == 0, "mod_block_: ", outputs, " channels in ", groups, " groups");
     channels[step[1]] = outputs;
   }
@@ -255,7 +255,7 @@ void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_wei
 
 TORCH_LIBRARY(cnnmod, library) {
   library.def(
-      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor?[] biases, "
+      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor[] biases, "
       "int[] program, int registers, int k, bool by_index, int start) -> ()");
 }
 

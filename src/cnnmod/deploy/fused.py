@@ -21,6 +21,7 @@ from cnnmod.method.blocks import MoDBlock
 
 logger = logging.getLogger("cnnmod")
 _LONGEST_BUILD_S = 300
+_NO_BIAS = torch.empty(0)
 
 
 class FusedForm(EagerForm):
@@ -52,11 +53,13 @@ class FusedForm(EagerForm):
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
-        if not torch.compiler.is_compiling() or not self._fits(x_NCHW, args, kwargs):
-            return super().forward(x_NCHW, *args, **kwargs)
-        x_NCHW = x_NCHW.clone()  # which the compiler leaves out where it may
-        torch.ops.cnnmod.mod_block_(x_NCHW, *self.arguments())
-        return x_NCHW
+        if torch.compiler.is_compiling() and self._fits(x_NCHW, args, kwargs):
+            arguments = self.arguments()
+            if arguments is not None:
+                x_NCHW = x_NCHW.clone()  # which the compiler leaves out where it may
+                torch.ops.cnnmod.mod_block_(x_NCHW, *arguments)
+                return x_NCHW
+        return super().forward(x_NCHW, *args, **kwargs)
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the same tensor, changed."""
@@ -72,8 +75,8 @@ class FusedForm(EagerForm):
             return None
         parameters = [layer._parameters for layer in self.layers]
         weights = [of_layer.get("weight") for of_layer in parameters]
-        biases = [of_layer.get("bias") for of_layer in parameters]
-        if not all(map(is_plain_tensor, weights)) or self.training:
+        biases = [_NO_BIAS if of_layer.get("bias") is None else of_layer["bias"] for of_layer in parameters]
+        if not all(map(is_plain_tensor, (*weights, *biases))) or self.training:
             return None
         return (*selector, self.gain_K, weights, biases, *self.program)
 

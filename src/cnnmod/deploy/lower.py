@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnnmod.deploy.flow import foldable_norms
 from cnnmod.deploy.forms import EagerForm, Form, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm
-from cnnmod.deploy.in_place import overwrite_in_sequences_
+from cnnmod.deploy.in_place import overwrite_where_nobody_reads_
 from cnnmod.deploy.live import is_plain
 from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.method.bare import check_bare
@@ -81,7 +81,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
             made[name] = form(block)
     swap_(model, made)
     if runtime == "eager":
-        overwrite_in_sequences_(model)
+        overwrite_where_nobody_reads_(model)
     return model.eval()
 
 
