@@ -99,8 +99,9 @@ class Exported:
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
         """All outputs by name, and the selected channels."""
         recorder = _Recorder(self.module)
+        device = next(self.module.parameters(), images_NCHW).device
         with torch.inference_mode():
-            output = recorder.run(images_NCHW)
+            output = recorder.run(images_NCHW.to(device))
         return named_outputs(output) | recorder.selected
 
     def __call__(self, images_NCHW: Tensor) -> Any:

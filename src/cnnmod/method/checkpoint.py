@@ -169,7 +169,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
         if start in _PICKLES:
             message = f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes"
         else:
-            message = f"{path} is truncated or no safetensors file: {error}"
+            message = f"{path} is truncated or no safetensors file: {' '.join(str(error).split())}"
         raise ValueError(message) from error
     if "cnnmod" not in metadata:
         raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
