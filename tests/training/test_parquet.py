@@ -98,9 +98,7 @@ class TestOtherClasses:
     def test_columns(self, tmp_path):
         parquet(tmp_path / "train-0.parquet", [0, 1])
         parquet(tmp_path / "train-1.parquet", [0, 1], label="fine_label")
-        with pytest.raises(
-            ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"
-        ):
+        with pytest.raises(ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"):
             find_sources(tmp_path)
 
     def test_strings_and_integers(self, tmp_path):
@@ -173,7 +171,7 @@ def test_broken_files(change, error, tmp_path, capfd):
     parquet(tmp_path / "train.parquet", [0, 1] * 20, ["a", "b"])
     content = (tmp_path / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(change(content))
-    with pytest.raises(ValueError, match=rf"/train\.parquet is no Parquet file, or broken: .*{error}") as caught:
+    with pytest.raises(ValueError, match=rf"/train\.parquet cannot be read as a Parquet file: .*{error}") as caught:
         find_sources(tmp_path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
