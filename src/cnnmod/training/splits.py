@@ -1,5 +1,6 @@
 """Which files and folders are of which split, by their names."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -67,7 +68,7 @@ def _in_order(found: Mapping[str, _Found]) -> dict[str, _Found]:
 
 def _candidates(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The files in a folder, in those below it, and in train, val and test below these."""
-    inner = [path for path in visible(folder) if path.is_dir()]
+    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # not lost+found
     of_splits = [path / word for path in inner for word in _SPLITS if (path / word).is_dir()]
     files = [path for place in (folder, *inner, *of_splits) for path in visible(place)]
     return [path for path in files if path.name.lower().endswith(tuple(endings)) and path.is_file()]
