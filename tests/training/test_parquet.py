@@ -171,7 +171,7 @@ def test_broken_files(change, error, tmp_path, capfd):
     parquet(tmp_path / "train.parquet", [0, 1] * 20, ["a", "b"])
     content = (tmp_path / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(change(content))
-    with pytest.raises(ValueError, match=rf"/train\.parquet is no Parquet file, or broken: .*{error}") as caught:
+    with pytest.raises(ValueError, match=rf"/train\.parquet cannot be read as a Parquet file: .*{error}") as caught:
         find_sources(tmp_path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -152,7 +152,7 @@ def _errors_of_pil(content: bytes, name: str, formats: Sequence[str]) -> Iterato
         reason = why_unreadable(content) or f"it is no image of the format {' or '.join(formats)}"
         raise ValueError(f"{name} is broken: {reason}") from error
     except Exception as error:  # PIL raises errors of any kind for broken files
-        raise ValueError(f"{name} is broken: {error or type(error).__name__}") from error
+        raise ValueError(f"{name} is broken: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:

@@ -164,7 +164,7 @@ def _errors_of_arrow(path: Path) -> Iterator[None]:
         with path.open("rb") as opened:
             reason = why_unreadable(opened.read(100))
         reason = reason or str(error.__cause__ or error) or type(error).__name__
-        raise ValueError(f"{path} is no Parquet file, or broken: {' '.join(reason.split())}") from error
+        raise ValueError(f"{path} cannot be read as a Parquet file: {' '.join(reason.split())}") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from cnnmod.training.splits import files_by_split
 _Place = tuple[Path, int, int, str]  # shard, offset, size, the member's name
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of gzip, bzip2, xz and zstd
-_CHUNK = 1 << 20  # bytes
+_CHUNK, _LONGEST = 1 << 20, 40  # bytes at a time, and of a label
 
 
 def find_shards(folder: Path) -> Sources | None:
@@ -67,7 +67,8 @@ def _index(path: Path) -> tuple[dict[str, _Place], dict[str, int]]:
     for key, name in other.items():
         if key not in images and (not images or name.lower().endswith((".cls", *IMAGE_SUFFIXES))):
             raise ValueError(f"{path}: {key} has no image and no label (.cls), but {name}: keys end at the first dot")
-    return images, {key: _label(place) for key, place in labels.items()}
+    with path.open("rb") as file:
+        return images, {key: _label(file, place) for key, place in labels.items()}
 
 
 def _add(found: dict[str, _Place], key: str, place: _Place) -> None:
@@ -86,10 +87,12 @@ def _key_and_ending(name: str) -> tuple[str, str]:
     return posixpath.join(folder, stem), ending.lower()
 
 
-def _label(place: _Place) -> int:
-    content = _read(*place[:3]) if place[2] < 100 else b"much"
-    if not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
-        raise ValueError(f"{place[0]}: {place[3]} is no label: it holds {content[:20]!r}, not the number of a class")
+def _label(file: BinaryIO, place: _Place) -> int:
+    path, offset, size, name = place
+    file.seek(offset)
+    content = file.read(min(size, _LONGEST + 1))
+    if len(content) > _LONGEST or not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
+        raise ValueError(f"{path}: {name} is no label: it holds {content[:20]!r}, not the number of a class")
     return int(content)
 
 
@@ -124,10 +127,7 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> None:
 
 # Functions of their own, since lambdas do not travel to the processes that decode.
 def _fetch(places: Sequence[_Place], number: int) -> bytes:
-    return _read(*places[number][:3])
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
+    path, offset, size, _ = places[number]
     with path.open("rb") as shard:
         shard.seek(offset)
         return shard.read(size)

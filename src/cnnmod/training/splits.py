@@ -1,5 +1,6 @@
 """Which files and folders are of which split, by their names."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -46,7 +47,7 @@ def files_by_split(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]
     """
     found: dict[str, list[Path]] = {}
     first: dict[str, tuple[Path, str, Path]] = {}  # how the first file of a split is called
-    for path in (path for ending in endings for path in _candidates(folder, ending)):
+    for path in _candidates(folder, endings):
         base, word = _split_word(path, folder)
         if word is None:
             continue
@@ -65,15 +66,12 @@ def _in_order(found: Mapping[str, _Found]) -> dict[str, _Found]:
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
 
-def _candidates(folder: Path, ending: str) -> list[Path]:
-    found = [*folder.glob(f"*{ending}"), *folder.glob(f"*/*{ending}")]
-    for word in _SPLITS:
-        found += folder.glob(f"*/{word}/*{ending}")
-    return sorted(
-        path
-        for path in set(found)
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+def _candidates(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files in a folder, in those below it, and in train, val and test below these."""
+    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # not lost+found
+    of_splits = [path / word for path in inner for word in _SPLITS if (path / word).is_dir()]
+    files = [path for place in (folder, *inner, *of_splits) for path in visible(place)]
+    return [path for path in files if path.name.lower().endswith(tuple(endings)) and path.is_file()]
 
 
 def _split_word(path: Path, folder: Path) -> tuple[Path, str | None]:
