@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from cnnmod.deploy.pointwise import with_pointwise_products
 from cnnmod.method.blocks import MoDBlock, check_input
 from cnnmod.method.functional import gather_channels
 
+Handles: TypeAlias = Mapping[str, Collection[object] | None]
+
 
 class Form(MoDBlock):
     """A MoD block made of another's parts.
@@ -23,7 +25,7 @@ class Form(MoDBlock):
         layouts: The layouts that it handles.
     """
 
-    handles: ClassVar[Mapping[str, Collection[object] | None]] = {
+    handles: ClassVar[Handles] = {
         "select": ("learned", "random", "first"),
         "order": ("score", "index"),
         "scale": ("output",),

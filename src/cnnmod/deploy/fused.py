@@ -9,12 +9,12 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.forms import EagerForm, Handles
 from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain_tensor, selector_weights
 from cnnmod.deploy.program import NoProgramError, read_program
 from cnnmod.method.blocks import MoDBlock
@@ -31,7 +31,7 @@ class FusedForm(EagerForm):
     It is for Conv-Blocks of convolutions of stride 1, ReLUs, ReLU6s and sums, as ResNets' and MobileNetV2's are.
     """
 
-    handles = EagerForm.handles | {"select": ("learned",), "fuse_to": ("first", "last")}
+    handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",), "fuse_to": ("first", "last")}
 
     def __init__(self, block: MoDBlock) -> None:
         program = read_program(block.conv_block, block.k)  # before convolutions become products

@@ -62,7 +62,7 @@ def call_for_the_last_time(block: EagerForm, x_NCHW: Tensor) -> Tensor:
 
 def _makes_a_graph() -> bool:
     """Whether this is torch.compile's call or a tracer's, which must be right for other tensors too."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  documented
 
 
 def _may_overwrite(block: EagerForm, x: Tensor) -> bool:

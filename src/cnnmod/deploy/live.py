@@ -59,9 +59,10 @@ def has_plain_selector(block: MoDBlock) -> bool:
 
 def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
     """The weights of the channel selector's layers as they are now; `None` where they are not two plain tensors."""
-    layers: Mapping[str, Any] = block._modules["selector"]._modules  # pyright: ignore[reportOptionalMemberAccess]
+    selector: Any = block._modules["selector"]
+    layers: Mapping[str, Any] = selector._modules
     reduce, expand = layers["reduce"]._parameters, layers["expand"]._parameters
-    weights = reduce.get("weight"), expand.get("weight")
+    weights: tuple[Any, Any] = reduce.get("weight"), expand.get("weight")
     if reduce.get("bias") is None and expand.get("bias") is None and all(map(is_plain_tensor, weights)):
         return weights
     return None

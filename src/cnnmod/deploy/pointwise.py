@@ -15,7 +15,8 @@ class PointwiseConv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight = conv.weight
-        self.register_parameter("bias", conv.bias)
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", conv.bias)  # pyright: ignore[reportArgumentType]  a Parameter
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the convolution."""

@@ -96,7 +96,7 @@ class _Value(torch.fx.Proxy):
     """Also what asks for a value's class, its length or an attribute that tensors lack is a branch."""
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  it is not set
         if _asked_by_a_model():
             raise BranchError
         return _Value

@@ -4,12 +4,12 @@ import functools
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.forms import EagerForm, Handles
 from cnnmod.deploy.live import DirectLayers, has_plain_selector, selector_weights
 from cnnmod.method.blocks import MoDBlock
 
@@ -27,7 +27,7 @@ class TritonForm(EagerForm):
     The operators take float32, float16 and bfloat16, contiguous or channels last, and no autocast.
     """
 
-    handles = EagerForm.handles | {"select": ("learned",)}
+    handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",)}
 
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
