@@ -16,6 +16,7 @@ from cnnmod import MoDConfig, control_, convert_, mod_blocks
 from cnnmod.deploy import export as export_module
 from cnnmod.deploy import graph
 from cnnmod.deploy.export import export
+from cnnmod.deploy.parity import tied
 from cnnmod.deploy.runtimes import load
 from conftest import trained_norms_
 from small import digits_resnet
@@ -306,3 +307,21 @@ print(json.dumps(session.run(None, {"images": numpy.full((2, 1, 8, 8), 0.5, "flo
     with torch.inference_mode():
         expected = model(torch.full((2, 1, 8, 8), 0.5))
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, atol=1e-5, rtol=1e-4)
+
+
+class Half(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_selector_that_is_more_than_two_weights(kind, tmp_path):
+    """Its layers are called in the file too; and its ties are compared."""
+    model = network()
+    for block in mod_blocks(model).values():
+        nn.utils.parametrize.register_parametrization(block.selector.expand, "weight", Half())
+    for block in mod_blocks(tied(model)).values():
+        logit_NC = block.selector(torch.rand(2, block.channels, 8, 8))
+        assert logit_NC.unique(dim=1).shape[1] < block.channels
+    report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}", format=kind)
+    assert (report.form, report.selection_agreement, report.tied_agreement) == ("OnnxForm", 1, 1)

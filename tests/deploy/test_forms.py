@@ -230,4 +230,4 @@ class TestFailsClosed:
     def test_a_selector_that_is_more_than_two_weights(self, change):
         block = self.block()
         change(block.selector)
-        assert {form for form in self.FORMS if form.accepts(block)} == {EagerForm, GraphForm}
+        assert {form for form in self.FORMS if form.accepts(block)} == {EagerForm, GraphForm, OnnxForm}

@@ -70,7 +70,6 @@ def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
         ({"example": torch.rand(1, 3, 8, 8)}, "does not run on an example"),
         ({"accuracy_pct": {"mood": 1.0}}, "accuracy_pct names 'mood', but the rows are 'dense', 'mod', 'mod control'"),
     ],
-    ids=str,
 )
 def test_bad_input(networks, changes, message):
     arguments = {"models": {name: networks[name] for name in ("dense", "mod")}, "example": X} | changes

@@ -63,7 +63,7 @@ def test_a_control(factory, tmp_path):
     check_untouched(convert_(build(factory)), lambda model: load_(model, tmp_path / "file"), ValueError, message)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("config", CONFIGS)
 def test_round_trip(config, tmp_path):
     model = convert_(digits_resnet(), config, **SMALL).eval()
     save(model, tmp_path / "file")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from cnnmod.deploy.parity import Agreement, Run, check_agreement, check_parity, 
 from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
 from cnnmod.deploy.weights import check_finite
+from cnnmod.method.bare import check_bare
 from cnnmod.method.convert import mod_blocks
-from cnnmod.records.files import check_writable
+from cnnmod.records.files import check_writable, replace
 
 logger = logging.getLogger("cnnmod")
 _RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
@@ -161,13 +161,14 @@ def export(
             int8=agreement,
         )
         for file in sorted(files, key=lambda file: file.name == path.name):  # the one that is opened comes last
-            shutil.move(file, path.with_name(file.name))
+            replace(file, path.with_name(file.name))
     return report
 
 
 def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool) -> None:
     if kind not in SUFFIXES:
         raise ValueError(f"unknown format {kind!r}; the formats are {', '.join(SUFFIXES)}")
+    check_bare(model)
     check_runtime(_RUNTIME_OF[kind])
     if path.suffix != SUFFIXES[kind]:
         raise ValueError(f"a file of format {kind!r} ends in {SUFFIXES[kind]}; {str(path)!r} does not")

@@ -186,24 +186,15 @@ class GraphForm(Form):
 class OnnxForm(GraphForm):
     """The same for ONNX Runtime and OpenVINO, where each small operator costs a MoD block 5 to 10 µs.
 
-    The selector's layers are 1×1 convolutions, so that nothing changes its shape, the gather is one operator, and
+    The layers of a plain selector are 1×1 convolutions, so that nothing changes its shape, the gather is one operator, and
     their TopK sends ties to the lower index itself (OpenVINO's if it is told to).
     """
-
-    @classmethod
-    def accepts(cls, block: MoDBlock) -> bool:
-        """As `Form.accepts`, where the selector is two weights."""
-        return super().accepts(block) and (block.config.select != "learned" or has_plain_selector(block))
 
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.config.select != "learned":
             return super()._forward(x_NCHW, *args, **kwargs)
         pool_NCHW = x_NCHW[:, : self.pool] if self.pool < self.channels else x_NCHW
-        dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
-        layers = (self.selector.reduce, self.selector.expand)
-        reduce, expand = (layer.weight[:, :, None, None].to(dtype) for layer in layers)
-        hidden = torch.conv2d(pool_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu()
-        logit_NC11 = torch.conv2d(hidden, expand)
+        logit_NC11 = self._logits(pool_NCHW)
         logit_NK11, index_NK11 = logit_NC11.topk(self.k, 1)
         if self.config.order == "index":
             index_NK11 = index_NK11.sort(1).values
@@ -214,6 +205,14 @@ class OnnxForm(GraphForm):
         index_NK = index_NK11.flatten(1)
         y_NKHW = self._run_conv_block(self._gather(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
         return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
+
+    def _logits(self, pool_NCHW: Tensor) -> Tensor:
+        if not has_plain_selector(self):
+            return self.selector(pool_NCHW)[:, :, None, None]
+        dtype = torch.promote_types(pool_NCHW.dtype, torch.float32)
+        layers = (self.selector.reduce, self.selector.expand)
+        reduce, expand = (layer.weight[:, :, None, None].to(dtype) for layer in layers)
+        return torch.conv2d(torch.conv2d(pool_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu(), expand)
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         return gather_planes(x_NCHW, index_NK) if self.config.select == "learned" else super()._gather(x_NCHW, index_NK)

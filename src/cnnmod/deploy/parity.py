@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.live import has_plain_selector
 from cnnmod.deploy.outputs import named_outputs
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.convert import mod_blocks
@@ -191,6 +192,24 @@ def tied(model: nn.Module) -> nn.Module:
     for block in mod_blocks(model).values():
         if block.config.select == "learned":
             size = next(size for size in itertools.count(2) if block.k % size)
-            weight = block.selector.expand.weight.data
-            weight.copy_(weight[torch.arange(len(weight)) // size].clone())
+            first_C = torch.arange(block.pool) // size
+            if has_plain_selector(block):  # of which a form may read the weights
+                weight = block.selector.expand.weight.data
+                weight.copy_(weight[first_C].clone())
+            else:
+                block.selector.expand = _Tied(block.selector.expand, first_C)
     return model
+
+
+class _Tied(nn.Module):
+    """A layer whose outputs are copies of some of them."""
+
+    first_C: Tensor
+
+    def __init__(self, layer: nn.Module, first_C: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("first_C", first_C)
+
+    def forward(self, hidden_NC: Tensor) -> Tensor:
+        return self.layer(hidden_NC).index_select(1, self.first_C)
