@@ -45,6 +45,7 @@ NETWORKS = {
     "torchvision convnext": lambda: convert_(convnext_tiny()),
     "timm seresnet": lambda: convert_(create_model("seresnet50")),
     "backbone": lambda: build("resnet18_mod", features_only=True),
+    "fcn": lambda: build("fcn", backbone="resnet18_mod", num_classes=3),
 }
 
 
@@ -393,6 +394,7 @@ def test_compiled_although_it_was_lowered_for_eager(backend):
         check(compiled, model, torch.rand(images, 16, 8, 8))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_holds_for_other_sizes():
     model = converted()
     with torch.no_grad(), pytest.warns(FutureWarning, match="deprecated"):

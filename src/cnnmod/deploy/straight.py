@@ -31,6 +31,8 @@ class StraightTracer(torch.fx.Tracer):
         opaque: The names of the modules that have branches or hooks.
     """
 
+    proxy_buffer_attributes = True  # who reads a buffer is in the graph, as who reads a parameter
+
     def __init__(self, leaves: tuple[type[nn.Module], ...] = (), *, whole: bool = False) -> None:
         super().__init__()
         self.leaves, self.whole = leaves, whole
