@@ -24,7 +24,7 @@ def pair(form):
         pytest.skip("no compiler here")
     layers = nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, bias=False))
     block = MoDBlock(layers, 64, 6, MoDConfig(reduction=2, identity_start=True)).eval().requires_grad_(False)
-    block.gain_K.uniform_(0.5, 2)
+    nn.init.uniform_(block.get_parameter("gain_K"), 0.5, 2)
     assert form.accepts(block)
     return block, form(copy.deepcopy(block)).eval().requires_grad_(False)
 
@@ -124,7 +124,11 @@ def test_the_block(form, change):
 def test_a_weight_of_another_size_is_an_error():
     """And nothing is read beyond its end."""
     _, made = pair(FusedForm)
-    for layer, size in ((made.conv_block[2], (6, 5, 3, 3)), (made.selector.expand, (63, 32)), (made.conv_block[0], (6,))):
+    for layer, size in (
+        (made.conv_block[2], (6, 5, 3, 3)),
+        (made.selector.expand, (63, 32)),
+        (made.conv_block[0], (6,)),
+    ):
         one = copy.deepcopy(layer.weight)
         layer.weight = nn.Parameter(torch.rand(size), requires_grad=False)
         with pytest.raises(RuntimeError):

@@ -1,6 +1,6 @@
 """The forms that a MoD block takes for inference, each a small class; which runtime gets which is `lower.py`'s."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ class Form(MoDBlock):
         layouts: The layouts that it handles.
     """
 
-    handles: ClassVar[Mapping[str, Collection[object] | None]] = {
+    handles: ClassVar[dict[str, Collection[object] | None]] = {
         "select": ("learned", "random", "first"),
         "order": ("score", "index"),
         "fuse_to": ("first", "last", "original"),
@@ -48,7 +48,8 @@ class Form(MoDBlock):
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
         """Whether the form computes what the block does. What it does not know, it does not accept."""
-        if type(block) is not MoDBlock or not is_plain(block) or block.layout not in cls.layouts:
+        is_known = type(block) is MoDBlock or isinstance(block, Form)  # which is made of the same parts
+        if not is_known or not is_plain(block) or block.layout not in cls.layouts:
             return False
         for field in fields(block.config):
             accepted = cls.handles.get(field.name, ())

@@ -20,7 +20,7 @@ class BranchError(BaseException):
 class StraightTracer(torch.fx.Tracer):
     """Traces a module, and the modules inside that have no branches, into one graph.
 
-    What is left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules whose
+    Left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules whose
     forward has branches. Hooks are not called.
 
     Args:
@@ -98,7 +98,7 @@ class _Value(torch.fx.Proxy):
     """Also what asks for a value's class, its length or an attribute that tensors lack is a branch."""
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         if _asked_by_a_model():
             raise BranchError
         return _Value
