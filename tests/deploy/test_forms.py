@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields
 
 import pytest
 import torch
-from deploy_changes import SELECTOR_CHANGES
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig
@@ -12,6 +11,7 @@ from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.pointwise import PointwiseConv
 from cnnmod.deploy.triton_form import TritonForm
+from deploy_changes import SELECTOR_CHANGES
 
 FORMS = [EagerForm, GraphForm, OnnxForm]
 CONFIGS = [

@@ -5,7 +5,6 @@ import io
 
 import pytest
 import torch
-from deploy_changes import SELECTOR_CHANGES, TO_A_LAYER, Adapted
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig, convert_, lower
@@ -13,6 +12,7 @@ from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
 from cnnmod.deploy.fused import FusedForm, is_compiled
 from cnnmod.deploy.live import DirectLayers
 from conftest import trained_norms_
+from deploy_changes import SELECTOR_CHANGES, TO_A_LAYER, Adapted
 from small import digits_resnet
 
 FORMS = [EagerForm, FusedForm, GraphForm, OnnxForm]
@@ -24,7 +24,7 @@ def pair(form):
         pytest.skip("no compiler here")
     layers = nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, bias=False))
     block = MoDBlock(layers, 64, 6, MoDConfig(reduction=2, identity_start=True)).eval().requires_grad_(False)
-    block.gain_K.uniform_(0.5, 2)
+    nn.init.uniform_(block.get_parameter("gain_K"), 0.5, 2)
     assert form.accepts(block)
     return block, form(copy.deepcopy(block)).eval().requires_grad_(False)
 

@@ -1,8 +1,10 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
 from cnnmod.deploy.forms import EagerForm
@@ -119,3 +121,48 @@ def test_hooks_keep_what_they_see():
     x_NCHW = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-3)
+
+
+class TestWhatCannotBeCopied:
+    """What a training step leaves is named, with what to do."""
+
+    def check(self, model, message):
+        x_NCHW = torch.rand(2, 1, 8, 8)
+        model.train()(x_NCHW)
+        for runtime in ("eager", "onnxruntime"):
+            with pytest.raises(ValueError, match=message) as caught:
+                lower(model, runtime, example=SMALL)
+            assert "\n" not in str(caught.value)
+        with torch.no_grad():
+            model(x_NCHW)
+        lower(model, example=SMALL)
+
+    def test_a_pruned_weight(self, small_resnet):
+        prune.l1_unstructured(small_resnet.layer1[0].conv1, "weight", 0.5)
+        self.check(small_resnet, r"layer1\.0\.conv1\.weight cannot be copied: .*torch\.nn\.utils\.prune\.remove")
+
+    @pytest.mark.parametrize(
+        "keep",
+        [lambda y: y, lambda y: [y], lambda y: {"y": (y,)}, lambda y: SimpleNamespace(y=y)],
+        ids=["itself", "list", "dict", "object"],
+    )
+    def test_a_kept_activation(self, small_resnet, keep):
+        class Keeping(nn.Conv2d):
+            def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
+                self.seen = keep(super().forward(x))
+                return super().forward(x)
+
+        small_resnet.layer2[0].conv1.__class__ = Keeping
+        self.check(small_resnet, r"layer2\.0\.conv1\.seen cannot be copied: .*once under torch\.no_grad")
+
+    def test_a_buffer(self, small_resnet):
+        small_resnet.layer1.register_buffer("mean", torch.zeros(1))
+        small_resnet.layer1.register_forward_hook(lambda module, _, output: setattr(module, "mean", output.mean()))
+        self.check(small_resnet, r"layer1\.mean cannot be copied")
+
+    def test_a_weight_of_weight_norm(self):
+        """The old one, which keeps the weight that it computed."""
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        with pytest.warns(FutureWarning, match="deprecated"):
+            nn.utils.weight_norm(model[3])
+        self.check(model, r"3\.weight cannot be copied")

@@ -50,15 +50,15 @@ def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str,
 
 def _read(module: nn.Module) -> tuple[dict[str, str], list[str]]:
     """The pairs in a module's graphs, and the names of the modules inside that must be read for themselves."""
-    pairs: dict[str, str] | None = None
-    opaque: list[str] = []
+    pairs: list[set[tuple[str, str]]] = []
+    inside: list[str] = []
     for arguments in _ways_to_call(module):
         tracer = StraightTracer((nn.Conv2d, nn.BatchNorm2d))
         if (graph := tracer.trace_straight(module, arguments)) is None:
             return {}, [name for name, _ in module.named_children()]
-        here = dict(_pairs(module, tracer, graph))
-        pairs, opaque = here if pairs is None else dict(pairs.items() & here.items()), tracer.opaque
-    return pairs or {}, opaque
+        pairs.append(set(_pairs(module, tracer, graph)))
+        inside += tracer.opaque
+    return dict(set.intersection(*pairs)), inside
 
 
 def _ways_to_call(module: nn.Module) -> list[dict[str, Any]]:

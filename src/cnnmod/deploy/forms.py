@@ -51,7 +51,8 @@ class Form(MoDBlock):
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
         """Whether the form computes what the block does. What it does not know, it does not accept."""
-        if type(block) is not MoDBlock or not is_plain(block) or block.layout not in cls.layouts:
+        is_known = type(block) is MoDBlock or isinstance(block, Form)  # which is made of the same parts
+        if not is_known or not is_plain(block) or block.layout not in cls.layouts:
             return False
         for field in fields(block.config):
             accepted = cls.handles.get(field.name, ())
@@ -186,8 +187,8 @@ class GraphForm(Form):
 class OnnxForm(GraphForm):
     """The same for ONNX Runtime and OpenVINO, where each small operator costs a MoD block 5 to 10 µs.
 
-    The layers of a plain selector are 1×1 convolutions, so that nothing changes its shape, the gather is one operator, and
-    their TopK sends ties to the lower index itself (OpenVINO's if it is told to).
+    The layers of a plain selector are 1×1 convolutions, so that nothing changes its shape, the gather is one operator,
+    and their TopK sends ties to the lower index itself (OpenVINO's if it is told to).
     """
 
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:

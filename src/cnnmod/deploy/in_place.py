@@ -62,12 +62,12 @@ def call_for_the_last_time(block: EagerForm, x_NCHW: Tensor) -> Tensor:
 
 def _makes_a_graph() -> bool:
     """Whether this is torch.compile's call or a tracer's, which must be right for other tensors too."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  documented
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _may_overwrite(block: EagerForm, x: Tensor) -> bool:
-    """Whether the block may overwrite a tensor that has no other reference: no other tensor, array or storage shares
-    its memory, and no hook sees it."""
+    """Whether the block may overwrite a tensor that has no other reference: nothing shares its memory, and no hook sees
+    it."""
     if type(x) is not Tensor or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         return False  # a subclass may wrap other tensors; expanded memory holds one value for many
     if x.is_inference() and not torch.is_inference_mode_enabled():

@@ -1,6 +1,5 @@
 """Layers that a form computes itself, from their weights: as long as they are nothing more than these weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,10 +58,9 @@ def has_plain_selector(block: MoDBlock) -> bool:
 
 def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
     """The weights of the channel selector's layers as they are now; `None` where they are not two plain tensors."""
-    selector: Any = block._modules["selector"]
-    layers: Mapping[str, Any] = selector._modules
-    reduce, expand = layers["reduce"]._parameters, layers["expand"]._parameters
-    weights: tuple[Any, Any] = reduce.get("weight"), expand.get("weight")
+    layers: Any = block._modules["selector"]
+    reduce, expand = (layers._modules[name]._parameters for name in ("reduce", "expand"))
+    weights = reduce.get("weight"), expand.get("weight")
     if reduce.get("bias") is None and expand.get("bias") is None and all(map(is_plain_tensor, weights)):
         return weights
     return None

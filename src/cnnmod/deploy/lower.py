@@ -76,8 +76,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     forms = _BY_PREFERENCE[FORMS[runtime]]
     made: dict[str, nn.Module] = {}
     for name, block in mod_blocks(model).items():
-        form = next((form for form in forms if form.accepts(block)), None)
-        if form is not None:
+        form = next((form for form in forms if type(block) is form or form.accepts(block)), None)
+        if form is not None and type(block) is not form:
             made[name] = form(block)
     swap_(model, made)
     if runtime == "eager":

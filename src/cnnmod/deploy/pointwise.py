@@ -12,11 +12,12 @@ from cnnmod.method.convert import swap_
 class PointwiseConv(nn.Module):
     """A 1×1 convolution; on a CPU over several images a matrix product: with few channels much faster than oneDNN's."""
 
+    bias: Tensor | None
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.weight = conv.weight
-        self.bias: nn.Parameter | None
-        self.register_parameter("bias", conv.bias)  # pyright: ignore[reportArgumentType]  a Parameter
+        self.bias = conv.bias
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the convolution."""

@@ -20,8 +20,8 @@ class BranchError(BaseException):
 class StraightTracer(torch.fx.Tracer):
     """Traces a module, and the modules inside that have no branches, into one graph.
 
-    What is left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules
-    whose forward has branches. Hooks are not called.
+    Left in it as a `call_module` are torch's own layers, those of `leaves`, modules with hooks and modules whose
+    forward has branches. Hooks are not called.
 
     Args:
         leaves: Classes of further layers that are not looked into.
@@ -30,6 +30,8 @@ class StraightTracer(torch.fx.Tracer):
     Attributes:
         opaque: The names of the modules that have branches or hooks.
     """
+
+    proxy_buffer_attributes = True  # who reads a buffer is in the graph, as who reads a parameter
 
     def __init__(self, leaves: tuple[type[nn.Module], ...] = (), *, whole: bool = False) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class _Value(torch.fx.Proxy):
     """Also what asks for a value's class, its length or an attribute that tensors lack is a branch."""
 
     @property
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  it is not set
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         if _asked_by_a_model():
             raise BranchError
         return _Value

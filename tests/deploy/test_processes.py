@@ -1,0 +1,84 @@
+"""A lowered network goes where any module goes: into copies, files and other processes, also where no compiler is."""
+
+import copy
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cnnmod import MoDConfig, convert_, lower
+from cnnmod.deploy.fused import is_compiled
+from conftest import trained_norms_
+from small import digits_resnet
+
+SMALL = torch.rand(4, 1, 8, 8)
+RUN = """
+import sys, torch
+saved = torch.load(sys.argv[1], weights_only=False)
+with torch.inference_mode():
+    output = saved["lowered"](saved["x"])
+torch.testing.assert_close(output, saved["expected"], atol=1e-5, rtol=1e-5)
+print(hasattr(torch.ops.cnnmod, "mod_block_"))
+"""
+
+
+@pytest.fixture(params=["eager", "compile"])
+def saved(request):
+    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=SMALL))
+    lowered = lower(model, request.param, example=SMALL)
+    with torch.inference_mode():
+        return {"lowered": lowered, "x": SMALL, "expected": model(SMALL).clone()}
+
+
+def agrees(saved):
+    torch.set_num_threads(1)  # what any network needs after a fork
+    with torch.inference_mode():
+        torch.testing.assert_close(saved["lowered"](saved["x"]), saved["expected"], atol=1e-5, rtol=1e-5)
+
+
+def test_copies(saved):
+    for lowered in (copy.deepcopy(saved["lowered"]), pickle.loads(pickle.dumps(saved["lowered"]))):
+        assert [type(one) for one in lowered.modules()] == [type(one) for one in saved["lowered"].modules()]
+        agrees({**saved, "lowered": lowered})
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_a_file_in_a_process_of_its_own(saved, compiler, tmp_path):
+    torch.save(saved, tmp_path / "lowered.pt")
+    nowhere = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = os.environ | ({} if compiler else nowhere)
+    command = [sys.executable, "-c", RUN, str(tmp_path / "lowered.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{compiler and is_compiled()}\n"
+    assert ("MoD blocks run as several operators" in done.stderr) == (done.stdout == "False\n")
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_child_processes(saved, method):
+    child = multiprocessing.get_context(method).Process(target=agrees, args=(saved,))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0
+
+
+class Predictions(Dataset):
+    def __init__(self, saved):
+        self.saved = saved
+
+    def __len__(self):
+        return len(self.saved["x"])
+
+    def __getitem__(self, place):
+        with torch.inference_mode():
+            return self.saved["lowered"](self.saved["x"][place][None]).clone()
+
+
+def test_data_loaders_workers(saved):
+    found = torch.cat([*DataLoader(Predictions(saved), batch_size=None, num_workers=1)])
+    torch.testing.assert_close(found, saved["expected"], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,23 @@
+"""lower computes what the training form computes, for small random networks on several inputs."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from random_networks import disagreement, plans
+
+QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+
+
+@settings(max_examples=60, **QUIET)
+@given(plans)
+def test_some_networks(plan):
+    assert disagreement(plan) is None
+
+
+@pytest.mark.slow
+@settings(max_examples=int(os.environ.get("CNNMOD_EXAMPLES", "10000")), **QUIET)
+@given(plans)
+def test_many_networks(plan):
+    assert disagreement(plan) is None
