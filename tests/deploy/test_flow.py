@@ -1,190 +1,318 @@
-from types import SimpleNamespace
+"""A batch norm is folded into a convolution where that is right for every input, not for the example alone."""
 
 import pytest
 import torch
 from timm.models.resnet import BasicBlock
 from torch import nn
-from torch.nn.utils import prune
-from torch.utils._pytree import tree_leaves
+from torch.nn.utils import parametrizations, prune
 
-from cnnmod import MoDConfig, convert_, lower, mod_blocks
-from cnnmod.deploy.flow import trace_flow
+from cnnmod import lower
+from cnnmod.deploy.flow import foldable_norms
 from cnnmod.networks import build
 from conftest import trained_norms_
 
+EXAMPLE = torch.rand(2, 3, 8, 8)
 
-def test_resnet():
-    flow = trace_flow(build("resnet18_mod"))
-    assert flow.conv_norms["conv1"] == "bn1"
-    assert flow.conv_norms["layer1.1.conv_block.conv2"] == "layer1.1.conv_block.bn2"
-    assert len(flow.conv_norms) == 20
-    assert flow.overwritable == {"layer1.1", "layer2.1", "layer3.1", "layer4.1"}
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18_mod", 20),
+        ("resnet50_mod", 53),
+        ("mobilenetv2_mod", 52),
+        ("vgg16_bn_cifar_mod", 13),
+        ("fcn_resnet50_mod", 57),
+        ("faster_rcnn_resnet50_mod", 53),
+    ],
+)
+def test_the_papers_networks(name, count):
+    norms = foldable_norms(build(name))
+    assert len(norms) == count
+    assert "resnet18" not in name or norms["layer1.1.conv_block.conv2"] == "layer1.1.conv_block.bn2"
 
 
 class Net(nn.Module):
-    """A standard block and one that becomes a MoD block, between which something is done with the tensor."""
-
     def __init__(self):
         super().__init__()
-        self.blocks = nn.Sequential(BasicBlock(16, 16), BasicBlock(16, 16))
-
-    def forward(self, x):
-        return self.between(self.blocks[0](x + 0))
-
-    def between(self, y):
-        return self.blocks[1](y)
-
-
-class ReadEarly(Net):
-    def between(self, y):
-        return y * 2 + self.blocks[1](y)
-
-
-class ReadLate(Net):
-    def between(self, y):
-        return self.blocks[1](y) + y * 2
-
-
-class ReadThroughView(Net):
-    def between(self, y):
-        view = y.flatten(2)
-        z = self.blocks[1](y)
-        return z + view.view_as(z)
-
-
-class ReadAsPart(Net):
-    def forward(self, x):
-        both = torch.cat([self.blocks[0](x), x], 1)
-        first, _ = both.chunk(2, 1)
-        return self.blocks[1](first) + both[:, :16]
-
-
-class Returned(Net):
-    def between(self, y):
-        return self.blocks[1](y), y
-
-
-class ReturnedInAnObject(Net):
-    def between(self, y):
-        return SimpleNamespace(result=self.blocks[1](y), feature=y)
-
-
-class KeptAside(Net):
-    def between(self, y):
-        self.feature = y
-        return self.blocks[1](y)
-
-
-class OnTheImage(Net):
-    in_a_row = True  # while it is converted
-
-    def forward(self, x):
-        return self.blocks[1](self.blocks[0](x)) if self.in_a_row else self.blocks[0](x) + self.blocks[1](x)
-
-
-def results(output, model):
-    if isinstance(output, SimpleNamespace):
-        output = (output.result, output.feature)
-    output = output if isinstance(output, tuple) else (output,)
-    return [*output, model.feature] if isinstance(model, KeptAside) else [*output]
-
-
-NETS = [Net, ReadEarly, ReadLate, ReadThroughView, ReadAsPart, Returned, ReturnedInAnObject, KeptAside, OnTheImage]
-
-
-@pytest.mark.parametrize("net", NETS)
-def test_only_what_nobody_reads_again_is_overwritten(net):
-    x_NCHW = torch.rand(2, 16, 8, 8)
-    model = trained_norms_(convert_(net(), MoDConfig(c=4), example=x_NCHW))
-    model.in_a_row = False
-    flow = trace_flow(model, x_NCHW)
-    assert flow.overwritable == ({"blocks.1"} if net in (Net, ReadEarly) else set())
-    assert not hasattr(model, "feature")
-    lowered, before = lower(model, example=x_NCHW), x_NCHW.clone()
-    with torch.inference_mode():
-        for ours, theirs in zip(results(lowered(x_NCHW), lowered), results(model(x_NCHW), model), strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    assert torch.equal(x_NCHW, before)
-    assert list(mod_blocks(lowered)) == ["blocks.1"]
-
-
-class ReadsConvolution(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.blocks = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), Net().blocks
+        self.conv, self.norm, self.rest = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1)
+        self.other = nn.BatchNorm2d(16)
 
     def forward(self, x):
         y = self.conv(x)
-        return self.blocks(self.norm(y) + y)
+        return self.rest(self.end(self.norm(y), y, x))
+
+    def end(self, z, y, x):
+        return z
 
 
-def test_a_convolution_whose_output_is_read_twice_is_not_folded():
-    assert "conv" not in trace_flow(ReadsConvolution(), torch.rand(1, 3, 8, 8)).conv_norms
+class Further(Net):
+    """An option that decides what is read."""
+
+    def forward(self, x, raw=False):
+        y = self.conv(x)
+        z = self.norm(y)
+        return y if raw else z
 
 
-def test_pruned_convolutions_are_not_folded():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    prune.l1_unstructured(model[0], "weight", 0.5)
-    x_NCHW = torch.rand(1, 3, 8, 8)
-    with torch.inference_mode():
-        model(x_NCHW)
-        torch.testing.assert_close(lower(model, example=x_NCHW)(x_NCHW), model(x_NCHW))
+class Given(Net):
+    def forward(self, x, mask=None):
+        y = self.conv(x)
+        z = self.norm(y)
+        return z if mask is None else z + y * mask
 
 
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-@pytest.mark.parametrize("layer", ["blocks.0", "blocks.1", "blocks.1.conv_block.conv1", "everywhere"])
-def test_what_a_hook_sees_is_not_overwritten(register, layer):
-    """Hooks are not called when the network is traced; they may keep what they see."""
-    x_NCHW, seen = torch.rand(2, 16, 8, 8), []
-    model = trained_norms_(convert_(Net(), MoDConfig(c=4), example=x_NCHW))
-    if layer == "everywhere":
-        add = getattr(nn.modules.module, register.replace("forward", "module_forward"))
-    else:
-        add = getattr(model.get_submodule(layer), register)
-    handle = add(
-        lambda _, *given: seen.extend(value for value in tree_leaves(given) if isinstance(value, torch.Tensor))
-    )
+class Inside(nn.Module):
+    """A block without branches in a network with some."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        x = self.net(x[..., :8, :8] if x.shape[-1] > 8 else x)
+        return x * 2 if len(x) == 1 else x
+
+
+class OneByOne(nn.Module):
+    """The sequence is walked through, and the convolution's output kept at some sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+
+    def forward(self, x):
+        kept = 0
+        for layer in self.layers:
+            x = layer(x)
+            if x.shape[-1] > 8:
+                kept = kept + x.mean()
+        return x + kept
+
+
+def of(end, name="end"):
+    """A network of this end."""
+    return type(end.__name__, (Net,), {name: end})
+
+
+def plain(self, z, y, x):
+    return z.relu()
+
+
+def reads_it_too(self, z, y, x):
+    return z + y
+
+
+def reads_it_at_some_sizes(self, z, y, x):
+    return z + y if x.shape[-1] > 8 else z
+
+
+def reads_it_at_some_batches(self, z, y, x):
+    return z + y if len(x) == 1 else z
+
+
+def reads_it_in_one_format(self, z, y, x):
+    return z if x.is_contiguous() else z + y
+
+
+def reads_it_of_a_tensor(self, z, y, x):
+    if isinstance(x, torch.Tensor) and x.shape[-1] > 8:
+        z = z + y
+    return z
+
+
+def asks_carefully(self, z, y, x):
     try:
-        flow = trace_flow(model, x_NCHW)
-        lowered = lower(model, example=x_NCHW)
-        assert not seen
-        assert flow.overwritable == ({"blocks.1"} if layer == "blocks.1.conv_block.conv1" else set())
-        if layer == "everywhere":
-            return
+        large = bool(x.shape[-1] > 8)
+    except Exception:
+        large = False
+    return z + y if large else z
+
+
+def asks_for_an_attribute(self, z, y, x):
+    return z if hasattr(x, "a_tensor_has_no_such_thing") else z + y
+
+
+def asks_for_a_number(self, z, y, x):
+    try:
+        large = int(x.shape[-1]) > 8
+    except TypeError:
+        large = False
+    return z + y if large else z
+
+
+def keeps_it(self, z, y, x):
+    self.kept = y
+    return z
+
+
+def keeps_it_in_a_list(self, z, y, x):
+    vars(self).setdefault("kept", []).append({"y": y})
+    return z
+
+
+def returns_it(self, z, y, x):
+    return z + 0 * y.mean()
+
+
+def reads_a_view(self, z, y, x):
+    return z + y[:, :1]
+
+
+def reads_its_weight(self, z, y, x):
+    return z + self.conv.weight.sum()
+
+
+def reads_the_norms_statistics(self, z, y, x):
+    return z + self.norm.running_mean.mean()
+
+
+def convolves_twice(self, z, y, x):
+    return z + self.conv(x * 2)
+
+
+def norms_twice(self, z, y, x):
+    return z + self.norm(z)
+
+
+def has_two_norms(self, z, y, x):
+    return z + self.other(y)
+
+
+ENDS = [end for end in list(globals().values()) if getattr(end, "__code__", None) and end.__code__.co_argcount == 4]
+FOLDED = {plain}
+
+
+def check(model):
+    lowered = lower(model, example=EXAMPLE)
+    for size in (8, 12):
+        for images in (1, 2):
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                x_NCHW = torch.rand(images, 3, size, size).contiguous(memory_format=memory_format)
+                with torch.inference_mode():
+                    torch.testing.assert_close(lowered(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
+                kept = [vars(one).pop("kept", []) for one in (lowered, model)]
+                torch.testing.assert_close(*kept, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_done_with_the_convolutions_output(end):
+    model = trained_norms_(of(end)())
+    assert bool(foldable_norms(model, EXAMPLE)) == (end in FOLDED)
+    check(model)
+    check(Inside(model).eval())
+
+
+def test_inside_a_network_with_branches():
+    assert foldable_norms(Inside(Net()), EXAMPLE) == {"net.conv": "net.norm"}
+    assert not foldable_norms(OneByOne(), EXAMPLE)
+    check(trained_norms_(Inside(Net())))
+    check(trained_norms_(OneByOne()))
+
+
+@pytest.mark.parametrize("net", [Further, Given])
+def test_options(net):
+    model = trained_norms_(net())
+    lowered = lower(model, example=EXAMPLE)
+    option = {Further: True, Given: torch.ones(1)}[net]
+    with torch.inference_mode():
+        torch.testing.assert_close(lowered(EXAMPLE), model(EXAMPLE), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lowered(EXAMPLE, option), model(EXAMPLE, option), atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_that_is_called_twice_is_folded_within():
+    class Twice(Inside):
+        def forward(self, x):
+            return self.net(self.net(x)) if len(x) > 5 else self.net(x) + self.net(x * 2)
+
+    model = trained_norms_(Twice(Net()))
+    assert foldable_norms(model, EXAMPLE) == {"net.conv": "net.norm"}
+    check(model)
+
+
+def test_two_blocks_with_one_convolution():
+    model = nn.Sequential(Net(), Net())
+    model[0].rest = nn.Conv2d(16, 3, 1)
+    model[1].conv = model[0].conv
+    model = trained_norms_(model)
+    assert not foldable_norms(model, EXAMPLE)
+    check(model)
+
+
+def test_hooks_are_not_called_and_what_they_read_is_not_folded():
+    seen = []
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = nn.Sequential(nn.Conv2d(3, 16, 3)), nn.BatchNorm2d(16)
+
+        def forward(self, x):
+            return self.norm(self.first(x))
+
+    model = trained_norms_(Around())
+    assert foldable_norms(model, EXAMPLE) == {"first.0": "norm"}
+    model.first.register_forward_hook(lambda module, inputs, output: seen.append(type(output)))
+    assert not foldable_norms(model, EXAMPLE)
+    check(model)
+    assert set(seen) == {torch.Tensor}
+
+
+def test_pruned_and_parametrized_convolutions_are_not_folded():
+    for change in (lambda conv: prune.l1_unstructured(conv, "weight", 0.5), parametrizations.weight_norm):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+        change(model[0])
         with torch.inference_mode():
-            model(x_NCHW)
-            expected, seen[:] = [value.clone() for value in seen], []
-            lowered(x_NCHW)
-        if layer != "blocks.1.conv_block.conv1":  # which is inside the operator
-            torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
-    finally:
-        handle.remove()
+            model(EXAMPLE)
+        assert isinstance(lower(model, example=EXAMPLE)[1], nn.BatchNorm2d)
+        check(model)
 
 
-def test_the_hooks_of_pruning_are_not_a_users():
-    model = Net()
-    prune.identity(model.blocks[0].conv1, "weight")
-    model = trained_norms_(convert_(model, MoDConfig(c=4), example=torch.rand(1, 16, 8, 8)))
-    assert trace_flow(model, torch.rand(1, 16, 8, 8)).overwritable == {"blocks.1"}
+def test_a_norm_of_another_class_is_not_folded():
+    class Own(nn.BatchNorm2d):
+        """With children of timm's names."""
+
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.drop, self.act = nn.Identity(), nn.ReLU()
+
+        def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return self.act(super().forward(x)) + 1
+
+    model = trained_norms_(nn.Sequential(nn.Conv2d(3, 4, 3), Own(4)))
+    check(model)
+
+
+def test_nothing_of_the_trace_is_left():
+    class Keeping(Net):
+        def forward(self, x):
+            self.grid = x[:1]
+            return super().forward(x)
+
+    model = Keeping().eval()
+    lowered = lower(model, example=EXAMPLE)
+    for one in (model, lowered):
+        assert not hasattr(one, "grid")
+    assert BasicBlock.forward.__module__ == "timm.models.resnet"
+    assert not torch.fx._symbolic_trace.is_fx_tracing()
 
 
 class Values(Net):
-    def between(self, y):
-        return self.blocks[1](y * 2) * y.mean().item()
+    """Does not run on the meta device, at first or at last."""
+
+    first = True
+
+    def forward(self, x):
+        if self.first and x.isnan().any():
+            raise ValueError("NaN")
+        x = self.norm(self.conv(x))
+        return x if self.first else x * x.mean().item()
 
 
-class ValuesAfter(Net):
-    def between(self, y):
-        z = self.blocks[1](y)
-        return z * (2 if y.isnan().any() else 1)
-
-
-@pytest.mark.parametrize("net", [Values, ValuesAfter])
-def test_in_a_real_pass(net):
-    x_NCHW = torch.rand(2, 16, 8, 8)
-    model = trained_norms_(convert_(net(), MoDConfig(c=4), example=x_NCHW))
-    flow = trace_flow(model, x_NCHW)
-    assert flow.overwritable == ({"blocks.1"} if net is Values else set())
-    assert flow.conv_norms == trace_flow(trained_norms_(convert_(Net(), MoDConfig(c=4), example=x_NCHW))).conv_norms
-    with torch.inference_mode():
-        torch.testing.assert_close(lower(model, example=x_NCHW)(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_network_that_has_to_be_run_for_real(first):
+    """Calls are not counted twice. Its own forward has branches; the block's inside has none."""
+    model = nn.Sequential(Net(), Values())
+    model[0].rest, model[1].first = nn.Conv2d(16, 3, 1), first
+    model = trained_norms_(model)
+    assert foldable_norms(model, EXAMPLE) == {"0.conv": "0.norm"}
+    check(model)
