@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnmod import MoDConfig, convert_, mod_blocks
+from cnnmod import MoDConfig, convert_, export, mod_blocks
 from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.graph import SELECTED, SUFFIXES, write
 from cnnmod.deploy.lower import lower
@@ -156,3 +156,29 @@ def test_the_exporters_logger_is_as_it_was(tmp_path):
         assert logger.level == logging.INFO
     finally:
         logger.setLevel(before)
+
+
+class CachedGrid(nn.Module):
+    """Makes its grid for the size of the images that it sees, if it has no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.grid, self.grids = nn.Conv2d(3, 4, 1), None, {}
+
+    def forward(self, x):
+        if self.grid is None or self.grid.shape != x.shape[-1:]:
+            self.grid = torch.arange(x.shape[-1], device=x.device) / 10
+            self.grids[x.shape[-1]] = self.grid
+        return self.conv(x) + self.grids[x.shape[-1]]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_exporters_tensors_do_not_stay(kind, tmp_path):
+    model, images = CachedGrid().eval(), torch.rand(2, 3, 8, 8)
+    for name in ("first", "second"):
+        write(model, images, tmp_path / f"{name}{SUFFIXES[kind]}", kind, dynamic_batch=True)
+        assert model.grid is None
+        assert not model.grids
+    assert model(images).shape == (2, 4, 8, 8)
+    report = export(model, images, tmp_path / f"model{SUFFIXES[kind]}", format=kind)
+    assert report.largest_error < 1e-5

@@ -18,9 +18,12 @@ GLOBAL_GRID = None
 REGISTRY: set[str] = set()
 
 
+DEVICE = ["cpu"]
+
+
 @functools.lru_cache(maxsize=4)
 def cached_grid(size):
-    return torch.zeros(size, device=cached_grid.device)
+    return torch.zeros(size, device=DEVICE[0])
 
 
 @functools.cache
@@ -107,12 +110,12 @@ class Keeping(nn.Module):
         self.grid(3, x.device)
         self.partial(x.device)
         make_grid(3, x.device)
-        cached_grid.device = x.device
+        DEVICE[0] = x.device
         cached_grid(3)
         registered("a")
         self.grids_of_the_class[3] = type(self).on_the_class = x
-        torch.rand(1), random.random(), np.random.rand()
-        torch.rand(1, generator=self.generator), self.python.random(), self.numpy.random()
+        draws = [torch.rand(1), random.random(), np.random.rand()]
+        draws += [torch.rand(1, generator=self.generator), self.python.random(), self.numpy.random()]
 
 
 def content(value, seen=()):
@@ -175,7 +178,6 @@ def test_after_an_error_too():
 
 
 def test_a_cache_that_was_filled_before_stays():
-    cached_grid.device = "cpu"
     kept = cached_grid(7)
     GLOBAL_GRIDS[7] = kept
     try:

@@ -27,7 +27,7 @@ def test_leaves_the_network_as_it_was():
 def test_also_after_an_error():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(5, 5)).train()
     with pytest.raises(ValueError, match=r"Sequential does not run on an example of shape \(1, 3, 224, 224\) on cpu: "):
-        meta_forward(model, hook=lambda *args: None)
+        trace(model, lambda run: run(lambda *_: None))
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -269,19 +269,19 @@ def test_an_error_speaks_of_the_users_device():
 
 
 def test_an_error_without_words():
-    class Silent(nn.Conv2d):
+    class Silent(Body):
         def forward(self, x):
             if x.sum().item():
                 raise AssertionError
 
-    class Missing(nn.Conv2d):
+    class Missing(Body):
         def forward(self, x):
             return {}[x.sum().item() * 0]
 
     with pytest.raises(ValueError, match=r"on cpu: AssertionError$"):
-        meta_forward(Silent(3, 3, 1))
+        meta_forward(Silent())
     with pytest.raises(ValueError, match=r"on cpu: KeyError 0\.0$"):
-        meta_forward(Missing(3, 3, 1))
+        meta_forward(Missing())
 
 
 def test_networks_on_the_meta_device():
@@ -374,13 +374,17 @@ def test_an_error_of_the_observer_is_its_own():
 
     for model in (Body(), Item()):
         with pytest.raises(ValueError, match=r"^not this layer$"):
-            meta_forward(model, IMAGES, refuse)
+            trace(model, lambda run: run(refuse), IMAGES)
 
 
 def test_several_inputs():
-    class Two(Body):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Body()
+
         def forward(self, x, mask, *, scale=1):
-            return super().forward(x * mask * scale)
+            return self.body(x * mask * scale)
 
     class One(nn.Module):
         def __init__(self, network):
@@ -397,8 +401,8 @@ def test_several_inputs():
     for run in (find_modules, plan, convert_, lower):
         with pytest.raises(ValueError, match=message):
             run(model, example=IMAGES)
-    assert list(mod_blocks(convert_(One(model), MoDConfig(c=4), example=IMAGES))) == ["network.blocks.1"]
-    assert list(mod_blocks(model)) == ["blocks.1"]
+    assert list(mod_blocks(convert_(One(model), MoDConfig(c=4), example=IMAGES))) == ["network.body.blocks.1"]
+    assert list(mod_blocks(model)) == ["body.blocks.1"]
 
 
 def test_lazy_layers():

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.method.restore import restored
+
 
 def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> ValueError:
     """An error that names the innermost layer that torch.export does not take alone, and why; or the number of images
@@ -52,7 +54,7 @@ def _reason(error: BaseException) -> str:
 
 def _fails(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), restored(layer, weights=False):
             torch.export.export(layer, args, kwargs)
     except Exception as error:  # whatever it is, it is what is looked for
         return error

@@ -10,7 +10,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from cnnmod.deploy.straight import StraightTracer
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import trace
 
 
 def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str, str]:
@@ -23,12 +24,7 @@ def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str,
     Raises:
         ValueError: The network does not run on the example.
     """
-    calls: Counter[str] = Counter()
-
-    def note(name: str, *_: Any) -> None:
-        calls[name] += 1
-
-    meta_forward(model, example, note)
+    calls = trace(model, _count_calls, example)
     # Forwards leave things in attributes, so it is a copy that is traced; it shares the weights.
     shared = {id(tensor): tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
     model = copy.deepcopy(model, shared)
@@ -46,6 +42,16 @@ def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str,
             if calls[prefix + conv] == calls[prefix + norm] == calls[name] > 0:  # by this forward alone
                 found[prefix + conv] = prefix + norm
     return found
+
+
+def _count_calls(run: Run) -> Counter[str]:
+    calls: Counter[str] = Counter()
+
+    def note(name: str, *_: Any) -> None:
+        calls[name] += 1
+
+    run(note)
+    return calls
 
 
 def _read(module: nn.Module) -> tuple[dict[str, str], list[str]]:

@@ -18,6 +18,7 @@ from cnnmod.deploy.outputs import IMAGES, named_outputs, plain
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.split import split_candidates_
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.restore import restored
 from cnnmod.method.trace import meta_forward
 
 Format: TypeAlias = Literal["onnx", "openvino", "pt2"]
@@ -190,7 +191,8 @@ def _exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outp
     """What an exporter makes of a network that returns `outputs` of what it returns."""
     hook = model.register_forward_hook(lambda module, args, output: outputs(output))
     try:
-        return export()
+        with restored(model, weights=False):  # an exporter's tensors stay in what a forward caches
+            return export()
     except Exception as error:  # whatever an exporter raises at a foreign forward
         hook.remove()
         raise not_exportable(model, example, error) from error

@@ -16,13 +16,6 @@ _CALLED = [name for name in HOOKS if name.startswith(("_forward", "_backward"))]
 _CALLED_GLOBALLY = [name for name in vars(nn_module) if name.startswith(("_global_forward", "_global_backward"))]
 
 
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether a hook of the user's sees what the layer gets or returns."""
-    hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
-    everywhere = nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks
-    return bool(everywhere) or any(not isinstance(hook, _OF_THE_LAYER) for hook in hooks)
-
-
 @contextmanager
 def without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
     """The modules without the hooks of the user's, and without the global ones; hooks added inside are dropped."""

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from cnnmod.method.hooks import without_hooks
-from cnnmod.method.passes import DoesNotRunError, ForwardHook, Run, run_for_real, run_on_meta
+from cnnmod.method.passes import DoesNotRunError, Run, run_for_real, run_on_meta
 from cnnmod.method.restore import restored
 
 _T = TypeVar("_T")
@@ -50,9 +50,9 @@ def example_for(model: nn.Module) -> Tensor:
     return torch.empty(1, channels, height, width, device="meta", dtype=_home(model).dtype)
 
 
-def meta_forward(model: nn.Module, example: Tensor | None = None, hook: ForwardHook | None = None) -> Any:
-    """What the model returns, as in `trace`; a hook that must not see half a pass before a whole one goes there."""
-    return trace(model, lambda run: run(hook), example)
+def meta_forward(model: nn.Module, example: Tensor | None = None) -> Any:
+    """What the model returns in the pass of `trace`: tensors on the meta device, or real ones."""
+    return trace(model, lambda run: run(), example)
 
 
 def trace(
