@@ -1,5 +1,7 @@
 """What holds of every broken file: it is refused in one line, and no other file is touched."""
 
+import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,18 @@ def fault_of_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     finally:
         sys.path[:] = path  # to which run adds the current folder
     return None
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """A gibibyte more than is used: what a broken number asks for beyond that is refused, as on any machine at last."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 2**30, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextmanager
