@@ -1,3 +1,5 @@
+import pytest
+
 from cnnmod.report.progress import progress_bars
 
 
@@ -10,3 +12,14 @@ def test_writes_to_standard_error_only(capsys):
     assert out == ""
     assert "counting" in err
     assert "2/2" in err
+
+
+def test_an_error_is_not_written_beside_bars(capsys):
+    def fail():
+        with progress_bars() as progress:
+            progress("counting", 1, 2)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert capsys.readouterr() == ("", "")

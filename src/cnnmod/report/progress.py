@@ -38,6 +38,9 @@ def progress_bars(shown: bool = True) -> Iterator[Update]:
 
     try:
         yield update
+    except BaseException:
+        bars.console.quiet = not bars.console.is_terminal  # in a file or pipe the error is then the only line
+        raise
     finally:
         if tasks:
             bars.stop()
