@@ -18,6 +18,7 @@ logger = logging.getLogger("cnnmod")
 
 _QUIET_S = 2  # seconds before progress is shown
 _WHAT: dict[Task, str] = {"classification": "image", "segmentation": "pixel", "detection": "box"}
+_SEEN: dict[Task, str] = {"segmentation": "the masks have the values", "detection": "there are boxes of"}
 _checked: WeakValueDictionary[int, Data] = WeakValueDictionary()  # several runs may be trained on the same data
 
 Counts = Counter[tuple[int | str, int]]  # of each value or name that labels have, and its class
@@ -48,11 +49,11 @@ def check_classes(data: Data, task: Task, progress: Callable[[str, int, int], No
         first = 1 if task == "detection" else 0  # its background has no boxes
         missing = sorted({*range(first, data.num_classes)} - {label for _, label in found})
         there = ", ".join(f"{value} (ignored)" if label >= data.num_classes else str(value) for value, label in found)
+        seen = f"; {_SEEN[task]} {there}" if task in _SEEN and there else ""
         if len(missing) == data.num_classes - first:
-            raise ValueError(f"no {split} {_WHAT[task]} is of any class; the values are {there or 'none'}")
+            raise ValueError(f"no {split} {_WHAT[task]} is of any class{seen}")
         if missing:
-            seen = {"classification": "", "segmentation": f"; the values are {there}", "detection": f"; boxes: {there}"}
-            logger.warning("no %s %s is of %s%s", split, _WHAT[task], name_classes(missing, data.classes), seen[task])
+            logger.warning("no %s %s is of %s%s", split, _WHAT[task], name_classes(missing, data.classes), seen)
     _checked[id(data)] = data
 
 

@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # somebody has removed the folder
+            if _is_of(path, file):  # nobody has deleted it, as our errors advise
                 path.unlink()
             os.close(file)
             _held.discard(path)
@@ -59,10 +59,14 @@ def _lock(path: Path) -> int:
     if path in _held:
         raise ValueError(f"{path.parent} is in use by this process")
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another run has ended in between, and has removed the folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             _check_free(path, file)
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            if _is_of(path, file):
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()} {socket.gethostname()} {_kernel()}\n".encode(), 0)
                 return file
@@ -72,11 +76,20 @@ def _lock(path: Path) -> int:
         os.close(file)  # another run has ended in between, and has removed this file
 
 
+def _is_of(path: Path, file: int) -> bool:
+    """Whether an open file is the one of this path."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
+
+
 def _check_free(path: Path, file: int) -> None:
     pid, host, kernel = [*os.pread(file, 1000, 0).decode(errors="replace").split(), "", "", ""][:3]
     here = not host or host == socket.gethostname() or kernel == _kernel()  # containers have names of their own
     taken = _take(file)
-    if taken is False or (taken is None and here and pid.isdecimal() and psutil.pid_exists(int(pid))):
+    running = pid.isdecimal() and len(pid) < 10 and psutil.pid_exists(int(pid))
+    if taken is False or (taken is None and here and running):
         raise ValueError(f"{path.parent} is in use by process {pid or '?'} on {host or 'this host'}")
     if not here:
         raise ValueError(
