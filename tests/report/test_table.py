@@ -1,4 +1,6 @@
+import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +10,10 @@ from cnnmod import MoDConfig, compare, convert_, mod_blocks
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.networks import build
 from cnnmod.records.provenance import Provenance
-from cnnmod.report.table import comparison_cells, experiment_cells, network_cells
+from cnnmod.report.table import accuracy_text, comparison_cells, experiment_cells, network_cells
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import Result
-from cnnmod.training.scores import Accuracy
+from cnnmod.training.scores import Accuracy, Overlap, Precision
 from small import digits_resnet
 
 
@@ -110,3 +112,24 @@ def test_experiments_that_cannot_be_compared():
     longer = experiment("fast, epochs=3", {"mod": [80.0]}, ["epochs=3"])
     with pytest.raises(ValueError, match=r"'fast, epochs=3' differs from 'fast' in more than the MoD config"):
         experiment_cells(first, longer)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (Accuracy(90.0, None, 10, 0, [0, 2]), "10 test images; no test image is of a (class 0), c (class 2)"),
+        (Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]), "could not be read; no test pixel is of b (class 1)"),
+        (Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0, [2]), "10 test images; no test box is of c (class 2)"),
+        (Accuracy(90.0, None, 10, 0), "10 test images"),
+    ],
+)
+def test_classes_that_were_not_tested_are_named(score, said):
+    text = accuracy_text(score, Path("best"), ["a", "b", "c"])
+    assert text.endswith(said)
+    assert ("(class" in text) == bool(score.absent_classes)
+    first = experiment("fast", {"mod": [80.0]})
+    result = dataclasses.replace(first.rows[0].results[0], accuracy=score)
+    rows = [dataclasses.replace(first.rows[0], results=[result])]
+    notes = experiment_cells(dataclasses.replace(first, rows=rows)).notes
+    numbers = ", ".join(f"class {number}" for number in score.absent_classes)
+    assert notes[1:] == ([f"Not tested, as nothing is of them: {numbers}."] if numbers else [])

@@ -40,6 +40,15 @@ def test_the_first_of_several_years_is_validated_on(tmp_path: Path) -> None:
     assert {path.parent.parent.name for path in splits["validation"].images} == {"VOC2007"}
 
 
+def test_hidden_files_are_none(tmp_path: Path) -> None:
+    streets(tmp_path / "streets", train=2, val=1)
+    cells(tmp_path / "cells", train=2, val=1)
+    (tmp_path / "streets" / "train" / "._train0.png").write_bytes(b"of a Mac")
+    (tmp_path / "cells" / "Annotations" / "._cell0.xml").write_text(annotation(("background", 1, 2, 3, 4)))
+    assert len(find_scenes(tmp_path / "streets", STREETS)[0]["train"]) == 2
+    assert find_scenes(tmp_path / "cells", CELLS)[1] == ("background", "cell", "drop")
+
+
 def test_an_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
     splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
     (tmp_path / "Annotations" / "cell0.xml").write_text(annotation())
@@ -111,22 +120,29 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"train0.png is no mask of one byte a pixel, but an image of mode RGB"):
             splits["train"].open(0)
 
-    @pytest.mark.parametrize(
-        "box", [(10, 10, 10, 30), (30, 10, 20, 30), (-1, 0, 20, 20), (0, 0, 81, 20), (0, 0, 9, 65)]
-    )
-    def test_a_box_that_is_empty_or_outside(self, box: tuple[int, int, int, int], tmp_path: Path) -> None:
-        splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
-        (tmp_path / "Annotations" / "cell0.xml").write_text(annotation(("cell", *box)))
-        with pytest.raises(ValueError, match=r"cell0.xml: the box .* is empty, or outside of the image of 80 × 64"):
-            splits["train"].open(0)
-
-    @pytest.mark.parametrize("text", ["", "no XML", "<annotation><object><name>a</name></object></annotation>", "<a/>"])
-    def test_no_annotation(self, text: str, tmp_path: Path) -> None:
+    def test_a_broken_annotation_is_reported_where_it_is_used(self, tmp_path: Path) -> None:
         splits, classes = find_scenes(cells(tmp_path, train=2, val=1), CELLS)
-        (tmp_path / "Annotations" / "cell0.xml").write_text(text)
+        (tmp_path / "Annotations" / "cell0.xml").write_text("no XML")
         with pytest.raises(ValueError, match=r"cell0.xml is no annotation of Pascal VOC"):
             splits["train"].open(0)
         assert find_scenes(tmp_path, CELLS)[1] == classes
+
+    @pytest.mark.parametrize("name", ["background", "Background", " BACKGROUND\n"])
+    def test_an_object_named_background(self, name: str, tmp_path: Path) -> None:
+        cells(tmp_path, train=2, val=1)
+        (tmp_path / "Annotations" / "cell1.xml").write_text(annotation((name, 1, 2, 3, 4)))
+        with pytest.raises(ValueError, match=rf"cell1.xml has an object named '{name.strip()}'"):
+            find_scenes(tmp_path, CELLS)
+
+    def test_no_object_at_all(self, tmp_path: Path) -> None:
+        cells(tmp_path, train=2, val=1)
+        for number in range(3):
+            (tmp_path / "Annotations" / f"cell{number}.xml").write_text(annotation())
+        with pytest.raises(ValueError, match=rf"no annotation in {tmp_path} has an object$"):
+            find_scenes(tmp_path, CELLS)
+        (tmp_path / "Annotations" / "cell1.xml").write_text("no XML")
+        with pytest.raises(ValueError, match=r"has an object; .*cell1.xml is no annotation"):
+            find_scenes(tmp_path, CELLS)
 
     def test_a_broken_image(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)

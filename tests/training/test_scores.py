@@ -18,6 +18,7 @@ def test_overlap_by_hand() -> None:
     assert overlap.miou_pct == main_pct(overlap) == pytest.approx((100 / 3 + 50) / 2, abs=1e-4)
     assert overlap.pixel_accuracy_pct == 60.0
     assert overlap.class_accuracy_pct == pytest.approx((50 + 200 / 3) / 2, abs=1e-4)
+    assert overlap.absent_classes == [2]
 
 
 def boxes(*found: tuple[int, float, list[float]], difficult: bool = False) -> dict[str, torch.Tensor]:
@@ -64,11 +65,57 @@ def test_what_is_difficult_counts_neither_way() -> None:
 
 
 def test_a_class_that_is_nowhere_has_no_precision() -> None:
-    metric = make_metric("detection", 3, CPU)
-    metric.update([boxes((1, 0.9, A))], [boxes((1, 1, A))])
+    metric = make_metric("detection", 4, CPU)
+    there = {name: torch.cat([boxes((1, 1, A))[name], boxes((3, 1, B), difficult=True)[name]]) for name in boxes()}
+    metric.update([boxes((1, 0.9, A), (2, 0.9, FAR))], [there])
     found = metric.compute(1, 0)
     assert isinstance(found, Precision)
-    assert found.class_ap50_pct == [100.0, None]
+    assert found.class_ap50_pct[:2] == [100.0, None]
+    assert found.absent_classes == [2, 3]
+
+
+def test_a_class_without_images_and_one_without_pixels_that_is_found() -> None:
+    metric = make_metric("classification", 3, CPU)
+    metric.update(torch.eye(3)[[0, 1]], torch.tensor([0, 2]))
+    assert metric.compute(2, 0).absent_classes == [1]
+    metric = make_metric("segmentation", 2, CPU)
+    metric.update(
+        {"out": torch.eye(2)[torch.tensor([[[0, 1], [0, 1]]])].permute(0, 3, 1, 2)}, torch.tensor([[[0, 0], [0, 255]]])
+    )
+    found = metric.compute(1, 0)
+    assert isinstance(found, Overlap)
+    assert found.absent_classes == [1]
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_logits_that_are_not_numbers(task) -> None:
+    """The highest of them would be a class, and a score."""
+    metric = make_metric(task, 2, CPU)
+    for value in (0.0, float("nan"), 0.0):
+        if task == "segmentation":
+            metric.update({"out": torch.tensor([0.0, value]).view(1, 2, 1, 1)}, torch.zeros(1, 1, 1, dtype=torch.long))
+        else:
+            metric.update(torch.tensor([[0.0, value]]), torch.tensor([0]))
+    with pytest.raises(FloatingPointError, match="outputs on the test images are not all numbers"):
+        metric.compute(3, 0)
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        {"top1_pct": 90.0, "top5_pct": None, "images": 10, "broken": 0},
+        {
+            "miou_pct": 5.0,
+            "class_accuracy_pct": 6.0,
+            "pixel_accuracy_pct": 7.0,
+            "iou_pct": [],
+            "images": 1,
+            "broken": 0,
+        },
+    ],
+)
+def test_of_a_file_from_before_there_were_absent_classes(old) -> None:
+    assert parse(Score, old, "file").absent_classes == []
 
 
 def test_nothing_is_found() -> None:
@@ -81,7 +128,7 @@ def test_nothing_is_found() -> None:
     "score",
     [
         Accuracy(90.0, None, 10, 0),
-        Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1),
+        Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]),
         Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0),
     ],
 )

@@ -9,6 +9,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON; the error names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
 def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
     """The values of a JSON file of this schema.
 
@@ -16,10 +29,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
         OSError: The file cannot be read.
         ValueError: It is no JSON, or of another schema.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = read_json(path)
     found = values.pop("schema", None) if isinstance(values, dict) else None
     if found != schema:
         raise ValueError(f"{path} has the schema {found!r}; this cnnmod reads {schema!r}")
@@ -27,7 +37,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """JSON values as the dataclass or type `kind`; nothing missing, nothing unknown.
+    """JSON values as the dataclass or type `kind`; nothing missing that has no default, nothing unknown.
 
     Args:
         kind: A dataclass, a class with `from_dict`, a number, a string, a list, a tuple of one type of any or a fixed
@@ -56,9 +66,10 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
         hints = typing.get_type_hints(kind)
-        if differing := sorted(set(hints) ^ set(value)):
+        optional = {field.name for field in dataclasses.fields(kind) if _has_default(field)}
+        if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
-        return kind(**{name: parse(hint, value[name], f"{where}: {name}") for name, hint in hints.items()})
+        return kind(**{name: parse(hints[name], item, f"{where}: {name}") for name, item in value.items()})
     arguments = get_args(kind)
     if get_origin(kind) is list and isinstance(value, list):
         return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
@@ -83,3 +94,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if not accepted:
         raise ValueError(f"{where} is {value!r}, not {kind}")
     return value
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING

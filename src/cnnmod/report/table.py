@@ -22,6 +22,7 @@ from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
+from cnnmod.training.classes import name_classes
 from cnnmod.training.recipes import RECIPES
 from cnnmod.training.scores import Accuracy, Overlap, Score
 
@@ -125,6 +126,8 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         f"{first.recipe.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
         f"torch {made.versions['torch']}."
     ]
+    if accuracy.absent_classes:
+        notes.append(f"Not tested, as nothing is of them: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
     return Cells(first.name, ["network", "params M", f"{first.measure} %", *over, "n", "s a run"], rows, notes)
 
@@ -155,23 +158,26 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
-def accuracy_text(score: Score, of: Path) -> str:
-    """One line for people."""
+def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) -> str:
+    """One line for people, with the names of the classes that were not tested, where there are names."""
     if isinstance(score, Accuracy):
         top5 = "" if score.top5_pct is None else f", top-5 {score.top5_pct:.2f} %"
-        text = f"top-1 {score.top1_pct:.2f} %{top5}"
+        text, what = f"top-1 {score.top1_pct:.2f} %{top5}", "image"
     elif isinstance(score, Overlap):
+        what = "pixel"
         text = (
             f"mIoU {score.miou_pct:.2f} %, pixel accuracy {score.pixel_accuracy_pct:.2f} %, mean class accuracy "
             f"{score.class_accuracy_pct:.2f} %"
         )
     else:
+        what = "box"
         text = (
             f"AP50 {score.ap50_voc07_pct:.2f} % (VOC 2007's 11 points), {score.ap50_pct:.2f} % (area), "
             f"COCO's AP {score.coco_ap_pct:.2f} %"
         )
     broken = f"; {score.broken} could not be read" if score.broken else ""
-    return f"{of}: {text} of {score.images:,} test images{broken}"
+    absent = f"; no test {what} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
+    return f"{of}: {text} of {score.images:,} test images{broken}{absent}"
 
 
 def export_text(report: ExportReport) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
@@ -162,6 +163,9 @@ class Recipe:
             )
         if self.task != "classification" and self.in_channels != 3:
             raise ValueError(f"images to segment or detect in have 3 channels, not in_channels = {self.in_channels}")
+        for name, times in Counter(name.strip() for name in self.classes).items():
+            if times > 1:
+                raise ValueError(f"classes names {name!r} {times} times; each class has a name of its own")
         if not len(self.classes) <= self.ignore <= IGNORED:
             raise ValueError(
                 f"ignore must be a pixel value from the number of classes, {len(self.classes)}, to {IGNORED}, not "

@@ -1,5 +1,6 @@
 """Batches of photographs with masks or boxes, image and label changed together."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +19,27 @@ from cnnmod.training.scenes import Scenes
 def scene_images(scenes: Scenes, recipe: Recipe, training: bool, workers: int, skip_broken: bool) -> DecodedImages:
     """The photographs of one split as the recipe wants them."""
     if recipe.task == "segmentation":
-        return DecodedImages(_Scenes(scenes, _Segmented(recipe, training), skip_broken), _stacked, workers)
-    return DecodedImages(_Scenes(scenes, _Detected(recipe, training), skip_broken), _listed, workers)
+        return DecodedImages(SceneDataset(scenes, _Segmented(recipe, training), skip_broken), _stacked, workers)
+    return DecodedImages(SceneDataset(scenes, _Detected(recipe, training), skip_broken), _listed, workers)
 
 
-class _Scenes(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
+class SceneDataset(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
+    """(number, seed) → an image and its label, or the error of one that is broken."""
+
     def __init__(self, scenes: Scenes, prepare: Callable[[Any, Any], tuple[Tensor, Any]], skip_broken: bool) -> None:
         self.scenes, self.prepare, self.skip_broken = scenes, prepare, skip_broken
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def count(self, number: int) -> Counter[tuple[int | str, int]]:
+        """What `Scenes.count` finds for an image; nothing if its label is broken, and such images are left out."""
+        try:
+            return self.scenes.count(self.scenes.labels[number])
+        except ValueError:
+            if not self.skip_broken:
+                raise
+            return Counter()
 
     def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, Any] | str:
         number, draw = wanted

@@ -1,6 +1,6 @@
 """Where photographs with masks or boxes lie on a disk: CamVid's folders, Cityscapes', Pascal VOC's."""
 
-import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +11,11 @@ import numpy
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import Cityscapes, VOCDetection
+from torchvision.datasets import Cityscapes
 
 from cnnmod.training.recipe import IGNORED, Recipe, Task
+from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _MASKS = (
     "masks beside the images (train/NAME.jpg and trainannot/NAME.png, val/ and valannot/) or Cityscapes "
@@ -35,11 +35,14 @@ class Scenes:
         images: Their files.
         labels: The files of their masks or boxes.
         read: The file of a mask or boxes, and the image's height and width → what is in it; errors name the file.
+        count: The file of a mask or boxes → how many pixels of each value and its class, `IGNORED` among them, or
+            boxes of each name and its class, without the difficult ones.
     """
 
     images: Sequence[Path]
     labels: Sequence[Path]
     read: Callable[[Path, tuple[int, int]], Any]
+    count: Callable[[Path], Counter[tuple[int | str, int]]]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,7 +50,7 @@ class Scenes:
     def part(self, numbers: Sequence[int]) -> "Scenes":
         """Those of these numbers alone."""
         images, labels = ([files[number] for number in numbers] for files in (self.images, self.labels))
-        return Scenes(images, labels, self.read)
+        return Scenes(images, labels, self.read, self.count)
 
     def open(self, number: int) -> tuple[Image.Image, Any]:
         """An image in colour, and its mask (H, W) or its boxes.
@@ -61,7 +64,7 @@ class Scenes:
 
 def unlabelled(files: Sequence[Path], task: Task) -> Scenes:
     """Photographs of which nothing is known: every pixel is of the first class, or there is no box."""
-    return Scenes(files, files, _no_mask if task == "segmentation" else _no_boxes)
+    return Scenes(files, files, _no_mask if task == "segmentation" else _no_boxes, _no_count)
 
 
 def find_scenes(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]]:
@@ -85,14 +88,15 @@ def find_scenes(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[
 
 
 def _masks(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] | None:
-    read = partial(_read_mask, classes=dict(enumerate(range(len(recipe.classes)))) | {recipe.ignore: IGNORED})
+    classes = dict(enumerate(range(len(recipe.classes)))) | {recipe.ignore: IGNORED}
+    read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
     splits: dict[str, Scenes] = {}
     for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
         if not ((folder / name).is_dir() and (folder / f"{name}annot").is_dir()):
             continue
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGES)
+        images = sorted(path for path in (folder / name).glob("[!.]*") if path.suffix.lower() in _IMAGES)
         masks = [folder / f"{name}annot" / f"{image.stem}.png" for image in images]
-        splits[split] = Scenes(images, _there(images, masks), read)
+        splits[split] = Scenes(images, _there(images, masks), read, count)
     if splits and not recipe.classes:
         raise ValueError(f'nothing says what the classes in {folder} are; name them: --set \'classes=["road", "sky"]\'')
     return (splits, recipe.classes) if splits else None
@@ -102,10 +106,8 @@ def _cityscapes(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
     if not (folder / "leftImg8bit").is_dir():
         return None
     counted = [kind for kind in Cityscapes.classes if not kind.ignore_in_eval]
-    read = partial(
-        _read_mask,
-        classes={kind.id % 256: IGNORED if kind.ignore_in_eval else kind.train_id for kind in Cityscapes.classes},
-    )
+    classes = {kind.id % 256: IGNORED if kind.ignore_in_eval else kind.train_id for kind in Cityscapes.classes}
+    read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
     splits: dict[str, Scenes] = {}
     for split, name in {"train": "train", "validation": "val"}.items():
         try:
@@ -113,7 +115,7 @@ def _cityscapes(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
         except RuntimeError as error:
             raise ValueError(f"{folder} is no whole copy of Cityscapes: {error}") from error
         images = [Path(path) for path in found.images]
-        splits[split] = Scenes(images, _there(images, [Path(targets[0]) for targets in found.targets]), read)
+        splits[split] = Scenes(images, _there(images, [Path(targets[0]) for targets in found.targets]), read, count)
     return splits, tuple(kind.name for kind in counted)
 
 
@@ -123,15 +125,8 @@ def _voc(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] |
     years = [year for year in years if (year / "Annotations").is_dir() and (year / "ImageSets" / "Main").is_dir()]
     if not years:
         return None
-    names: set[str] = set()
-    for year in years:
-        for path in (year / "Annotations").glob("*.xml"):
-            try:
-                names |= {found["name"] for found in _objects(path)}
-            except ValueError:  # it is reported, or skipped, where it is used
-                continue
-    classes = ("background", *sorted(names))
-    read = partial(_read_boxes, classes=classes)
+    classes = ("background", *_names(folder, years))
+    read, count = partial(read_boxes, classes=classes), partial(count_boxes, classes=classes)
     splits: dict[str, Scenes] = {}
     for split, name, of in (("train", "train", years), ("validation", "val", years[:1])):
         images: list[Path] = []
@@ -139,11 +134,29 @@ def _voc(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] |
             listed = year / "ImageSets" / "Main" / f"{name}.txt"
             if not listed.is_file():
                 raise FileNotFoundError(f"{listed}, which lists the images to {split}, does not exist")
-            listing = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+            lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+            listing = [line.split()[0] for line in lines if line.strip()]
             images += [year / "JPEGImages" / f"{image}.jpg" for image in listing]
         annotations = [image.parent.parent / "Annotations" / f"{image.stem}.xml" for image in images]
-        splits[split] = Scenes(_there(annotations, images), _there(images, annotations), read)
+        splits[split] = Scenes(_there(annotations, images), _there(images, annotations), read, count)
     return splits, classes
+
+
+def _names(folder: Path, years: Sequence[Path]) -> list[str]:
+    """The names of all objects."""
+    names: dict[str, Path] = {}
+    broken = ""
+    for path in sorted(path for year in years for path in (year / "Annotations").glob("[!.]*.xml")):
+        try:
+            names |= dict.fromkeys(read_annotation(path).names, path)
+        except ValueError as error:  # it is reported, or skipped, where it is used
+            broken = broken or f"; {error}"
+    for name, path in names.items():
+        if name.casefold() == "background":
+            raise ValueError(f"{path} has an object named {name!r}, the name of what is in no box; rename it")
+    if not names:
+        raise ValueError(f"no annotation in {folder} has an object{broken}")
+    return sorted(names)
 
 
 def _there(of: Sequence[Path], paths: Sequence[Path]) -> Sequence[Path]:
@@ -165,8 +178,7 @@ def _decoded(path: Path, mode: str | None) -> Image.Image:
 def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) -> Tensor:
     """A mask (H, W) of one byte a pixel, as classes 0, 1, … and `IGNORED`."""
     image = _decoded(path, None)
-    if image.mode not in ("L", "P"):
-        raise ValueError(f"{path} is no mask of one byte a pixel, but an image of mode {image.mode}")
+    _check_mode(path, image)
     if (image.height, image.width) != size:
         raise ValueError(f"{path} has {image.height} × {image.width} pixels, its image {size[0]} × {size[1]}")
     values_HW = torch.from_numpy(numpy.array(image))
@@ -175,37 +187,27 @@ def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) ->
         table[value] = label
     mask_HW = table[values_HW.long()]
     if (mask_HW < 0).any():
-        unknown = int(values_HW[mask_HW < 0][0])
-        raise ValueError(f"{path} has pixels of the class {unknown}; the classes are {', '.join(map(str, classes))}")
+        raise _unknown(path, int(values_HW[mask_HW < 0][0]), classes)
     return mask_HW.to(torch.uint8)
 
 
-def _read_boxes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Boxes (x1, y1, x2, y2) in pixels, their classes, and which are difficult."""
-    height, width = size
-    found = _objects(path)
-    boxes: list[list[float]] = []
-    for one in found:
-        box = [float(one["bndbox"][side]) for side in _SIDES]
-        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            raise ValueError(f"{path}: the box {box} is empty, or outside of the image of {width} × {height} pixels")
-        boxes.append(box)
-    return {
-        "boxes": torch.tensor(boxes).reshape(-1, 4),
-        "labels": torch.tensor([classes.index(one["name"]) for one in found], dtype=torch.long),
-        "difficult": torch.tensor([one.get("difficult", "0") == "1" for one in found], dtype=torch.long),
-    }
+def _count_pixels(path: Path, classes: Mapping[int, int]) -> Counter[tuple[int | str, int]]:
+    image = _decoded(path, None)
+    _check_mode(path, image)
+    found = {value: count for value, count in enumerate(image.histogram()) if count}
+    for value in found:
+        if value not in classes:
+            raise _unknown(path, value, classes)
+    return Counter({(value, classes[value]): count for value, count in found.items()})
 
 
-def _objects(path: Path) -> list[Any]:
-    """The objects that an annotation names."""
-    try:
-        found = VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())["annotation"].get("object", [])
-        for one in found:
-            _ = one["name"], [float(one["bndbox"][side]) for side in _SIDES]
-    except (ElementTree.ParseError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no annotation of Pascal VOC: {type(error).__name__}: {error}") from error
-    return found
+def _check_mode(path: Path, image: Image.Image) -> None:
+    if image.mode not in ("L", "P"):
+        raise ValueError(f"{path} is no mask of one byte a pixel, but an image of mode {image.mode}")
+
+
+def _unknown(path: Path, value: int, classes: Mapping[int, int]) -> ValueError:
+    return ValueError(f"{path} has pixels of the class {value}; the classes are {', '.join(map(str, classes))}")
 
 
 def _no_mask(_: Path, size: tuple[int, int]) -> Tensor:
@@ -215,3 +217,7 @@ def _no_mask(_: Path, size: tuple[int, int]) -> Tensor:
 def _no_boxes(_: Path, __: tuple[int, int]) -> dict[str, Tensor]:
     none = torch.zeros(0, dtype=torch.long)
     return {"boxes": torch.zeros(0, 4), "labels": none, "difficult": none}
+
+
+def _no_count(_: Path) -> Counter[tuple[int | str, int]]:
+    return Counter()

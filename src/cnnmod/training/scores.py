@@ -1,6 +1,6 @@
 """What a network reaches on a task's test images, and how it is found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -21,12 +21,14 @@ class Accuracy:
         top5_pct: The share of images whose class is among the five highest; `None` with five classes or fewer.
         images: How many were tested.
         broken: How many could not be read, and were left out.
+        absent_classes: The numbers of the classes that no test image is of.
     """
 
     top1_pct: float
     top5_pct: float | None
     images: int
     broken: int
+    absent_classes: list[int] = field(default_factory=list)
 
     main, title = "top1_pct", "top-1"  # what checkpoints are chosen and networks compared by
 
@@ -42,6 +44,7 @@ class Overlap:
         iou_pct: Of each class; `None` where it is neither there nor found.
         images: How many were tested.
         broken: How many could not be read, and were left out.
+        absent_classes: The numbers of the classes that no test pixel is of.
     """
 
     miou_pct: float
@@ -50,6 +53,7 @@ class Overlap:
     iou_pct: list[float | None]
     images: int
     broken: int
+    absent_classes: list[int] = field(default_factory=list)
 
     main, title = "miou_pct", "mIoU"
 
@@ -65,6 +69,7 @@ class Precision:
         class_ap50_pct: `ap50_voc07_pct` of each class, without the background; `None` where it is not there.
         images: How many were tested.
         broken: How many could not be read, and were left out.
+        absent_classes: The numbers of the classes that no test box is of, besides the background.
     """
 
     ap50_voc07_pct: float
@@ -73,6 +78,7 @@ class Precision:
     class_ap50_pct: list[float | None]
     images: int
     broken: int
+    absent_classes: list[int] = field(default_factory=list)
 
     main, title = "ap50_voc07_pct", "AP50"
 
@@ -86,7 +92,10 @@ def main_pct(score: Score) -> float:
 
 
 class Metric(Protocol):
-    """Takes a network's outputs batch by batch, in each process; what it computes is of all processes."""
+    """Takes a network's outputs batch by batch, in each process; what it computes is of all processes.
+
+    Logits that are not numbers end in a `FloatingPointError`, for they have a highest one too.
+    """
 
     def update(self, outputs: Any, labels: Any) -> None: ...
 
@@ -107,16 +116,23 @@ class TopOfLogits:
         tops = [top for top in (1, 5) if top == 1 or top < num_classes]
         self.num_classes = num_classes
         self._metrics = [MulticlassAccuracy(num_classes, top_k=top, average="micro").to(device) for top in tops]
+        self._there = torch.zeros(num_classes, dtype=torch.bool, device=device)
+        self._nan = torch.zeros((), dtype=torch.bool, device=device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
         if outputs.shape != (len(labels), self.num_classes):
             raise ValueError(f"the network has {outputs.shape[-1]} classes, the images have {self.num_classes}")
+        self._nan |= outputs.isnan().any()
+        self._there[labels] = True
         for metric in self._metrics:
             metric.update(outputs.float(), labels)
 
     def compute(self, images: int, broken: int) -> Accuracy:
+        _check_numbers(self._nan)
         values = [round(100 * metric.compute().item(), 4) for metric in self._metrics]  # float32 has no more
-        return Accuracy(values[0], values[1] if len(values) > 1 else None, images, broken)
+        there = gather_object(self._there.nonzero().flatten().tolist())
+        absent = sorted({*range(self.num_classes)} - {*there})
+        return Accuracy(values[0], values[1] if len(values) > 1 else None, images, broken, absent)
 
 
 class OverlapOfPixels:
@@ -125,14 +141,17 @@ class OverlapOfPixels:
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
         self._matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED).to(device)
+        self._nan = torch.zeros((), dtype=torch.bool, device=device)
 
     def update(self, outputs: dict[str, Tensor], labels: Tensor) -> None:
         logits = outputs["out"]
         if logits.shape[1] != self.num_classes:
             raise ValueError(f"the network has {logits.shape[1]} classes, the images have {self.num_classes}")
+        self._nan |= logits.isnan().any()
         self._matrix.update(logits.argmax(1), labels)
 
     def compute(self, images: int, broken: int) -> Overlap:
+        _check_numbers(self._nan)
         matrix = self._matrix.compute().double()  # [true class][found class]
         hits, there, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
         iou, recall = 100 * hits / (there + found - hits), 100 * hits / there  # 0 / 0 is not a number
@@ -143,6 +162,7 @@ class OverlapOfPixels:
             iou_pct=[None if value != value else round(value, 4) for value in iou.tolist()],
             images=images,
             broken=broken,
+            absent_classes=(there == 0).nonzero().flatten().tolist(),
         )
 
 
@@ -175,6 +195,7 @@ class PrecisionOfBoxes:
         of_class = dict(
             zip(found["voc07"]["classes"].flatten().tolist(), _each(found["voc07"]["map_per_class"]), strict=True)
         )
+        counted = {label for image in everything[1] for label in image["labels"][image["iscrowd"] == 0].tolist()}
         return Precision(
             ap50_voc07_pct=_percent(found["voc07"]["map_50"]),
             ap50_pct=_percent(found["area"]["map_50"]),
@@ -182,7 +203,13 @@ class PrecisionOfBoxes:
             class_ap50_pct=[of_class.get(label) for label in range(1, self.num_classes)],
             images=images,
             broken=broken,
+            absent_classes=sorted({*range(1, self.num_classes)} - counted),
         )
+
+
+def _check_numbers(nan: Tensor) -> None:
+    if any(gather_object([bool(nan)])):
+        raise FloatingPointError("the network's outputs on the test images are not all numbers (NaN)")
 
 
 def _each(values: Tensor) -> list[float | None]:
