@@ -23,7 +23,7 @@ class Looks:
     def restore(self, state):
         return {}
 
-    def save(self, state, progress):
+    def save(self, state, progress, loss):
         self.progress = progress
 
     def save_best(self, model):

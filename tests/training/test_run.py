@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import cnnmod
+from cnnmod.cli import run as cli
 from cnnmod.networks import load
 from cnnmod.training.data import open_data
-from cnnmod.training.folder import Run, read_run
+from cnnmod.training.folder import Run, RunFolder, read_run
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import run_training
@@ -201,6 +202,111 @@ class TestRefused:
         (tmp_path / ".run.json.1.partial").touch()
         trained(a_run("epochs=1"), tmp_path)
         assert not list(tmp_path.glob(".*"))
+
+
+class TestStartsThatFail:
+    """Nothing of them is left, so that the corrected start finds an empty place."""
+
+    @pytest.mark.parametrize(
+        ("change", "error"),
+        [
+            ("batch_size=1000", "256 images to train on, fewer than batch_size"),
+            ("accumulate=5", "is not a multiple of 1 processes"),
+            ("teacher=nothing", "unknown network 'nothing'"),
+            ("network=nothing", "unknown network 'timm/nothing'"),
+            ("optimizer=nothing", "nothing"),
+        ],
+    )
+    @pytest.mark.parametrize("there", [True, False])
+    def test_before_the_first_step(self, there, change, error, tmp_path):
+        folder = tmp_path / "runs" / "one"
+        if there:
+            folder.mkdir(parents=True)
+        with pytest.raises(ValueError, match=error):
+            trained(a_run("validation_fraction=0", *change.split()), folder)
+        assert [*tmp_path.rglob("*")] == ([folder.parent, folder] if there else [])
+
+    def test_in_the_first_step(self, tmp_path):
+        run = a_run("epochs=1", "validation_fraction=0")
+        data = open_data("digits", run.recipe)
+        data.train.labels[1:] = 99
+        with pytest.raises(IndexError, match="out of bounds"):
+            run_training(run, tmp_path / "run", data)
+        assert not list(tmp_path.iterdir())
+
+
+DIVERGES = ("learning_rate=1e6", "ema_decay=0.9")
+
+
+@pytest.mark.parametrize("save_every_s", [0, 60])
+def test_a_loss_that_is_no_number_does_not_replace_the_last_good_state(save_every_s, tmp_path):
+    run = a_run(*DIVERGES)
+    data = open_data(run.data, run.recipe)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match=r"at step \d.*; a lower learning rate, a longer warm-up") as error:
+            run_training(run, tmp_path / "run", data, save_every_s=save_every_s)
+        errors.append(str(error.value))
+        written = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.safetensors")}
+        assert set(written) == ({"state.safetensors"} if save_every_s == 0 else set())
+        for name in written:
+            assert all(values.isfinite().all() for values in load_file(tmp_path / "run" / name).values())
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_weights_that_are_no_numbers_are_not_written(name, tmp_path):
+    run = a_run()
+    record = RunFolder(run, tmp_path, 10, None, save_every_s=0)
+    model = build_row(run.recipe, run.row, 10)
+    save = {"best": record.save_best, "last": record.save_last}[name]
+    save(model)
+    before = (tmp_path / f"{name}.safetensors").read_bytes()
+    next(model.parameters()).data[0] = float("nan")
+    with pytest.raises(
+        FloatingPointError, match=rf"has values that are not finite in what would be {name}\.safetensors"
+    ):
+        save(model)
+    assert (tmp_path / f"{name}.safetensors").read_bytes() == before
+
+
+GO_ON = """
+import sys
+from cnnmod.cli import run
+run(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def going_on(tmp_path):
+    """A run of the command line that goes on in a folder: its process, and its arguments."""
+    arguments = ["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--set", "epochs=1000"]
+    process = subprocess.Popen([sys.executable, "-c", GO_ON, *arguments], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    yield process, arguments
+    process.kill()
+    process.wait()
+
+
+def test_a_second_run_in_the_folder(going_on, tmp_path, capsys):
+    process, arguments = going_on
+    resume = ["train", "--resume", str(tmp_path / "run")]
+    for second in (arguments, resume, [*arguments, "--rows", "mod", "control"]):
+        with pytest.raises(SystemExit) as stop:
+            cli(second)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith(f"cnnmod: {tmp_path / 'run'} is in use by process {process.pid} on ")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    logged = steps(tmp_path / "run")
+    assert logged == sorted(set(logged))
+    (tmp_path / "run" / "run.json").write_text((tmp_path / "run" / "run.json").read_text().replace("1000", "1"))
+    (tmp_path / "run" / "state.safetensors").unlink(missing_ok=True)
+    cli(resume)
+    assert "test images" in capsys.readouterr().out
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_teacher_from_a_checkpoint(whole, tmp_path):

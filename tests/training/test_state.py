@@ -70,3 +70,53 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert (tmp_path / "state").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert state().load(tmp_path / "state") == {"step": 1}
+
+
+def test_damaged(tmp_path):
+    """One bit of a weight is another: nothing else would tell."""
+    state().save(tmp_path / "state", {"step": 1})
+    content = bytearray((tmp_path / "state").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(ValueError, match="state is damaged: its checksum is not that of its content"):
+        state().load(tmp_path / "state")
+
+
+def spoil(some, what, value):
+    tensors = {
+        "model": some.model[0].weight,
+        "statistics": some.model[1].running_var,
+        "average": some.average.weight,
+        "optimizer": next(iter(some.optimizer.state.values()))["momentum_buffer"],
+    }
+    tensors[what].data[0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("model", r"model\.0\.weight"),
+        ("statistics", r"model\.1\.running_var"),
+        ("average", r"average\.weight"),
+        ("optimizer", r"optimizer\.\d\.momentum_buffer"),
+    ],
+)
+def test_what_is_not_finite_does_not_replace_the_last_state(what, named, value, tmp_path):
+    some = state(average=True)
+    step(some)
+    some.save(tmp_path / "state", {"step": 1})
+    before = (tmp_path / "state").read_bytes()
+    spoil(some, what, value)
+    with pytest.raises(FloatingPointError, match=rf"{named} has values that are not finite at step 2; a lower"):
+        some.save(tmp_path / "state", {"step": 2})
+    assert (tmp_path / "state").read_bytes() == before
+    assert state(average=True).load(tmp_path / "state") == {"step": 1}
+
+
+def test_a_loss_scale_from_which_nothing_is_learned(tmp_path):
+    some = state(average=True)
+    some.scaler.load_state_dict(some.scaler.state_dict() | {"scale": 0.0})
+    with pytest.raises(FloatingPointError, match=r"the loss scale of fp16 is 0\.0 at step 2"):
+        some.save(tmp_path / "state", {"step": 2})
+    assert not list(tmp_path.iterdir())

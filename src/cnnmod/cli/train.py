@@ -26,6 +26,7 @@ from cnnmod.report.table import (
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
 from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
+from cnnmod.training.lock import hold
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
@@ -95,12 +96,14 @@ def train(
             )
         how, title = recipe(name, changes), ", ".join([name, *changes])
         data = data if data == "digits" else str(Path(data).resolve())
+    with hold(out):  # if it is in use, say so now rather than after the images are read
+        pass
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
         if not rows:
             this = Run(recipe=how, row=row, seed=seed, data=data)
             result = run_training(this, out, opened, save_every_s=save_every, progress=progress)
-            shown: Cells | str = accuracy_text(result.accuracy, out)
+            shown: Cells | str = accuracy_text(result.accuracy, out, opened.classes)
         else:
             result = run_experiment(
                 title, how, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
@@ -144,7 +147,7 @@ def evaluate(
             precision=autocast(how, device),
             progress=lambda done, total: progress("testing", done, total),
         )
-    show(accuracy_text(accuracy, checkpoint), dataclasses.asdict(accuracy), as_json)
+    show(accuracy_text(accuracy, checkpoint, opened.classes), dataclasses.asdict(accuracy), as_json)
 
 
 @app.command

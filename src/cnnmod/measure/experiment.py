@@ -16,6 +16,7 @@ from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.training.data import Data
 from cnnmod.training.folder import Run
+from cnnmod.training.lock import hold
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import Row, build_row
 from cnnmod.training.run import Progress, Result, run_training
@@ -114,39 +115,40 @@ def run_experiment(
 
     Raises:
         OSError: The folder cannot be written to.
-        ValueError: A run of the folder is of another recipe; or what training raises.
+        ValueError: A run of the folder is of another recipe, or one is going on in it; or what training raises.
         FloatingPointError: A loss is no longer finite.
     """
-    found = [
-        RowResult(
-            row=row,
-            seeds=list(seeds),
-            results=[
-                run_training(
-                    Run(recipe=recipe, row=row, seed=seed, data=place),
-                    folder / f"{row}-seed{seed}",
-                    data,
-                    save_every_s=save_every_s,
-                    progress=progress,
-                )
-                for seed in seeds
-            ],
+    with hold(folder):
+        found = [
+            RowResult(
+                row=row,
+                seeds=list(seeds),
+                results=[
+                    run_training(
+                        Run(recipe=recipe, row=row, seed=seed, data=place),
+                        folder / f"{row}-seed{seed}",
+                        data,
+                        save_every_s=save_every_s,
+                        progress=progress,
+                    )
+                    for seed in seeds
+                ],
+            )
+            for row in rows
+        ]
+        experiment = Experiment(
+            name=name,
+            recipe=recipe,
+            data=Path(place).name,
+            train_images=len(data.train),
+            num_classes=data.num_classes,
+            rows=found,
+            provenance=Provenance.now(
+                torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads()
+            ),
         )
-        for row in rows
-    ]
-    experiment = Experiment(
-        name=name,
-        recipe=recipe,
-        data=Path(place).name,
-        train_images=len(data.train),
-        num_classes=data.num_classes,
-        rows=found,
-        provenance=Provenance.now(
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads()
-        ),
-    )
-    write_experiment(experiment, folder / "accuracy.json")
-    return experiment
+        write_experiment(experiment, folder / "accuracy.json")
+        return experiment
 
 
 def write_experiment(experiment: Experiment, path: Path) -> None:

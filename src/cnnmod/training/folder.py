@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnmod.method.checkpoint import save
 from cnnmod.records.files import check_writable, write_whole
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_json
 from cnnmod.records.provenance import Provenance
+from cnnmod.training.lock import LOCK
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import Row, factory_of
-from cnnmod.training.state import State
+from cnnmod.training.state import State, check_finite, check_loss
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -61,11 +62,10 @@ def read_run(folder: Path) -> Run:
     path = folder / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no {path.name} in it")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what a run writes: {error}") from error
-    return parse(Run, values, str(path))
+    values = read_json(path)
+    if not isinstance(values, dict) or "run" not in values:
+        raise ValueError(f"{path} is not what a run writes: there is no run in it")
+    return parse(Run, values["run"], str(path))
 
 
 def classes_of(checkpoint: Path) -> list[str] | None:
@@ -75,7 +75,8 @@ def classes_of(checkpoint: Path) -> list[str] | None:
         As `recipe_of`.
     """
     recipe_of(checkpoint)
-    return json.loads((checkpoint.parent / "run.json").read_text(encoding="utf-8")).get("classes")
+    path = checkpoint.parent / "run.json"
+    return parse(list[str] | None, read_json(path).get("classes"), f"{path}: classes")
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
@@ -103,8 +104,8 @@ class RunFolder:
         self._since = self._saved = time.monotonic()
         self._tensorboard: Any = None
 
-    def begin(self) -> None:
-        """Make the folder, or see that what is there is of the same run."""
+    def check(self) -> None:
+        """See that the folder is empty, or that what is there is of the same run."""
         if (self.folder / "run.json").exists():
             there = read_run(self.folder)
             if Path(there.data).name == Path(self.run.data).name:  # the data may have been moved
@@ -112,43 +113,53 @@ class RunFolder:
             if there != self.run:
                 raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
         elif self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._clear()
-            if there := [path.name for path in self.folder.iterdir()]:
-                raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {there[0]}")
-            device = all_processes().device
-            assert device is not None
-            provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
-            content = {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance}
-            write_whole(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+            there = {path.name for path in self.folder.iterdir()} - {LOCK, *self._half_written()}
+            if there:
+                raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {min(there)}")
         all_processes().wait_for_everyone()
         if self.is_main:
-            self._clear()
+            for name in self._half_written():
+                (self.folder / name).unlink()
             check_writable(self.folder / "state.safetensors")
 
-    def _clear(self) -> None:
-        """Delete what a kill left half written."""
-        for path in self.folder.glob(".*.partial"):
-            path.unlink()
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.folder / "state.safetensors").exists()
+
+    def _half_written(self) -> list[str]:
+        """What a kill left."""
+        return [path.name for path in self.folder.glob(".*.partial")]
+
+    def _describe(self) -> None:
+        """Write `run.json`: not before the first step, so that a start that fails leaves nothing behind."""
+        path = self.folder / "run.json"
+        if path.exists():
+            return
+        device = all_processes().device
+        assert device is not None
+        provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
+        content = {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance}
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
     def restore(self, state: State) -> dict[str, Any]:
-        path = self.folder / "state.safetensors"
-        progress = state.load(path) if path.exists() else {}
+        progress = state.load(self.folder / "state.safetensors") if self.resumes else {}
         self.seconds = progress.get("seconds", 0.0)
         self._since = self._saved = time.monotonic()
         metrics = self.folder / "metrics.jsonl"
         if self.is_main and metrics.exists():
             write_whole(metrics, "".join(f"{line}\n" for line in _lines_until(metrics, progress.get("step", 0))))
-        if self.is_main and SummaryWriter is not None:
-            self._tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=progress.get("step", 0) + 1)
         return progress
 
-    def save(self, state: State, progress: dict[str, Any]) -> None:
+    def save(self, state: State, progress: dict[str, Any], loss: Tensor) -> None:
+        if self.is_main:
+            self._describe()
         now = time.monotonic()
         if progress["epoch_ends"] or now - self._saved > self.save_every_s:
             self.seconds += now - self._since
             self._since = self._saved = now
             if self.is_main:
+                check_loss(float(loss), f"at step {progress['step']}")
                 state.save(self.folder / "state.safetensors", progress | {"seconds": self.seconds})
 
     def save_best(self, model: nn.Module) -> None:
@@ -158,10 +169,14 @@ class RunFolder:
         self._save("last.safetensors", model)
 
     def log(self, values: dict[str, Any]) -> None:
-        if self.is_main:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        if self._tensorboard is not None:
+        if not self.is_main:
+            return
+        self._describe()
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        if SummaryWriter is not None:
+            if self._tensorboard is None:
+                self._tensorboard = SummaryWriter(self.folder / "tensorboard", purge_step=values["step"])
             for name in values.keys() - {"step"}:
                 self._tensorboard.add_scalar(name, values[name], values["step"])
             self._tensorboard.flush()
@@ -169,6 +184,7 @@ class RunFolder:
     def _save(self, name: str, model: nn.Module) -> None:
         if not self.is_main:
             return
+        check_finite(model.state_dict(), f"in what would be {name}")
         factory, arguments = factory_of(self.run.recipe, self.run.row, self.num_classes)
         save(model, self.folder / name, factory=factory, factory_args=arguments)
 
@@ -185,11 +201,11 @@ def _difference(there: Any, here: Any, where: str = "") -> str:
 def _lines_until(metrics: Path, step: int) -> list[str]:
     """The lines up to a step; what a kill cut off is no line."""
     kept: list[str] = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] > step:
+            if not json.loads(line)["step"] <= step:
                 break
-        except ValueError:
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         kept.append(line)
     return kept

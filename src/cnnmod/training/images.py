@@ -163,17 +163,25 @@ class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of t
     def __init__(self, source: Source, numbers: Tensor, recipe: Recipe, training: bool, skip_broken: bool) -> None:
         self.source, self.numbers, self.recipe, self.skip_broken = source, numbers, recipe, skip_broken
         augmentation = {"auto_augment": recipe.auto_augment, "re_prob": recipe.random_erasing, "color_jitter": 0.0}
-        self.transform = create_transform(
-            (recipe.in_channels, *recipe.size),
-            is_training=training,
-            mean=recipe.mean,
-            std=recipe.std,
-            crop_pct=recipe.crop_pct,
-            **(augmentation if training else {}),
-        )
+        try:
+            self.transform = create_transform(
+                (recipe.in_channels, *recipe.size),
+                is_training=training,
+                mean=recipe.mean,
+                std=recipe.std,
+                crop_pct=recipe.crop_pct,
+                **(augmentation if training else {}),
+            )
+        except (AssertionError, ValueError, TypeError) as error:  # what timm raises at a policy that it does not know
+            raise ValueError(f"auto_augment {recipe.auto_augment!r} is no policy of timm's: {error}") from error
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of each image."""
+        return torch.as_tensor(self.source.labels)[self.numbers]
 
     def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, int] | str:
         place, draw = wanted

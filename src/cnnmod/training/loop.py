@@ -17,7 +17,7 @@ from cnnmod.training.loss import make_loss
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.scores import main_pct
-from cnnmod.training.state import State
+from cnnmod.training.state import State, check_loss
 from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
 
@@ -31,8 +31,8 @@ class Record(Protocol):
         """Load what was saved last into the state, and return the progress; without changes, `{}`, if nothing was."""
         ...
 
-    def save(self, state: State, progress: dict[str, Any]) -> None:
-        """Called after every step; it is free not to save."""
+    def save(self, state: State, progress: dict[str, Any], loss: Tensor) -> None:
+        """Called after every step with its loss; it is free not to save, and raises if what it saves is not finite."""
         ...
 
     def save_best(self, model: nn.Module) -> None:
@@ -73,7 +73,7 @@ def train(
 
     Raises:
         ValueError: Fewer images than the batch size, or a batch size that the processes cannot share.
-        FloatingPointError: The loss is no longer finite.
+        FloatingPointError: The loss or what is saved is no longer finite.
 
     Example:
         >>> from cnnmod.networks import build_mod
@@ -96,6 +96,7 @@ def train(
     tested = model if average is None else average.module
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
+    compute_loss = make_loss(recipe, data.num_classes, teacher, device)  # before anything is written
     kept: dict[str, Any] = record.restore(state) if record else {}
     done, best = kept.get("step", 0), kept.get("best", -1.0)
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
@@ -103,7 +104,7 @@ def train(
         recipe=recipe,
         model=parallel,
         forward=torch.compile(parallel) if recipe.compile else parallel,
-        loss=make_loss(recipe, data.num_classes, teacher, device),
+        loss=compute_loss,
         optimizer=optimizer,
         scaler=scaler,
     )
@@ -128,11 +129,7 @@ def train(
             rate = (done - since) * recipe.batch_size / (time.perf_counter() - started)
             if ends_epoch or done % _LOOK == 0:
                 mean_loss = _mean_over_processes(loss, processes)
-                if not mean_loss < float("inf"):
-                    raise FloatingPointError(
-                        f"the loss is {mean_loss} at step {done} (epoch {epoch + 1}); a lower learning rate, a longer "
-                        "warm-up or clip_grad may help"
-                    )
+                check_loss(mean_loss, f"at step {done} (epoch {epoch + 1})")
                 values = {"step": done, "epoch": epoch + 1, "loss": mean_loss, "images_per_s": round(rate, 1)}
                 values |= {"learning_rate": optimizer.param_groups[0]["lr"], "broken": count_distinct(broken)}
                 if record:
@@ -146,7 +143,7 @@ def train(
                         record.save_best(tested)
                 best = max(best, main_pct(score))
             if record:
-                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best})
+                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best}, loss)
             progress(done, recipe.epochs * steps, f"{rate:,.0f} images/s")
     return tested.eval()
 

@@ -25,7 +25,8 @@ def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
 
     Raises:
         OSError: That file cannot be read.
-        ValueError: It is of another backbone; or norms are frozen that were never trained.
+        ValueError: It is of another backbone; norms are frozen that were never trained; or the factory does not take
+            the recipe's arguments.
     """
     name, arguments = factory_of(recipe, row, num_classes)
     if arguments.get("frozen_norms") and not recipe.backbone_weights:
@@ -33,7 +34,14 @@ def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
             "frozen_norms keeps the statistics of a trained backbone; name its file, as --set "
             "backbone_weights=runs/imagenet/{row}-seed0/best.safetensors, or --set network_args.frozen_norms=false"
         )
-    model = build(name, **arguments) if row == "baseline" else build_mod(name, recipe.config, **arguments)
+    try:
+        model = build(name, **arguments) if row == "baseline" else build_mod(name, recipe.config, **arguments)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # whatever a constructor raises at a recipe's arguments
+        if ":" in name:  # the user's own, whose traceback says more
+            raise
+        raise ValueError(f"{name} cannot be built with {arguments}: {type(error).__name__}: {error}") from error
     if row == "control":
         control_(model)
     if recipe.backbone_weights:

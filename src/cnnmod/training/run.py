@@ -11,10 +11,12 @@ from torch import nn
 
 from cnnmod.networks.build import build, load
 from cnnmod.records.files import write_whole
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import parse, read_json
+from cnnmod.training.classes import check_classes
 from cnnmod.training.data import Data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
+from cnnmod.training.lock import hold
 from cnnmod.training.loop import train
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
@@ -52,24 +54,31 @@ def run_training(
 
     Args:
         run: What is trained.
-        folder: Where; it is made if need be.
+        folder: Where; it is made if need be. A start that fails before the first step leaves nothing in it.
         data: The images, opened.
         save_every_s: Seconds after which the state is saved; at the end of an epoch it is saved too.
         progress: Called after every step.
 
     Raises:
         OSError: The folder cannot be written to.
-        ValueError: The folder is of another run, with the first difference; or what training raises.
+        ValueError: The folder is of another run, with the first difference, or in use; or what training raises.
         FloatingPointError: The loss is no longer finite.
     """
-    processes = all_processes()
-    record = RunFolder(run, folder, data.num_classes, data.classes, save_every_s)
-    record.begin()
-    if (folder / "result.json").exists():
-        return parse(Result, json.loads((folder / "result.json").read_text()), str(folder / "result.json"))
+    with hold(folder):
+        return _run(RunFolder(run, folder, data.num_classes, data.classes, save_every_s), data, progress)
+
+
+def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
+    processes, run, folder = all_processes(), record.run, record.folder
+    record.check()
+    done = folder / "result.json"
+    if done.exists():
+        return parse(Result, read_json(done), str(done))
     torch.manual_seed(run.seed)
     model = build_row(run.recipe, run.row, data.num_classes)
     teacher = _teacher(run.recipe, data.num_classes)
+    if not record.resumes:
+        check_classes(data, run.recipe.task, lambda what, done, total: progress(what, done, total, ""))
     what = f"{run.row}, seed {run.seed}"
     tested = train(
         model,
@@ -94,7 +103,7 @@ def run_training(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters)
     if processes.is_main_process:
-        write_whole(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+        write_whole(done, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
     return result
 
 

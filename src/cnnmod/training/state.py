@@ -1,6 +1,9 @@
 """What a training resumes from: one safetensors file with weights, optimizer, moving average and progress."""
 
 import json
+import math
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,28 @@ from torch import Tensor, nn
 
 from cnnmod.records.files import write_whole
 
-_FORMAT = 1
+_FORMAT = 2
+_ADVICE = "a lower learning rate, a longer warm-up or clip_grad may help"
+
+
+def check_loss(loss: float, when: str) -> None:
+    """Check the loss of a step.
+
+    Raises:
+        FloatingPointError: It is not finite; the error says when.
+    """
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss} {when}; {_ADVICE}")
+
+
+def check_finite(tensors: Mapping[str, Tensor], when: str) -> None:
+    """Check tensors before they are written.
+
+    Raises:
+        FloatingPointError: One has a value that is not finite; the error names it and says when.
+    """
+    if (name := _not_finite(tensors)) is not None:
+        raise FloatingPointError(f"{name} has values that are not finite {when}; {_ADVICE}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,7 @@ class State:
 
         Raises:
             OSError: It cannot be written; what was there before is still there.
+            FloatingPointError: Weights, moving average, optimizer or scaler are not finite; nothing is written.
         """
         optimizer = self.optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -43,13 +68,18 @@ class State:
         for holder, values in holders:
             for name, value in values.items():
                 (tensors if isinstance(value, Tensor) else numbers)[f"{holder}.{name}"] = value
-        metadata = {
+        metadata: dict[str, Any] = {
             "format": _FORMAT,
             "progress": progress,
             "numbers": numbers,
             "scaler": self.scaler.state_dict(),
         }
         flat = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        when = f"at step {progress.get('step', 0)}"
+        check_finite(flat, when)
+        if not 0 < self.scaler.get_scale() < math.inf:
+            raise FloatingPointError(f"the loss scale of fp16 is {self.scaler.get_scale()} {when}; {_ADVICE}")
+        metadata["checksum"] = _checksum(flat, metadata)
         write_whole(path, serialize(flat, metadata={"cnnmod-state": json.dumps(metadata)}))
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -57,16 +87,19 @@ class State:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is no such file, or of another network or optimizer.
+            ValueError: It is no such file, damaged, or of another network or optimizer.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {})["cnnmod-state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        except (SafetensorError, KeyError, ValueError) as error:
+            found, checksum = metadata["format"], metadata.pop("checksum", None)
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no state of a training: {error}") from error
-        if metadata["format"] != _FORMAT:
-            raise ValueError(f"{path} has format {metadata['format']}; this cnnmod reads format {_FORMAT}")
+        if found != _FORMAT:
+            raise ValueError(f"{path} has format {found}; this cnnmod reads format {_FORMAT}")
+        if checksum != _checksum(tensors, metadata):
+            raise ValueError(f"{path} is damaged: its checksum is not that of its content")
         try:
             self.model.load_state_dict(_under("model.", tensors))
             if self.average is not None:
@@ -86,6 +119,20 @@ class State:
             for name, value in state.items():  # safetensors knows no memory formats
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is infinite or not a number."""
+    return next((name for name, values in tensors.items() if not values.isfinite().all()), None)
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> int:
+    """CRC-32 of all that a state holds."""
+    shapes = {name: (str(values.dtype), list(values.shape)) for name, values in tensors.items()}
+    checksum = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnmod.training import lock
+from cnnmod.training.lock import LOCK, hold
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from cnnmod.training.lock import hold
+with hold(Path(sys.argv[1])):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        print(os.getpid(), flush=True)
+    elif sys.argv[2] == "alone":
+        print(os.getpid(), flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start a process that holds the folder `run`, alone or with a forked child; the process, and what it printed."""
+    started = []
+
+    def start(how: str = "alone") -> tuple[subprocess.Popen[str], int]:
+        command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), how]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        printed = int(process.stdout.readline())
+        started.extend({process.pid, printed})
+        process.stdout.close()
+        return process, printed
+
+    yield start
+    for pid in started:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(holder, tmp_path):
+    process, _ = holder()
+    with pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on {socket.gethostname()}$"):
+        hold(tmp_path / "run").__enter__()
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run" / LOCK).exists()
+    with hold(tmp_path / "run"):
+        assert str(os.getpid()) in (tmp_path / "run" / LOCK).read_text()
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_forked_process_that_outlives_its_parent_does_not_hold_it(holder, tmp_path):
+    process, child = holder("fork")
+    process.kill()
+    process.wait()
+    os.kill(child, 0)  # it runs
+    with hold(tmp_path / "run"):
+        pass
+
+
+def test_once_in_a_process(tmp_path):
+    with hold(tmp_path), pytest.raises(ValueError, match="is in use by this process"), hold(tmp_path):
+        pass
+    with hold(tmp_path), hold(tmp_path / "inner"):
+        pass
+
+
+class TestWhatIsLeftBehind:
+    def test_by_another_host(self, tmp_path):
+        (tmp_path / LOCK).write_text("123 elsewhere kernel\n")
+        with pytest.raises(ValueError, match=rf"in use by process 123 on elsewhere, or was .*delete {tmp_path}/{LOCK}"):
+            hold(tmp_path).__enter__()
+        (tmp_path / LOCK).unlink()
+        with hold(tmp_path):
+            pass
+
+    @pytest.mark.parametrize("kernel", ["the same", "another"])
+    def test_by_this_machine(self, kernel, tmp_path):
+        """By a container, which has a host name of its own, or before the machine was started again."""
+        host, name = ("3f2a", lock._kernel()) if kernel == "the same" else (socket.gethostname(), "kernel")
+        (tmp_path / LOCK).write_text(f"{os.getpid()} {host} {name}\n")
+        with hold(tmp_path):
+            pass
+
+    @pytest.mark.parametrize("content", [b"", b"12", b"\xff\0 \n"])
+    def test_by_a_kill_in_the_midst(self, content, tmp_path):
+        (tmp_path / LOCK).write_bytes(content)
+        with hold(tmp_path):
+            pass
+
+    def test_a_folder_that_was_made_and_stayed_empty_is_removed(self, tmp_path):
+        with hold(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+        assert not list(tmp_path.iterdir())
+        with hold(tmp_path / "a" / "b"):
+            (tmp_path / "a" / "b" / "file").touch()
+        assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+        (tmp_path / "empty").mkdir()
+        with hold(tmp_path / "empty"):
+            pass
+        assert (tmp_path / "empty").is_dir()
+
+    def test_the_folder_may_be_gone(self, tmp_path):
+        with hold(tmp_path / "run"):
+            (tmp_path / "run" / LOCK).unlink()
+            (tmp_path / "run").rmdir()
+
+
+def test_without_locks_the_process_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    running = subprocess.Popen(["sleep", "100"])
+    (tmp_path / LOCK).write_text(f"{running.pid} {socket.gethostname()} kernel\n")
+    try:
+        with pytest.raises(ValueError, match=f"in use by process {running.pid}"):
+            hold(tmp_path).__enter__()
+    finally:
+        running.kill()
+        running.wait()
+    with hold(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match="file"):
+            hold(Path(folder)).__enter__()
