@@ -1,0 +1,42 @@
+"""What a command may do with a broken file: end well or with one line and exit code 2, and touch nothing else."""
+
+import hashlib
+import signal
+from pathlib import Path
+
+from cnnmod.cli import run
+
+INTERRUPTED = 130
+_LIMIT_S = 20
+
+
+def outcome(arguments: list[str], capsys, watched: Path, but: Path | None = None) -> int:
+    """Run a command line, check what it says and that nothing in a folder but one in it has changed; its exit code.
+
+    A command that is still at work after some time, on what looks like a whole file, is interrupted.
+    """
+    before = _content(watched, but)
+    capsys.readouterr()
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(_LIMIT_S)
+    code: object = 0
+    try:
+        run(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    err = capsys.readouterr().err
+    assert isinstance(code, int)
+    assert code in (0, 2, INTERRUPTED)
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("cnnmod: ")]
+    assert errors == (err.splitlines()[-1:] if code == 2 else [])
+    assert _content(watched, but) == before
+    return code
+
+
+def _content(folder: Path, but: Path | None) -> dict[Path, str]:
+    paths = [path for path in folder.rglob("*") if but is None or not path.is_relative_to(but)]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths}

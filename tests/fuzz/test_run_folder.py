@@ -1,0 +1,66 @@
+"""The files of a run's folder as they get broken, taken up again by `cnnmod train --resume`."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cnnmod.cli import run
+from fuzz.mutate import mutated, mutated_json
+from fuzz.outcome import outcome
+
+SEEDS = [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 1000))]
+SHORT = ["epochs=1", "warmup_epochs=0", "train_images=64", "batch_size=32", "validation_fraction=0.2"]
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run(["train", "digits", "--data", "digits", "--out", str(folder), "--row", "baseline", "--set", *SHORT])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _little_memory():
+    """A recipe may ask for any number of pixels or channels."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (4 << 30), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("state.safetensors", mutated),
+        ("run.json", mutated_json),
+        ("metrics.jsonl", mutated),
+        ("result.json", mutated_json),
+    ],
+)
+def test_a_broken_file(name, change, seed, finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "run"
+    shutil.copytree(finished, folder)
+    if name != "result.json":
+        (folder / "result.json").unlink()
+    path = folder / name
+    path.write_bytes(change(path.read_bytes(), seed))
+    whole = path.read_bytes() == (finished / name).read_bytes()
+    code = outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)
+    if name == "metrics.jsonl" or whole:
+        assert code == 0
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_lock_that_was_left(seed, finished, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / ".lock").write_bytes(mutated(b"123 host kernel", seed))
+    outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)
