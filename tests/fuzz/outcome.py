@@ -7,7 +7,7 @@ from pathlib import Path
 from cnnmod.cli import run
 
 INTERRUPTED = 130
-_LIMIT_S = 20
+_LIMIT_S = 60
 
 
 def outcome(arguments: list[str], capsys, watched: Path, but: Path | None = None) -> int:
