@@ -90,7 +90,9 @@ def _a_link_to_nothing(path: Path, draw: random.Random) -> None:
 
 
 def _renamed(path: Path, draw: random.Random) -> None:
-    path.rename(path.with_name(draw.choice(("x", ".x", f"{path.name}.bak", path.name.upper(), f"é {path.name}"))))
+    other = path.with_name(draw.choice(("x", ".x", f"{path.name}.bak", path.name.upper(), f"é {path.name}")))
+    if not other.exists():
+        path.rename(other)
 
 
 def _beside(path: Path, draw: random.Random) -> None:
@@ -103,7 +105,7 @@ def _broken(path: Path, draw: random.Random) -> None:
 
 
 def _another_image(path: Path, draw: random.Random) -> None:
-    if path.suffix in (".png", ".jpg"):
+    if path.suffix in (".png", ".jpg") and path.is_file():
         mode, size = draw.choice(("1", "L", "P", "RGB")), draw.choice(((64, 48), (80, 64), (1, 1), (3, 500)))
         Image.new(mode, size, draw.choice((0, 1, 9, 200)) if mode in "LP" else 0).save(path, "PNG")
 
