@@ -13,3 +13,27 @@ from cnnmod.method.discover import find_modules
 from cnnmod.method.functional import fuse, gather_channels, select_channels
 from cnnmod.method.plan import Plan, plan
 from cnnmod.method.shrink import shrink
+
+__all__ = [
+    "ChannelSelector",
+    "Comparison",
+    "ExportReport",
+    "MoDBlock",
+    "MoDConfig",
+    "Plan",
+    "compare",
+    "control_",
+    "convert_",
+    "count",
+    "export",
+    "find_modules",
+    "fuse",
+    "gather_channels",
+    "load_",
+    "lower",
+    "mod_blocks",
+    "plan",
+    "save",
+    "select_channels",
+    "shrink",
+]

@@ -21,6 +21,7 @@ from cnnmod.deploy.runtimes import Runtime, check_runtime, load
 from cnnmod.deploy.weights import check_finite
 from cnnmod.method.convert import mod_blocks
 from cnnmod.records.files import check_writable
+from cnnmod.records.text import TextTable
 
 logger = logging.getLogger("cnnmod")
 _RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
@@ -30,7 +31,7 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written.
+    """What was written; it shows itself as a table.
 
     Attributes:
         path: The file.
@@ -60,6 +61,32 @@ class ExportReport:
     selection_agreement: float
     tied_agreement: float
     int8: Agreement | None
+
+    def __repr__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self._table().html()
+
+    def _table(self) -> TextTable:
+        opset = [f"opset {self.opset}"] if self.opset else []
+        rows = [
+            ["size", f"{self.file_bytes / 1e6:.2f} MB (float32 weights: {self.weight_bytes / 1e6:.2f})"],
+            ["MoD blocks", f"as {self.form}" if self.form else "none"],
+            [
+                "against eager" + (", before INT8" if self.int8 else ""),
+                f"largest error {self.largest_error:.1e} of the largest output; "
+                f"selected channels equal {self.selection_agreement:.2%}, with ties {self.tied_agreement:.2%}",
+            ],
+        ]
+        if self.int8 is not None:
+            same = "" if self.int8.top1 is None else f"the same class for {self.int8.top1:.2%}, "
+            equal = f"{same}selected channels equal {self.int8.selection:.2%}"
+            rows.append([f"in INT8, on {self.int8.images} images", equal])
+        rows.append(["versions", ", ".join([*opset, *(f"{name} {value}" for name, value in self.versions.items())])])
+        rows.append(["operators", ", ".join(f"{count} {name}" for name, count in self.operators.items())])
+        return TextTable(str(self.path), [], rows)
 
 
 def export(
