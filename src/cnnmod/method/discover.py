@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, Calls, children_of, trace_calls
 from cnnmod.method.convolutions import ConvNormAct, runs_of_convolutions
-from cnnmod.method.trace import check_2d, check_bare
+from cnnmod.method.trace import check_2d
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
