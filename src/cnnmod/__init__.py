@@ -1,6 +1,7 @@
 """CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train and measure convolutional networks."""
 
-from cnnmod.deploy.export import ExportReport, export
+from cnnmod.deploy.export import export
+from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.compare import compare
 from cnnmod.measure.count import count

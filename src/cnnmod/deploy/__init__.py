@@ -1,6 +1,7 @@
 """From a trained network to one that its runtime runs fast."""
 
-from cnnmod.deploy.export import ExportReport, export
+from cnnmod.deploy.export import export
+from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.parity import Agreement
 

@@ -132,7 +132,7 @@ class Comparison:
     def _table(self) -> TextTable:
         """A line for each network and condition, with medians; `cnnmod.report.table` has the spreads too."""
         memory = "channels last" if self.channels_last else "channels first"
-        title = f"{self.step.capitalize()}, {'×'.join(map(str, self.image_shape))}, {self.dtype}, {memory}"
+        title = f"Comparison: {self.step}, {'×'.join(map(str, self.image_shape))}, {self.dtype}, {memory}"
         if (fault := _fault(self)) is not None:
             return TextTable(title, [], [], f"not a comparison: {fault}")
         lines = [[row.name, *self._cells(row, *condition)] for condition in self.conditions for row in self.rows]

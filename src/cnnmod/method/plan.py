@@ -93,15 +93,15 @@ def plan(
         >>> import timm
         >>> print(plan(timm.create_model("resnet18")))
         ResNet: 4 MoD blocks, c = 64
-        block     class       module  C    k
-        layer1.0  BasicBlock  0       64      first of its module
-        layer1.1  BasicBlock  0       64   1  MoD block
-        layer2.0  BasicBlock  1       128     first of its module
-        layer2.1  BasicBlock  1       128  2  MoD block
-        layer3.0  BasicBlock  2       256     first of its module
-        layer3.1  BasicBlock  2       256  4  MoD block
-        layer4.0  BasicBlock  3       512     first of its module
-        layer4.1  BasicBlock  3       512  8  MoD block
+        block     class       module    C  k
+        layer1.0  BasicBlock       0   64     first of its module
+        layer1.1  BasicBlock       0   64  1  MoD block
+        layer2.0  BasicBlock       1  128     first of its module
+        layer2.1  BasicBlock       1  128  2  MoD block
+        layer3.0  BasicBlock       2  256     first of its module
+        layer3.1  BasicBlock       2  256  4  MoD block
+        layer4.0  BasicBlock       3  512     first of its module
+        layer4.1  BasicBlock       3  512  8  MoD block
     """
     with torch.random.fork_rng(devices=[]):  # the weights that convert_ draws are to be the same
         return build_mod_blocks(model, config, filter_fn, example)[0]
