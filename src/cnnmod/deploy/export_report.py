@@ -50,14 +50,12 @@ class ExportReport:
 
     def _table(self) -> TextTable:
         opset = [f"opset {self.opset}"] if self.opset else []
+        exact = f"selected channels equal {self.selection_agreement:.2%}, with ties {self.tied_agreement:.2%}"
+        before = "" if self.int8 is None else "before INT8, "
         rows = [
             ["size", f"{self.file_bytes / 1e6:.2f} MB (float32 weights: {self.weight_bytes / 1e6:.2f})"],
             ["MoD blocks", f"as {self.form}" if self.form else "none"],
-            [
-                "against eager",
-                f"{'' if self.int8 is None else 'before INT8, '}largest error {self.largest_error:.1e} of the largest output; "
-                f"selected channels equal {self.selection_agreement:.2%}, with ties {self.tied_agreement:.2%}",
-            ],
+            ["against eager", f"{before}largest error {self.largest_error:.1e} of the largest output; {exact}"],
         ]
         if self.int8 is not None:
             same = "" if self.int8.top1 is None else f"the same class for {self.int8.top1:.2%}, "
