@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -22,5 +23,6 @@ def test_version(tmp_path):
     (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
     (tmp_path / "timm.py").write_text("raise ModuleNotFoundError(\"No module named 'timm'\", name='timm')")
     command = [sys.executable, "-m", "cnnmod", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path})
     assert (done.returncode, done.stdout, done.stderr) == (0, f"cnnmod {version('cnnmod')}\n", "")

@@ -40,7 +40,7 @@ class TextTable:
         """An HTML table, for notebooks; all text is escaped.
 
         Examples:
-            >>> TextTable("Widths", ["block", "C"], [["<lambda>", "64"]]).html().splitlines()[3]
+            >>> TextTable("Widths", ["block", "C"], [["<lambda>", "64"]]).html().splitlines()[-2]
             '<tr><td style="text-align: left">&lt;lambda&gt;</td><td style="text-align: right">64</td></tr>'
         """
         head = ["<thead>", self._html_row("th", self.header), "</thead>"] if self.header else []
