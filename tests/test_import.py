@@ -1,12 +1,63 @@
+import importlib
 import subprocess
 import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+PUBLIC = ("deploy", "measure", "method", "networks", "records", "report", "training")
+PACKAGES = ["cnnmod", *(f"cnnmod.{name}" for name in PUBLIC)]
 
 
 def test_importing_cnnmod_is_lean():
     """torch and safetensors only; networks, tables and figures are asked for by name."""
-    code = "import sys, cnnmod; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    packages = "cnnmod, cnnmod.deploy, cnnmod.measure, cnnmod.method, cnnmod.records"
+    code = f"import sys, {packages}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert {"torch", "safetensors"} <= loaded
     assert not loaded & {"timm", "torchvision", "matplotlib", "accelerate", "rich", "tyro", "sklearn", "torchmetrics"}
+    assert not loaded & {"onnx", "onnxruntime", "openvino", "nncf"}
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names(package):
+    """`__all__` names what there is, each once."""
+    names = importlib.import_module(package).__all__
+    assert len(names) == len(set(names))
+    imported = {}
+    exec(f"from {package} import *", imported)
+    assert set(names) <= set(imported)
+    modules = [name for name in names if type(imported[name]) is type(sys)]
+    assert not modules, "a submodule stands where its function should"
+
+
+def test_every_public_package_is_listed():
+    folder = Path(str(files("cnnmod")))
+    packages = {f"cnnmod.{file.parent.name}" for file in folder.glob("*/__init__.py")}
+    assert packages - {"cnnmod.cli"} == set(PACKAGES[1:])
+
+
+def test_root_names_are_the_same_objects_in_their_packages():
+    import cnnmod
+
+    for package in ("deploy", "measure", "method"):
+        exported = importlib.import_module(f"cnnmod.{package}")
+        for name in set(exported.__all__) & set(cnnmod.__all__):
+            assert getattr(exported, name) is getattr(cnnmod, name)
+
+
+def test_is_typed():
+    assert (files("cnnmod") / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_the_wheel_is_typed(tmp_path):
+    """Built as a user's pip builds it, which downloads hatchling."""
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    (wheel,) = tmp_path.glob("cnnmod-*.whl")
+    assert "cnnmod/py.typed" in zipfile.ZipFile(wheel).namelist()

@@ -1,6 +1,7 @@
 """CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train and measure convolutional networks."""
 
-from cnnmod.deploy.export import ExportReport, export
+from cnnmod.deploy.export import export
+from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.lower import lower
 from cnnmod.measure.compare import compare
 from cnnmod.measure.count import count
@@ -13,3 +14,27 @@ from cnnmod.method.discover import find_modules
 from cnnmod.method.functional import fuse, gather_channels, select_channels
 from cnnmod.method.plan import Plan, plan
 from cnnmod.method.shrink import shrink
+
+__all__ = [
+    "ChannelSelector",
+    "Comparison",
+    "ExportReport",
+    "MoDBlock",
+    "MoDConfig",
+    "Plan",
+    "compare",
+    "control_",
+    "convert_",
+    "count",
+    "export",
+    "find_modules",
+    "fuse",
+    "gather_channels",
+    "load_",
+    "lower",
+    "mod_blocks",
+    "plan",
+    "save",
+    "select_channels",
+    "shrink",
+]

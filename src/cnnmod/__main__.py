@@ -1,10 +1,14 @@
 """`cnnmod`, and `python -m cnnmod`."""
 
 import sys
+from importlib.metadata import version
 
 
 def main() -> None:
-    """Run the command line, if what it needs is installed."""
+    """Run the command line, if what it needs is installed; `--version` needs nothing more."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"cnnmod {version('cnnmod')}")
+        return
     try:
         from cnnmod.cli import run
     except ModuleNotFoundError as error:

@@ -30,7 +30,7 @@ def test_int8_of_a_checkpoint(tmp_path, capsys):
     assert values["int8"]["top1"] > 0.9
     assert values["operators"]["QuantizeLinear"] > 0
     run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits"])
-    assert "in INT8, on 256 images: the same class for " in capsys.readouterr().out
+    assert "on 256 images: the same class for " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

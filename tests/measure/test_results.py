@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,49 @@ def test_interquartile_range():
 def test_round_trip(tmp_path):
     write_result(make(), tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == make(provenance=read_result(tmp_path / "result.json").provenance)
+
+
+def test_prints_as_a_table_of_medians():
+    provenance = replace(Provenance.now(torch.device("cpu"), 2), processor="Z80")
+    comparison = make(provenance=provenance)
+    assert str(comparison) == repr(comparison)
+    assert repr(comparison).splitlines() == [
+        "Comparison: inference, 3×8×8, float32, channels first",
+        "network      runtime  batch    ms  speed-up  MoD tax %",
+        "base         eager        1  12.0      1.00",
+        "net          eager        1  11.0      1.25      +10.0",
+        "net control  eager        1  10.0      1.25",
+        "cpu (Z80), 2 threads; medians of 3 rounds",
+    ]
+
+
+def test_prints_all_conditions_and_hides_the_times():
+    comparison = read_result(next(path for path in RESULTS if path.name == "resnets-runtimes.json"))
+    lines = repr(comparison).splitlines()
+    assert len(lines) == 3 + len(comparison.rows) * len(comparison.conditions)
+    assert max(map(len, lines)) <= 120
+
+
+def test_notebooks_show_an_escaped_table():
+    rows = [replace(row, name=f"<b>{row.name}") for row in make().rows]
+    html = make(rows=rows)._repr_html_()
+    assert html.startswith("<table>\n<caption>Comparison: inference, 3×8×8, float32, channels first</caption>")
+    assert "<b>" not in html
+    assert "&lt;b&gt;net control" in html
+    assert '<td style="text-align: right">+10.0</td>' in html
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([], "its first row is not the baseline"),
+        (make().rows[:2], "it has no row 'net control'"),
+        ([replace(make().rows[0], measurements=[])], "'base' was measured under no condition"),
+    ],
+)
+def test_one_that_cannot_be_compared_prints_why(rows, fault):
+    assert repr(make(rows=rows)).splitlines()[1] == f"not a comparison: {fault}"
+    assert "not a comparison" in make(rows=rows)._repr_html_()
 
 
 def spoil(change):

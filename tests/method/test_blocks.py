@@ -182,3 +182,21 @@ def test_a_block_that_writes_to_all_channels_starts_as_its_activation(select, sc
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
     model.eval()
     torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-4)
+
+
+def test_prints_the_choices_that_differ_from_the_defaults():
+    def shown(config=MoDConfig(), **fields):
+        return MoDBlock(nn.Conv2d(2, 2, 1), 64, 2, config, **fields).extra_repr()
+
+    assert shown() == "channels=64, k=2"
+    assert shown(MoDConfig(c=32)) == "channels=64, k=2, c=32"
+    assert shown(MoDConfig(c=32, order="index", residual=False, placement="all")) == (
+        "channels=64, k=2, c=32, order='index', residual=False, placement='all'"
+    )
+    assert shown(MoDConfig(placement=("layer1.1", "layer2.1"))) == "channels=64, k=2, placement=2 names"
+
+
+def test_converted_blocks_print_c(small_resnet):
+    blocks = mod_blocks(convert_(small_resnet, MoDConfig(c=4), example=torch.rand(1, 1, 8, 8))).values()
+    for block in blocks:
+        assert repr(block).splitlines()[1] == f"  channels={block.channels}, k={block.k}, c=4"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -112,6 +114,18 @@ def test_prints_as_a_table():
     lines = str(plan(build("resnet18"))).splitlines()
     assert lines[0] == "ResNet: 4 MoD blocks, c = 64"
     assert len(lines) == 2 + 8
+
+
+def test_shows_itself_in_a_session_and_in_a_notebook():
+    made = plan(build("resnet18"))
+    assert repr(made) == str(made)
+    html = made._repr_html_()
+    assert html.startswith("<table>\n<caption>ResNet: 4 MoD blocks, c = 64</caption>")
+    assert html.count("<tr>") == 1 + 8
+    odd = replace(made, network="<i>", blocks=(replace(made.blocks[0], kind="<b>", reason="x < y"),))
+    assert "<i>" not in odd._repr_html_()
+    assert "<b>" not in odd._repr_html_()
+    assert "x &lt; y" in odd._repr_html_()
 
 
 def test_draws_nothing_from_the_random_generator():

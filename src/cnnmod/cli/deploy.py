@@ -14,7 +14,6 @@ from cnnmod.deploy.graph import Format
 from cnnmod.method.trace import example_for
 from cnnmod.networks import build, load
 from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import export_text
 from cnnmod.training.data import calibration_images, open_data
 from cnnmod.training.folder import recipe_of
 
@@ -77,7 +76,7 @@ def export(
         values: dict[str, Any] = dataclasses.asdict(report)
         print_json(values | {"path": str(report.path)})
     else:
-        console.print(export_text(report))
+        print(report)
 
 
 def _trained_size(checkpoint: Path) -> tuple[int, int] | None:

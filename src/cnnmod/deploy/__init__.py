@@ -1,1 +1,13 @@
 """From a trained network to one that its runtime runs fast."""
+
+from cnnmod.deploy.export import export
+from cnnmod.deploy.export_report import ExportReport
+from cnnmod.deploy.lower import lower
+from cnnmod.deploy.parity import Agreement
+
+__all__ = [
+    "Agreement",
+    "ExportReport",
+    "export",
+    "lower",
+]

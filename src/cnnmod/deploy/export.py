@@ -4,17 +4,17 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import FORMS, fold, lower
-from cnnmod.deploy.parity import Agreement, Run, check_agreement, check_parity, tied
+from cnnmod.deploy.parity import Run, check_agreement, check_parity, tied
 from cnnmod.deploy.quantize import quantize
 from cnnmod.deploy.runtimes import Runtime, check_runtime, load
 from cnnmod.deploy.weights import check_finite
@@ -26,40 +26,6 @@ logger = logging.getLogger("cnnmod")
 _RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
 _INT8_RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime-int8", "openvino": "openvino-int8"}
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What was written.
-
-    Attributes:
-        path: The file.
-        format: `"onnx"`, `"openvino"` or `"pt2"`.
-        form: The form of its MoD blocks; `None` if it has none.
-        opset: Of ONNX.
-        versions: Of what wrote and checked it.
-        operators: Name → how many.
-        file_bytes: Its size, OpenVINO's two files together.
-        weight_bytes: What the network's weights take in float32.
-        largest_error: Against eager PyTorch, relative to the largest output.
-        selection_agreement: The share of selected channels that are the same as in eager.
-        tied_agreement: The same for a copy whose importance scores tie.
-        int8: What an INT8 file does against eager on the calibration images; the three fields before are then those
-            of the float file that it is made of.
-    """
-
-    path: Path
-    format: Format
-    form: str | None
-    opset: int | None
-    versions: dict[str, str]
-    operators: dict[str, int]
-    file_bytes: int
-    weight_bytes: int
-    largest_error: float
-    selection_agreement: float
-    tied_agreement: float
-    int8: Agreement | None
 
 
 def export(

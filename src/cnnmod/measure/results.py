@@ -11,6 +11,7 @@ from typing import Literal
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.text import TextTable
 
 SCHEMA = "cnnmod.comparison/1"
 Role = Literal["baseline", "mod", "control"]
@@ -63,6 +64,8 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Baseline, MoD networks and their controls, measured side by side. Ratios are medians over rounds.
+
+    It shows itself as a table of medians.
 
     Attributes:
         step: `"inference"`, or `"training"`: forward, backward and optimizer.
@@ -118,6 +121,32 @@ class Comparison:
 
     def _times(self, row: Row, runtime: str, batch_size: int) -> list[float]:
         return self.measurement(row, runtime, batch_size).times_ms
+
+    def __repr__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self._table().html()
+
+    def _table(self) -> TextTable:
+        """A line for each network and condition, with medians; `cnnmod.report.table` has the spreads too."""
+        memory = "channels last" if self.channels_last else "channels first"
+        title = f"Comparison: {self.step}, {'×'.join(map(str, self.image_shape))}, {self.dtype}, {memory}"
+        if (fault := _fault(self)) is not None:
+            return TextTable(title, [], [], f"not a comparison: {fault}")
+        lines = [[row.name, *self._cells(row, *condition)] for condition in self.conditions for row in self.rows]
+        made, rounds = self.provenance, len(self.rows[0].measurements[0].times_ms)
+        where = f"{made.device} ({made.processor})"
+        threads = f"{made.threads} thread{'s' * (made.threads != 1)}"
+        note = f"{where}, {threads}; medians of {rounds} round{'s' * (rounds != 1)}"
+        return TextTable(title, ["network", "runtime", "batch", "ms", "speed-up", "MoD tax %"], lines, note)
+
+    def _cells(self, row: Row, runtime: str, batch_size: int) -> list[str]:
+        condition = runtime, batch_size
+        tax = f"{100 * self.mod_tax(row, *condition):+.1f}" if row.role == "mod" else ""
+        median_ms = self.measurement(row, *condition).median_ms
+        return [runtime, f"{batch_size}", f"{median_ms:.1f}", f"{self.speedup(row, *condition):.2f}", tax]
 
 
 def control_name(name: str) -> str:

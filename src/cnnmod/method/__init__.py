@@ -1,1 +1,29 @@
 """The paper's method; needs torch and safetensors only."""
+
+from cnnmod.method.blocks import ChannelSelector, MoDBlock
+from cnnmod.method.checkpoint import load_, save
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.convert import control_, convert_, mod_blocks
+from cnnmod.method.discover import find_modules
+from cnnmod.method.functional import fuse, gather_channels, select_channels
+from cnnmod.method.plan import Plan, PlannedBlock, plan
+from cnnmod.method.shrink import shrink
+
+__all__ = [
+    "ChannelSelector",
+    "MoDBlock",
+    "MoDConfig",
+    "Plan",
+    "PlannedBlock",
+    "control_",
+    "convert_",
+    "find_modules",
+    "fuse",
+    "gather_channels",
+    "load_",
+    "mod_blocks",
+    "plan",
+    "save",
+    "select_channels",
+    "shrink",
+]

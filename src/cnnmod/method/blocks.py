@@ -1,6 +1,7 @@
 """ChannelSelector and MoDBlock: the modules around `functional.py`."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import torch
@@ -200,7 +201,7 @@ class MoDBlock(nn.Module):
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, k={self.k}, config={self.config}"
+        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_choices(self.config)])
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
         """What nn.Module calls in place of `forward` while torch.jit.trace records."""
@@ -209,6 +210,15 @@ class MoDBlock(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script calls first."""
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
+
+
+def _choices(config: MoDConfig) -> list[str]:
+    """The fields that are not at their defaults; of a placement by names only how many there are."""
+    chosen = {field.name: getattr(config, field.name) for field in fields(config)}
+    texts = {name: repr(value) for name, value in chosen.items() if value != getattr(MoDConfig(), name)}
+    if isinstance(config.placement, tuple):
+        texts["placement"] = f"{len(config.placement)} names"
+    return [f"{name}={text}" for name, text in texts.items()]
 
 
 @torch.fx.wrap

@@ -14,6 +14,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import make_mod_block, may_stand_inside
 from cnnmod.method.trace import check_2d, example_for
+from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
 
@@ -44,7 +45,7 @@ class PlannedBlock:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `convert_` would do to a network; `print` shows it as a table.
+    """What `convert_` would do to a network; it shows itself as a table.
 
     Attributes:
         network: The network's class.
@@ -61,13 +62,17 @@ class Plan:
         """The names of the blocks that become MoD blocks."""
         return [block.name for block in self.blocks if block.k is not None]
 
-    def __str__(self) -> str:
-        header = ("block", "class", "module", "C", "k", "")
+    def __repr__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self._table().html()
+
+    def _table(self) -> TextTable:
         lines = [(b.name, b.kind, b.module, b.channels, b.k or "", b.reason or "MoD block") for b in self.blocks]
-        rows = [tuple(map(str, line)) for line in (header, *lines)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([f"{self.network}: {len(self.mod_blocks)} MoD blocks, c = {self.c}", *table])
+        title = f"{self.network}: {len(self.mod_blocks)} MoD blocks, c = {self.c}"
+        return TextTable(title, ["block", "class", "module", "C", "k", ""], [list(map(str, line)) for line in lines])
 
 
 def plan(
@@ -88,15 +93,15 @@ def plan(
         >>> import timm
         >>> print(plan(timm.create_model("resnet18")))
         ResNet: 4 MoD blocks, c = 64
-        block     class       module  C    k
-        layer1.0  BasicBlock  0       64      first of its module
-        layer1.1  BasicBlock  0       64   1  MoD block
-        layer2.0  BasicBlock  1       128     first of its module
-        layer2.1  BasicBlock  1       128  2  MoD block
-        layer3.0  BasicBlock  2       256     first of its module
-        layer3.1  BasicBlock  2       256  4  MoD block
-        layer4.0  BasicBlock  3       512     first of its module
-        layer4.1  BasicBlock  3       512  8  MoD block
+        block     class       module    C  k
+        layer1.0  BasicBlock       0   64     first of its module
+        layer1.1  BasicBlock       0   64  1  MoD block
+        layer2.0  BasicBlock       1  128     first of its module
+        layer2.1  BasicBlock       1  128  2  MoD block
+        layer3.0  BasicBlock       2  256     first of its module
+        layer3.1  BasicBlock       2  256  4  MoD block
+        layer4.0  BasicBlock       3  512     first of its module
+        layer4.1  BasicBlock       3  512  8  MoD block
     """
     with torch.random.fork_rng(devices=[]):  # the weights that convert_ draws are to be the same
         return build_mod_blocks(model, config, filter_fn, example)[0]

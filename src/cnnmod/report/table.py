@@ -13,7 +13,6 @@ from rich.table import Table
 from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
-from cnnmod.deploy.export import ExportReport
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.measure.results import Comparison, interquartile_range
@@ -178,26 +177,6 @@ def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) 
     broken = f"; {score.broken} could not be read" if score.broken else ""
     absent = f"; no test {what} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
     return f"{of}: {text} of {score.images:,} test images{broken}{absent}"
-
-
-def export_text(report: ExportReport) -> str:
-    """What was written, in a few lines for people."""
-    form = f"MoD blocks as {report.form}" if report.form else "no MoD blocks"
-    opset = f"opset {report.opset}; " if report.opset else ""
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    operators = ", ".join(f"{count} {name}" for name, count in report.operators.items())
-    agreement = f"selected channels equal {report.selection_agreement:.2%}, with ties {report.tied_agreement:.2%}"
-    int8 = ""
-    if report.int8 is not None:
-        same = "" if report.int8.top1 is None else f"the same class for {report.int8.top1:.2%}, "
-        int8 = f"in INT8, on {report.int8.images} images: {same}selected channels equal {report.int8.selection:.2%}\n"
-    before = "before INT8, " if int8 else ""
-    return (
-        f"{report.path}: {report.file_bytes / 1e6:.2f} MB (float32 weights: {report.weight_bytes / 1e6:.2f}); {form}\n"
-        f"{before}against eager PyTorch: largest error {report.largest_error:.1e} of the largest output; {agreement}\n"
-        f"{int8}"
-        f"{opset}{versions}\n{operators}"
-    )
 
 
 def recipe_table() -> Table:

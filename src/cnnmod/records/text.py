@@ -1,0 +1,80 @@
+"""A small table as plain text and as HTML: how results print themselves, in a terminal and in a notebook."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A title, rows of text cells below a header, and a note.
+
+    A column whose cells are numbers is aligned to the right, any other to the left.
+
+    Attributes:
+        title: The line above.
+        header: The columns' names; empty for a table without a header.
+        rows: Each has a cell for each column.
+        note: The line below; empty for none.
+
+    Examples:
+        >>> print(TextTable("Widths", ["block", "C"], [["layer1", "64"], ["layer2", "128"]]))
+        Widths
+        block     C
+        layer1   64
+        layer2  128
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        lines = [*([self.header] if self.header else []), *self.rows]
+        columns = [_align(cells, right) for cells, right in zip(_columns(lines), self._numeric(), strict=True)]
+        table = ["  ".join(cells).rstrip() for cells in _columns(columns)]
+        return "\n".join([self.title, *table, *([self.note] if self.note else [])])
+
+    def html(self) -> str:
+        """An HTML table, for notebooks; all text is escaped.
+
+        Examples:
+            >>> TextTable("Widths", ["block", "C"], [["<lambda>", "64"]]).html().splitlines()[-2]
+            '<tr><td style="text-align: left">&lt;lambda&gt;</td><td style="text-align: right">64</td></tr>'
+        """
+        head = ["<thead>", self._html_row("th", self.header), "</thead>"] if self.header else []
+        body = [self._html_row("td", row) for row in self.rows]
+        note = [f"<p>{escape(self.note)}</p>"] if self.note else []
+        title = f"<caption>{escape(self.title)}</caption>"
+        return "\n".join(["<table>", title, *head, *body, "</table>", *note])
+
+    def _html_row(self, tag: str, cells: Sequence[str]) -> str:
+        sides = ["right" if right else "left" for right in self._numeric()]
+        made = (
+            f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for side, cell in zip(sides, cells, strict=True)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    def _numeric(self) -> list[bool]:
+        """For each column whether its cells are numbers, or empty."""
+        if not self.rows:
+            return [False] * len(self.header)
+        return [all(map(_is_number, filter(None, cells))) for cells in _columns(self.rows)]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    return zip(*rows, strict=True)
+
+
+def _align(cells: Sequence[str], right: bool) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
