@@ -1,6 +1,9 @@
 """Networks and inputs that several tests share."""
 
+import os
 from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each of pytest-xdist's workers has a core
 
 import pytest
 import torch

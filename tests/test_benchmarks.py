@@ -110,6 +110,7 @@ def test_eager_gpu_without_one(tmp_path, monkeypatch):
         assert found.conditions == [("eager", 1), ("eager", 2)]
 
 
+@pytest.mark.slow
 def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
     """Without a GPU; cut off by its time, it goes on where it stopped."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

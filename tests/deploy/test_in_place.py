@@ -392,12 +392,3 @@ def test_compiled_although_it_was_lowered_for_eager(backend):
     compiled = torch.compile(lower(model, example=EXAMPLE), fullgraph=True, backend=backend, dynamic=False)
     for images in (1, 2):
         check(compiled, model, torch.rand(images, 16, 8, 8))
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_trace_holds_for_other_sizes():
-    model = converted()
-    with torch.no_grad(), pytest.warns(FutureWarning, match="deprecated"):
-        traced = torch.jit.trace(lower(model, example=EXAMPLE), EXAMPLE, check_trace=False)
-    for size in (8, 12):
-        check(traced, model, torch.rand(2, 16, size, size))

@@ -27,7 +27,7 @@ def test_the_papers_parameters(name):
 
 
 def test_dense_networks_take_no_config():
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="unexpected keyword argument 'config'"):
         build("resnet18_cifar", config=MoDConfig())
 
 

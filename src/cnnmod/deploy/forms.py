@@ -207,8 +207,13 @@ class OnnxForm(GraphForm):
         y_NKHW = self._run_conv_block(self._gather(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
         return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
 
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block)
+        # Asked now, since an exporter's tensors are of no plain kind.
+        self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
+
     def _logits(self, pool_NCHW: Tensor) -> Tensor:
-        if not has_plain_selector(self):
+        if not self.reads_weights:
             return self.selector(pool_NCHW)[:, :, None, None]
         dtype = torch.promote_types(pool_NCHW.dtype, torch.float32)
         layers = (self.selector.reduce, self.selector.expand)

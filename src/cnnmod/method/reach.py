@@ -151,7 +151,8 @@ def _is_value(value: object) -> bool:
     if isinstance(value, (Tensor, torch.Generator, random.Random)):
         return True
     kind = type(value)
-    return kind.__module__.startswith("numpy") and kind.__name__ in ("ndarray", "Generator", "RandomState")
+    module = str(kind.__module__)  # of Cython's classes it is no string
+    return module.startswith("numpy") and kind.__name__ in ("ndarray", "Generator", "RandomState")
 
 
 def _is_of(module: str | None, packages: set[str]) -> bool:

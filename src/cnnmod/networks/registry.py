@@ -89,7 +89,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         _check_call(name, factory, kwargs)
     try:
         model = factory(**kwargs)
-    except (OSError, ValueError):
+    except (OSError, ValueError, NotImplementedError):  # the last on the meta device, from networks that ask for values
         raise
     except Exception as error:  # a constructor's, at arguments that are no network's
         if ":" in name:  # the caller's own function, who wants to see where

@@ -120,7 +120,7 @@ class TopOfLogits:
         tops = [top for top in (1, 5) if top == 1 or top < num_classes]
         self.num_classes = num_classes
         self._metrics = [MulticlassAccuracy(num_classes, top_k=top, average="micro").to(device) for top in tops]
-        self._loss = MeanMetric().to(device)
+        self._loss = MeanMetric(nan_strategy="ignore").to(device)  # `_nan` says that there are some
         self._there = torch.zeros(num_classes, dtype=torch.bool, device=device)
         self._nan = torch.zeros((), dtype=torch.bool, device=device)
 
