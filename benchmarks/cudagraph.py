@@ -99,7 +99,7 @@ def main(
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         graphs: dict[str, torch.cuda.CUDAGraph] = {}
         for name, model in rows.items():
-            model = model.to("cuda", torch.bfloat16, memory_format=torch.channels_last).eval()
+            model = model.to("cuda", torch.bfloat16).to(memory_format=torch.channels_last).eval()
             forms = {"": True} if "mod" not in name or "control" in name else {", Triton": True, ", operators": False}
             for form, kernels in forms.items():
                 if time.time() > end:

@@ -87,7 +87,7 @@ def test_ties_go_to_the_lower_channel(order):
         expand.copy_(tied)
         x_NCHW = images(3, 96, 5, 5)
         torch.testing.assert_close(*both(block, form, x_NCHW), atol=1e-5, rtol=1e-5)
-        _, _, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())
+        _, _, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())  # pyright: ignore[reportOptionalIterable]  a plain selector has two weights
         assert torch.equal(index_NK, block.select(x_NCHW)[1])
 
 
@@ -103,7 +103,7 @@ def test_selects_what_select_channels_selects_of_any_logits(order):
         logit_C[[40, 20, 10]] = torch.tensor([1.0, torch.inf, torch.nan], device=DEVICE)
         logit_C[2::3] -= 1
         x_NCHW = torch.ones(1, 96, 1, 1, device=DEVICE)
-        _, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())
+        _, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *form.arguments())  # pyright: ignore[reportOptionalIterable]  a plain selector has two weights
         expected_score_NK, expected_index_NK = block.select(x_NCHW)
     assert torch.equal(index_NK, expected_index_NK)
     torch.testing.assert_close(score_NK, expected_score_NK, equal_nan=True)
@@ -183,7 +183,7 @@ def test_a_result_in_another_memory_format_or_of_another_size():
 def test_the_operators_keep_torchs_rules():
     block, form = pair()
     x_NCHW = images(2, 96, 5, 5, memory_format=torch.channels_last)
-    arguments = (x_NCHW, *form.arguments())
+    arguments = (x_NCHW, *form.arguments())  # pyright: ignore[reportOptionalIterable]  a plain selector has two weights
     x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(*arguments)
     checks = ("test_schema", "test_faketensor")
     for operator, given in (

@@ -197,7 +197,7 @@ def tied(model: nn.Module) -> nn.Module:
                 weight = block.selector.expand.weight.data
                 weight.copy_(weight[first_C].clone())
             else:
-                block.selector.expand = _Tied(block.selector.expand, first_C)
+                block.selector.register_module("expand", _Tied(block.selector.expand, first_C))
     return model
 
 
