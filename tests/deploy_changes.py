@@ -59,7 +59,12 @@ def a_bias(layer):
     layer.bias = nn.Parameter(torch.linspace(-1, 1, len(layer.weight)), requires_grad=False)
 
 
-TO_A_LAYER = [hook, pre_hook, pruned, parametrized, weight_normed, another_parameter, a_bias]
+def another_forward(layer):
+    plain = type(layer).forward
+    layer.forward = lambda x: 2 * plain(layer, x)
+
+
+TO_A_LAYER = [hook, pre_hook, pruned, parametrized, weight_normed, another_parameter, a_bias, another_forward]
 
 
 def _at_expand(change):
@@ -79,7 +84,7 @@ def hook_on_the_selector(selector):
 
 
 SELECTOR_CHANGES = [
-    *(_at_expand(change) for change in (hook, pre_hook, pruned, parametrized, weight_normed, a_bias)),
+    *(_at_expand(change) for change in (hook, pre_hook, pruned, parametrized, weight_normed, a_bias, another_forward)),
     adapted,
     hook_on_the_selector,
 ]

@@ -120,6 +120,12 @@ def reads_it_of_a_tensor(self, z, y, x):
     return z
 
 
+def asks_torch(self, z, y, x):
+    if torch.is_tensor(x) and x.shape[-1] > 8:
+        z = z + y
+    return z
+
+
 def asks_carefully(self, z, y, x):
     try:
         large = bool(x.shape[-1] > 8)

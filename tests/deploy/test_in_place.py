@@ -290,7 +290,9 @@ def test_the_images_stay_as_they_are():
 
 
 @pytest.mark.parametrize("kind", ["forward", "pre", "global", "with_kwargs"])
-@pytest.mark.parametrize("where", ["", "blocks", "blocks.0", "blocks.1", "blocks.0.conv2", "blocks.1.conv_block"])
+@pytest.mark.parametrize(
+    "where", ["", "blocks", "blocks.0", "blocks.1", "blocks.0.conv2", "blocks.1.conv_block", "blocks.1.selector"]
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_hooks_see_the_maps_as_they_are(kind, where, when):
     """Also those that keep what they see until the forward pass is over."""

@@ -97,6 +97,15 @@ def hook_on_the_block(block):
     block.register_forward_hook(lambda module, inputs, output: output * 3)
 
 
+def dilated(block):
+    block.conv_block[2].dilation = block.conv_block[2].padding = (2, 2)
+
+
+def circular(block):
+    block.conv_block[2].padding_mode = "circular"
+    block.conv_block[2]._reversed_padding_repeated_twice = (1, 1, 1, 1)
+
+
 def transposed_memory(block):
     weight = block.selector.reduce.weight
     block.selector.reduce.weight = nn.Parameter(weight.T.contiguous().T, requires_grad=False)
@@ -114,6 +123,8 @@ def transposed_memory(block):
         hook_on_the_conv_block,
         hook_on_the_relu,
         hook_on_the_block,
+        dilated,
+        circular,
         transposed_memory,
     ],
 )

@@ -76,9 +76,9 @@ class EagerForm(Form):
         self.conv_block = with_pointwise_products(block.conv_block)
         self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
-        # Scored by descending logits, a selection is what one topk gives.
-        one_topk = block.config.select == "learned" and block.config.order == "score" and has_plain_selector(block)
-        self.direct = DirectLayers(self, "selector") if one_topk else None
+        self.one_topk = block.config.select == "learned" and block.config.order == "score"
+        has_selector = block.config.select != "random"
+        self.direct = DirectLayers(self, "selector") if has_selector and has_plain_selector(block) else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
@@ -91,12 +91,17 @@ class EagerForm(Form):
         return is_plain(self) and not self.training and not _has_any_global_hook()
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed."""
+        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
         if x_NCHW.dim() != 4 or x_NCHW.size(1) != self.channels or x_NCHW.size(2) * x_NCHW.size(3) == 0:
             check_input(x_NCHW, self.channels)
         if x_NCHW.requires_grad:
             raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
-        score_NK11, index_NK = self._select_quickly(x_NCHW) or self._select_any(x_NCHW)
+        selected = self._select_quickly(x_NCHW)
+        if selected is None:
+            selected = self._select_any(x_NCHW)
+            if self._is_seen_by_others():
+                x_NCHW = x_NCHW.clone()
+        score_NK11, index_NK = selected
         if x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
             x_NKHW = x_NCHW.index_select(1, index_NK[0])  # a quarter of the time of an index for each image
         else:
@@ -112,6 +117,10 @@ class EagerForm(Form):
             target_NKHW.addcmul_(y_NKHW, score_NK11)
         return x_NCHW
 
+    def _is_seen_by_others(self) -> bool:
+        """Whether something else than a plain selector got the input, and may have kept it: a hook, a user's layer."""
+        return self.config.select != "random" and (self.direct is None or not self.direct.are_the_same())
+
     def _select_any(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """`select`, with the scores as (N, K, 1, 1)."""
         score_NK, index_NK = self.select(x_NCHW)
@@ -120,7 +129,7 @@ class EagerForm(Form):
     def _select_quickly(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor] | None:
         """The same, in as few operators and as little Python as the CPU allows: both are dear between large ones.
         `None` where it would not be the same."""
-        if self.direct is None or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or not self.direct.are_the_same():
+        if not self.one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_seen_by_others():
             return None
         weights = selector_weights(self)
         if weights is None or torch.is_autocast_enabled("cpu"):

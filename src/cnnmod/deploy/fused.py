@@ -62,7 +62,7 @@ class FusedForm(EagerForm):
         return super().forward(x_NCHW, *args, **kwargs)
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed."""
+        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
         if self._fits(x_NCHW, args, kwargs) and (arguments := self.arguments()) is not None:
             torch.ops.cnnmod.mod_block_(x_NCHW, *arguments)
             return x_NCHW

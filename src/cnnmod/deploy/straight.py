@@ -116,4 +116,4 @@ class _Value(torch.fx.Proxy):
 
 def _asked_by_a_model() -> bool:
     name = sys._getframe(2).f_globals.get("__name__", "")
-    return name != "torch" and not name.startswith("torch.")
+    return not name.startswith("torch.")  # a model may ask torch.is_tensor, which is in `torch` itself

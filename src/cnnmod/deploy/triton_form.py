@@ -43,7 +43,7 @@ class TritonForm(EagerForm):
         return weight.device.type == _DEVICE and runs_on(weight.device)
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed."""
+        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
         if not self._fits(x_NCHW) or (arguments := self.arguments()) is None:
             return super().overwrite(x_NCHW, *args, **kwargs)
         x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *arguments)
