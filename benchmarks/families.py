@@ -31,7 +31,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 
 import cnnmod
-from cnnmod.method.trace import example_for, meta_forward
+from cnnmod.method.passes import Run
+from cnnmod.method.trace import example_for, meta_forward, trace
 from cnnmod.networks import build
 from cnnmod.records.files import write_whole
 from cnnmod.records.provenance import Provenance
@@ -220,8 +221,11 @@ def _with_attention(model: nn.Module) -> set[str]:
                 found.update(parent.partition(".")[2] for parent in tracker.parents)
             return func(*args, **(kwargs or {}))
 
-    with tracker, Products():
-        meta_forward(model)
+    def observe(run: Run) -> None:
+        with tracker, Products():  # in here, since `trace` calls no hooks that were there before
+            run()
+
+    trace(model, observe)
     return found
 
 
