@@ -160,7 +160,8 @@ void convolve(const Planes& in, Planes& out, const Tensor& weight, const Tensor&
 Tensor checked(const Tensor& weight, at::IntArrayRef size) {
   TORCH_CHECK(weight.is_cpu() && weight.is_floating_point() && weight.sizes() == size, "mod_block_: a weight of ",
               weight.sizes(), " on ", weight.device(), " stands where one of ", size, " on the CPU did");
-  return weight.to(at::kFloat).contiguous();  // no copy of what is both; the network may be channels last
+  if (weight.scalar_type() == at::kFloat && weight.is_contiguous()) return weight;  // asked here, since calls are slow
+  return weight.to(at::kFloat).contiguous();
 }
 
 void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_weight, const std::optional<Tensor>& gain,
