@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod import MoDConfig, control_, mod_blocks
-from cnnmod.deploy import graph, openvino_file
+from cnnmod.deploy import onnx_file, openvino_file
 from cnnmod.deploy.forms import GraphForm, OnnxForm
-from cnnmod.deploy.graph import SUFFIXES, Format
 from cnnmod.deploy.lower import fold, lower
-from cnnmod.deploy.runtimes import Runtime, load
+from cnnmod.deploy.targets.table import file_targets, runtimes
+from cnnmod.deploy.targets.target import FileTarget
 from cnnmod.measure.timing import time_interleaved
 from cnnmod.method.convert import swap_
 from cnnmod.networks import build, build_mod
@@ -28,7 +28,7 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "forms.json"
-KINDS: dict[Runtime, Format] = {"onnxruntime": "onnx", "openvino": "openvino", "openvino-bf16": "openvino"}
+RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
 ROUNDS = {1: 40, 8: 16}
 CONFIGS = {"the paper's": MoDConfig(), "candidates=4": MoDConfig(candidates=4)}
 
@@ -57,16 +57,18 @@ class Product(OnnxForm):
         return selected.reshape(images, height, width, self.k).permute(0, 3, 1, 2)
 
 
-def written(form: type[GraphForm], model: nn.Module, images: Tensor, path: Path, kind: Format, whole: bool) -> None:
-    """The network in this form as a file; `whole` as `graph.py` writes it but for what it does to maps after the form:
+def written(
+    form: type[GraphForm], model: nn.Module, images: Tensor, path: Path, target: FileTarget, whole: bool
+) -> None:
+    """The network in this form as a file; `whole` as the target writes it but for what it does to maps after the form:
     candidates in a tensor of their own (ONNX), the gather channels last (OpenVINO)."""
     lowered, _ = fold(model)
     swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
     if whole:
-        with patch.object(graph, "split_candidates_"), patch.object(openvino_file, "gather_channels_last_"):
-            graph.write(lowered, images, path, kind, dynamic_batch=False)
+        with patch.object(onnx_file, "split_candidates_"), patch.object(openvino_file, "gather_channels_last_"):
+            target.write(lowered, images, path, dynamic_batch=False)
     else:
-        graph.write(lowered, images, path, kind, dynamic_batch=False)
+        target.write(lowered, images, path, dynamic_batch=False)
 
 
 FORMS: dict[str, tuple[type[GraphForm], bool]] = {
@@ -86,23 +88,28 @@ def main() -> None:
     mod = {name: build_mod("resnet75_mod", config) for name, config in CONFIGS.items()}
     variants = {f"{config}, {form}": (config, *FORMS[form]) for config in CONFIGS for form in FORMS}
     names = [*dense, *variants]
+    targets = [target for target in file_targets() if target.name in RUNTIMES]
     with progress_bars() as bars, tempfile.TemporaryDirectory() as folder:
         for batch_size, rounds in ROUNDS.items():
             images = torch.rand(batch_size, 3, 224, 224)
-            paths: dict[Format, dict[str, Path]] = {
-                kind: {name: Path(folder) / f"{number}{SUFFIXES[kind]}" for number, name in enumerate(names)}
-                for kind in KINDS.values()
+            paths = {
+                target: {name: Path(folder) / f"{number}{target.suffix}" for number, name in enumerate(names)}
+                for target in targets
             }
             for number, name in enumerate(names, 1):
-                for kind, path in paths.items():
+                for target, path in paths.items():
                     if name in dense:
-                        graph.write(lower(dense[name]), images, path[name], kind, dynamic_batch=False)
+                        target.write(lower(dense[name]), images, path[name], dynamic_batch=False)
                     else:
                         config, form, whole = variants[name]
-                        written(form, mod[config], images, path[name], kind, whole)
+                        written(form, mod[config], images, path[name], target, whole)
                 bars(f"writing files, batch {batch_size}", number, len(names))
-            for runtime, kind in KINDS.items():
-                loaded = {name: load(path, runtime, torch.get_num_threads()) for name, path in paths[kind].items()}
+            for runtime in RUNTIMES:
+                target, precision = runtimes()[runtime]
+                assert isinstance(target, FileTarget)
+                loaded = {
+                    name: target.load(path, torch.get_num_threads(), precision) for name, path in paths[target].items()
+                }
                 done = iter(range(1, rounds + 3))
                 times_ms = time_interleaved(
                     {name: partial(run, images) for name, run in loaded.items()},

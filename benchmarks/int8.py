@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.graph import SUFFIXES, Format, write
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.parity import Run, check_agreement
-from cnnmod.deploy.quantize import quantize
-from cnnmod.deploy.runtimes import Runtime, load
 from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.targets.table import runtimes
+from cnnmod.deploy.targets.target import INT8, FileTarget
 from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load as load_network
 from cnnmod.records.files import check_writable, write_whole
@@ -35,25 +34,24 @@ from cnnmod.training.folder import read_run
 
 RESULT = Path(__file__).parent / "results" / "int8.json"
 RUNS = Path(__file__).parent / "runs" / "cifar10" / "rows"
-RUNTIMES: dict[Format, tuple[Runtime, ...]] = {
-    "onnx": ("onnxruntime", "onnxruntime-int8"),
-    "openvino": ("openvino", "openvino-bf16", "openvino-int8"),
-}
 BATCH = 250
 
 
-def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[Runtime, Run]:
-    """The network in each runtime, with its selected channels."""
-    found: dict[Runtime, Run] = {}
-    for kind, runtimes in RUNTIMES.items():
-        source, int8 = (folder / f"{name}{SUFFIXES[kind]}" for name in ("float", "int8"))
-        lowered = lower(model, runtimes[0], example=calibration[:1])
-        write(lowered, calibration[:1], source, kind, dynamic_batch=True)
-        quantize(source, int8, calibration, kind)
-        for runtime in runtimes:
-            path = int8 if runtime.endswith("-int8") else source
-            found[runtime] = load(path, runtime, torch.get_num_threads(), selected=True).run
-    return found
+def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Run]:
+    """The network in each runtime that has INT8, in all its precisions, with its selected channels."""
+    runs: dict[str, Run] = {}
+    for name, (target, precision) in runtimes().items():
+        if isinstance(target, FileTarget) and INT8 in target.precisions:
+            source, int8 = (folder / f"{kind}{target.suffix}" for kind in ("float", INT8))
+            if not source.exists():
+                target.write(
+                    lower(model, target.name, example=calibration[:1]), calibration[:1], source, dynamic_batch=True
+                )
+            if precision == INT8:
+                target.quantize(source, int8, calibration)
+            path = int8 if precision == INT8 else source
+            runs[name] = target.load(path, torch.get_num_threads(), precision, selected=True).run
+    return runs
 
 
 def top1_pct(classes: Tensor, labels: Tensor) -> float:

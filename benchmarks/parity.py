@@ -30,9 +30,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 import cnnmod
-from cnnmod.deploy.graph import SUFFIXES, Format
-from cnnmod.deploy.runtimes import Runtime, load
 from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.targets.table import TARGETS
+from cnnmod.deploy.targets.target import FileTarget
 from cnnmod.method.record import recorded_selection
 from cnnmod.method.trace import example_for
 from cnnmod.networks import build
@@ -41,7 +41,7 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "parity.json"
-RUNTIMES: dict[Runtime, Format] = {"onnxruntime": "onnx", "openvino": "openvino"}
+RUNTIMES = ("onnxruntime", "openvino")
 OTHERS = (
     "torchvision/resnet18",
     "torchvision/wide_resnet50_2",
@@ -171,12 +171,13 @@ def as_if_trained_(model: nn.Module, images: Tensor) -> None:
         classifier.bias -= model.eval()(images).mean(0)
 
 
-def _row(name: str, model: nn.Module, runtime: Runtime, images: Tensor, eager: Eager) -> Row:
-    kind = RUNTIMES[runtime]
+def _row(name: str, model: nn.Module, runtime: str, images: Tensor, eager: Eager) -> Row:
+    target = TARGETS[runtime]
+    assert isinstance(target, FileTarget)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"network{SUFFIXES[kind]}"
-        report = cnnmod.export(model, images[:1], path, format=kind)
-        run = load(path, runtime, torch.get_num_threads(), selected=True).run
+        path = Path(folder) / f"network{target.suffix}"
+        report = cnnmod.export(model, images[:1], path)
+        run = target.load(path, torch.get_num_threads(), selected=True).run
         parts = [run(some) for some in images.split(_BATCH)]
     found = {output: torch.cat([part[output] for part in parts]) for output in parts[0]}
     alike_N, near_tied_N = selected_alike(

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cnnmod import MoDConfig, compare, convert_, export, save
-from cnnmod.deploy.graph import Format
-from cnnmod.deploy.runtimes import OnnxRuntime, load
+from cnnmod.deploy.targets.table import TARGETS, find_format
 from cnnmod.networks.detection import faster_rcnn, retinanet
 from cnnmod.networks.segmentation import fcn
 from conftest import trained_norms_
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from cnnmod import export
-from cnnmod.deploy.runtimes import OnnxRuntime
+from cnnmod.deploy.targets.table import TARGETS
 from cnnmod.networks import load
 
 folder = Path(sys.argv[1])
@@ -38,15 +37,15 @@ export(segmenter, images, folder / "segmenter.onnx")
 export(detector.backbone, images, folder / "backbone.onnx")
 with torch.inference_mode():
     found["loaded"] = segmenter(images)["out"]
-    found["exported"] = OnnxRuntime(folder / "segmenter.onnx", 1).run(images)["out"]
+    found["exported"] = TARGETS["onnxruntime"].load(folder / "segmenter.onnx", 1).run(images)["out"]
     found |= {f"loaded {name}": value for name, value in detector(images)[0].items()}
     backbone, detector.backbone = detector.backbone, torch.nn.Module()
-    file = OnnxRuntime(folder / "backbone.onnx", 1)
+    file = TARGETS["onnxruntime"].load(folder / "backbone.onnx", 1)
     detector.backbone.forward = lambda images: OrderedDict(file.run(images))
     found |= {f"exported {name}": value for name, value in detector(images)[0].items()}
 save_file({name: value.contiguous() for name, value in found.items()}, folder / "found.safetensors")
 """
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 EXAMPLE = torch.rand(1, 3, 64, 96)
 NARROW: dict[str, Any] = {"backbone_args": {"channels": (16, 32, 64, 128)}}
 
@@ -61,13 +60,12 @@ def detector(make: Any = faster_rcnn) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: Format, tmp_path: Path) -> None:
+def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str, tmp_path: Path) -> None:
     model, path = segmenter(), tmp_path / f"network{ENDINGS[kind]}"
     report = export(model, EXAMPLE, path, format=kind)
     assert report.largest_error < 1e-5
     assert (report.selection_agreement, report.tied_agreement) == (1, 1)
-    runtime = {"onnx": "onnxruntime"}.get(kind, kind)
-    found = load(path, runtime, 1).run(EXAMPLE.repeat(2, 1, 1, 1))  # pyright: ignore[reportArgumentType]
+    found = find_format(kind).load(path, 1).run(EXAMPLE.repeat(2, 1, 1, 1))
     outputs = {name: value for name, value in found.items() if "selected" not in name}
     (logits,) = outputs.values()
     assert list(outputs) == ["out"]
@@ -85,7 +83,7 @@ def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_backbone_with_its_pyramid_is_exported(kind: Format, tmp_path: Path) -> None:
+def test_a_backbone_with_its_pyramid_is_exported(kind: str, tmp_path: Path) -> None:
     report = export(detector().backbone, EXAMPLE, tmp_path / f"backbone{ENDINGS[kind]}", format=kind)
     assert report.largest_error < 1e-5
     assert report.tied_agreement == 1
@@ -96,7 +94,7 @@ class InOnnxRuntime(nn.Module):
 
     def __init__(self, path: Path, out_channels: int) -> None:
         super().__init__()
-        self.file, self.out_channels = OnnxRuntime(path, 1), out_channels
+        self.file, self.out_channels = TARGETS["onnxruntime"].load(path, 1), out_channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         return OrderedDict(self.file.run(images))

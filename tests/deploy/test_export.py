@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, mod_blocks
-from cnnmod.deploy import graph
 from cnnmod.deploy.export import export
 from cnnmod.deploy.parity import tied
-from cnnmod.deploy.runtimes import load
+from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
 from small import digits_resnet
 
@@ -43,7 +42,7 @@ def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
         assert report.operators["TopK"] == len(mod_blocks(model))
     assert {file.suffix for file in tmp_path.iterdir()} == {path.suffix, *([".bin"] if kind == "openvino" else [])}
     assert report.file_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
-    run = load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1)
+    run = find_format(kind).load(path, 1)
     for count in (1, 3):
         images = torch.rand(count, 1, 8, 8)
         logits = next(iter(run.run(images).values()))
@@ -86,7 +85,7 @@ def test_dense_networks_and_controls(tmp_path):
 def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(tmp_path):
     model = network()
     export(model, EXAMPLE, tmp_path / "tied.onnx")
-    run = load(tmp_path / "tied.onnx", "onnxruntime", 1)
+    run = TARGETS["onnxruntime"].load(tmp_path / "tied.onnx", 1)
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(run(EXAMPLE)[0]), model(EXAMPLE), atol=1e-5, rtol=1e-4)
 
@@ -125,7 +124,7 @@ def test_training_mode_is_said_once(tmp_path, caplog):
 
 def test_many_threads_on_one_session(tmp_path):
     export(network(), EXAMPLE, tmp_path / "network.onnx")
-    run = load(tmp_path / "network.onnx", "onnxruntime", 1)
+    run = TARGETS["onnxruntime"].load(tmp_path / "network.onnx", 1)
     images = torch.rand(64, 1, 8, 8)
     one_by_one = [run(image[None])[0] for image in images]
     found = [None] * 64
@@ -173,7 +172,7 @@ def test_a_forward_that_takes_anything(kind, tmp_path):
     export(model, EXAMPLE, path, format=kind)
     images = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
-        found = load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1).run(images)
+        found = find_format(kind).load(path, 1).run(images)
         torch.testing.assert_close(found["output"], model(images), atol=1e-5, rtol=1e-4)
 
 
@@ -279,7 +278,7 @@ class TestErrors:
         """Not the advice that torch.onnx puts before it."""
         model = Calls(lambda y: y if y.sum() > 0 else -y)
         with pytest.raises(ValueError, match=r"cannot be exported: Calls \(Calls\): Could not guard on data") as caught:
-            graph.write(model, EXAMPLE, tmp_path / "network.onnx", "onnx", dynamic_batch=True)
+            find_format("onnx").write(model, EXAMPLE, tmp_path / "network.onnx", dynamic_batch=True)
         assert "step" not in str(caught.value)
 
     def test_a_runtime_that_is_not_there(self, tmp_path, monkeypatch):

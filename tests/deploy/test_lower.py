@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
-from cnnmod.deploy.forms import EagerForm
-from cnnmod.deploy.lower import FORMS
+from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.fused import FusedForm
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet
@@ -18,6 +18,15 @@ SMALL = torch.rand(1, 1, 8, 8)
 
 def forms(model, kind=EagerForm):
     return [module for module in model.modules() if isinstance(module, kind)]
+
+
+FORMS = {
+    "eager": EagerForm,  # or its subclass for a CPU, where there is a compiler
+    "compile": FusedForm,
+    "onnxruntime": OnnxForm,
+    "openvino": OnnxForm,
+    "pt2": GraphForm,
+}
 
 
 @pytest.mark.parametrize("order", ["score", "index"])

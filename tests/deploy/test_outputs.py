@@ -11,17 +11,15 @@ from torch import nn
 
 from cnnmod import MoDConfig, convert_, mod_blocks
 from cnnmod.deploy.export import export
-from cnnmod.deploy.graph import SUFFIXES, write
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.outputs import named_outputs, plain
-from cnnmod.deploy.quantize import quantize
-from cnnmod.deploy.runtimes import load
 from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
 from small import digits_resnet
 
 EXAMPLE = torch.rand(2, 1, 8, 8)
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+FORMATS = ["onnx", "openvino", "pt2"]
 Both = namedtuple("Both", "maps means")
 
 
@@ -154,7 +152,7 @@ RETURNED = {
 
 
 QUICK = {
-    *(("the issue's", kind) for kind in RUNTIMES),
+    *(("the issue's", kind) for kind in FORMATS),
     *(("twice", kind) for kind in ("onnx", "openvino")),
     *(("inputs and weights", kind) for kind in ("onnx", "openvino")),
     *((case, "onnx") for case in ("Hugging Face's", "names of the graph's own", "names that collide", "other types")),
@@ -167,16 +165,16 @@ QUICK = {
     [
         pytest.param(case, kind, marks=() if (case, kind) in QUICK else pytest.mark.slow)
         for case in RETURNED
-        for kind in RUNTIMES
+        for kind in FORMATS
     ],
 )
 def test_every_name_holds_its_value(case, kind, tmp_path):
     returns, named = RETURNED[case]
     net = Net(returns).eval()
-    path = tmp_path / f"network{SUFFIXES[kind]}"
+    path = tmp_path / f"network{find_format(kind).suffix}"
     report = export(net, EXAMPLE, path, format=kind)
     assert report.largest_error < 1e-4
-    run = load(path, RUNTIMES[kind], 1).run
+    run = find_format(kind).load(path, 1).run
     for count in (1, 3):
         images = torch.rand(count, 1, 8, 8)
         net.returns = named
@@ -225,14 +223,14 @@ def test_int8_files_keep_the_names(kind, tmp_path):
             return {"loss": None, "maps": maps, "again": maps, "logits": self.network.forward_head(maps)}
 
     model = Features().eval()
-    source, path = tmp_path / f"float{SUFFIXES[kind]}", tmp_path / f"int8{SUFFIXES[kind]}"
-    write(lower(model, RUNTIMES[kind], example=EXAMPLE), EXAMPLE, source, kind, dynamic_batch=True)
-    quantize(source, path, torch.rand(16, 1, 8, 8).requires_grad_(), kind)
+    source, path = tmp_path / f"float{find_format(kind).suffix}", tmp_path / f"int8{find_format(kind).suffix}"
+    find_format(kind).write(lower(model, find_format(kind).name, example=EXAMPLE), EXAMPLE, source, dynamic_batch=True)
+    find_format(kind).quantize(source, path, torch.rand(16, 1, 8, 8).requires_grad_())
     with torch.inference_mode():
         expected = named_outputs(model(EXAMPLE))
     selected = {f"{block}{SELECTED}" for block in mod_blocks(model)}
     for file, tolerance in ((source, 1e-4), (path, 0.3)):
-        found = load(file, RUNTIMES[kind], 1, selected=True).run(EXAMPLE)
+        found = find_format(kind).load(file, 1, selected=True).run(EXAMPLE)
         assert found.keys() == expected.keys() | selected
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=tolerance * float(value.abs().max()), rtol=0)
@@ -266,7 +264,7 @@ class TestErrors:
     def test_what_a_file_cannot_hold(self, returns, message, kind, tmp_path):
         net = Net(lambda net, x, y, z: returns(y)).eval()
         with pytest.raises(ValueError, match=r"^the network returns") as caught:
-            export(net, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", format=kind)
+            export(net, EXAMPLE, tmp_path / f"network{find_format(kind).suffix}", format=kind)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
         assert not [*tmp_path.iterdir()]
@@ -276,7 +274,7 @@ class TestErrors:
         for returns, dtype in ((lambda y: y.bfloat16(), "bfloat16"), (lambda y: torch.complex(y, y), "complex64")):
             net = Net(lambda net, x, y, z, returns=returns: {"a": y, "b": returns(y)}).eval()
             with pytest.raises(ValueError, match=rf"the network returns torch\.{dtype} as 'b'; ONNX and OpenVINO"):
-                export(net, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", format=kind)
+                export(net, EXAMPLE, tmp_path / f"network{find_format(kind).suffix}", format=kind)
             assert not [*tmp_path.iterdir()]
             export(net, EXAMPLE, tmp_path / "network.pt2", format="pt2")
             (tmp_path / "network.pt2").unlink()
@@ -292,7 +290,7 @@ def test_the_network_itself_is_left_alone(tmp_path):
 def test_dictionaries_in_lists_are_no_detector(tmp_path):
     net = Net(lambda net, x, y, z: [{"logits": z}, {"logits": -z}]).eval()
     export(net, EXAMPLE, tmp_path / "network.onnx")
-    assert load(tmp_path / "network.onnx", "onnxruntime", 1).run(EXAMPLE).keys() == {
+    assert TARGETS["onnxruntime"].load(tmp_path / "network.onnx", 1).run(EXAMPLE).keys() == {
         "output.0.logits",
         "output.1.logits",
     }

@@ -9,12 +9,11 @@ from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, mod_blocks
 from cnnmod.deploy.export import export
-from cnnmod.deploy.graph import write
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.parity import check_agreement
-from cnnmod.deploy.quantize import quantize
-from cnnmod.deploy.runtimes import load, start
 from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.start import start
+from cnnmod.deploy.targets.table import find_format
 from conftest import trained_norms_
 from small import digits_resnet
 
@@ -30,9 +29,9 @@ def network(**fields):
 
 def int8_of(model, kind, folder, dynamic_batch=True):
     source, path = folder / f"float{KINDS[kind]}", folder / f"int8{KINDS[kind]}"
-    runtime = {"onnx": "onnxruntime"}.get(kind, kind)
-    write(lower(model, runtime, example=EXAMPLE), EXAMPLE, source, kind, dynamic_batch=dynamic_batch)
-    quantize(source, path, IMAGES, kind)
+    target = find_format(kind)
+    target.write(lower(model, target.name, example=EXAMPLE), EXAMPLE, source, dynamic_batch=dynamic_batch)
+    target.quantize(source, path, IMAGES)
     return path
 
 
@@ -110,9 +109,7 @@ def test_selectors_stay_in_float_and_convolutions_do_not(kind, fields, tmp_path)
 def test_nearly_the_network(kind, tmp_path):
     model = network()
     path = int8_of(model, kind, tmp_path)
-    agreement = check_agreement(
-        model, load(path, {"onnx": "onnxruntime"}.get(kind, kind), 1, selected=True).run, [IMAGES]
-    )
+    agreement = check_agreement(model, find_format(kind).load(path, 1, selected=True).run, [IMAGES])
     assert agreement.images == 16
     assert agreement.top1 is not None
     assert agreement.top1 > 0.8

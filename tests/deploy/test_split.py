@@ -9,7 +9,7 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 
 from cnnmod import MoDConfig, convert_, lower, mod_blocks
-from cnnmod.deploy.graph import write
+from cnnmod.deploy.targets.table import find_format
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet
@@ -21,7 +21,7 @@ POOL_OF_16 = MoDConfig(c=8, candidates=1)
 def written(model, path, kind="onnx"):
     """The file's nodes, after it was found to compute what the network computes."""
     lowered = lower(model, "onnxruntime", example=EXAMPLE[:1])
-    write(lowered, EXAMPLE, path, kind, dynamic_batch=True)
+    find_format(kind).write(lowered, EXAMPLE, path, dynamic_batch=True)
     session = onnxruntime.InferenceSession(path)
     found = session.run(None, {"images": EXAMPLE.numpy()})
     with torch.inference_mode():

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.deploy.export import export as export_network
-from cnnmod.deploy.graph import Format
 from cnnmod.method.trace import example_for
 from cnnmod.networks import build, load
 from cnnmod.report.progress import progress_bars
@@ -22,7 +21,7 @@ from cnnmod.training.folder import recipe_of
 def export(
     network: Annotated[str, tyro.conf.Positional],
     out: Path,
-    format: Format = "onnx",  # noqa: A002  the option's name
+    format: str | None = None,  # noqa: A002  the option's name
     batch: int | None = None,
     size: tuple[int, int] | None = None,
     half: bool = False,
@@ -35,18 +34,18 @@ def export(
 
     Example: cnnmod export runs/fast/best.safetensors --out network.onnx
 
-    Example: cnnmod export resnet75_mod --format openvino --out resnet75_mod.xml --size 224 224
+    Example: cnnmod export resnet75_mod --out resnet75_mod.xml --size 224 224
 
     Example: cnnmod export runs/fast/best.safetensors --out network_int8.onnx --int8 --data data/cifar10
 
     Args:
         network: A checkpoint that holds how its network is built, or a name as `cnnmod info` takes it (fresh weights).
         out: The file, ending in .onnx, .xml or .pt2.
-        format: What to write.
+        format: `onnx`, `openvino` or `pt2`; what the ending of the file says if not given.
         batch: Fix the number of images; any number if not given.
         size: Height and width in pixels; if not given what it was tested at, what it states, or 224.
         half: Store weights in 16 bits.
-        int8: Quantise a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
+        int8: Quantize a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
             stay in float.
         data: Where these images are, as for `cnnmod train`.
     """
@@ -59,7 +58,7 @@ def export(
     if int8 and size is not None:
         raise ValueError("--size does not go with --int8: the file takes images of the size of those in --data")
     if int8 and not network.endswith(".safetensors"):
-        raise ValueError(f"--int8 quantises a trained network; {network} is no checkpoint")
+        raise ValueError(f"--int8 quantizes a trained network; {network} is no checkpoint")
     model = (load(Path(network)) if network.endswith(".safetensors") else build(network)).eval()
     if data is None:
         calibration = None

@@ -10,7 +10,8 @@ import tyro
 from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.demo import run_demo
 from cnnmod.deploy.lower import without_auxiliary_head
-from cnnmod.deploy.runtimes import RUNTIMES, Runtime, check_runtime
+from cnnmod.deploy.targets.table import find_runtime
+from cnnmod.deploy.targets.table import runtimes as all_runtimes
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.count import count_modules
 from cnnmod.measure.experiment import Experiment, read_experiment
@@ -163,7 +164,9 @@ def compare(
         raise ValueError("--device cuda: torch finds no GPU here")
     if len(size) > 2 or min(size, default=1) < 1:
         raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
-    chosen: list[Runtime] = [check_runtime(name) for name in (RUNTIMES if "all" in runtimes else runtimes)]
+    chosen = list(all_runtimes()) if "all" in runtimes else list(runtimes)
+    for name in chosen:
+        find_runtime(name)  # an unknown or missing one is an error before networks are built
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()

@@ -3,8 +3,7 @@
 import logging
 import os
 import tempfile
-from collections import Counter
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import torch
@@ -12,19 +11,16 @@ from torch import Tensor, nn
 
 from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.exportable import not_exportable
-from cnnmod.deploy.graph import SUFFIXES, Format, write
-from cnnmod.deploy.lower import FORMS, fold, lower
+from cnnmod.deploy.lower import fold, lower
 from cnnmod.deploy.parity import Run, check_agreement, check_parity, tied
-from cnnmod.deploy.quantize import quantize
-from cnnmod.deploy.runtimes import Runtime, check_runtime, load
+from cnnmod.deploy.targets.table import file_targets, find_format
+from cnnmod.deploy.targets.target import INT8, FileTarget
 from cnnmod.deploy.weights import check_finite
 from cnnmod.method.bare import check_bare
 from cnnmod.method.convert import mod_blocks
 from cnnmod.records.files import check_writable, replace
 
 logger = logging.getLogger("cnnmod")
-_RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
-_INT8_RUNTIME_OF: dict[Format, Runtime] = {"onnx": "onnxruntime-int8", "openvino": "openvino-int8"}
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 
@@ -33,7 +29,7 @@ def export(
     example: Tensor,
     path: str | os.PathLike[str],
     *,
-    format: Format = "onnx",  # noqa: A002  what it is
+    format: str | None = None,  # noqa: A002  what it is
     dynamic_batch: bool = True,
     half: bool = False,
     int8: Tensor | None = None,
@@ -48,11 +44,12 @@ def export(
             segmentation network without its auxiliary head. Of a detector, give `model.backbone`.
         example: Images (N, C, H, W), float32; the file takes this size.
         path: The file, ending in .onnx, .xml (OpenVINO writes .bin beside it) or .pt2.
-        format: `"onnx"`, `"openvino"` or `"pt2"` (torch.export).
+        format: `"onnx"`, `"openvino"`, `"pt2"` (torch.export), or that of a registered target; `None`: what the path's
+            ending says.
         dynamic_batch: Whether the file takes any number of images, or N.
         half: Store weights in 16 bits; arithmetic stays in float32.
         int8: Real images (N, C, H, W), float32, prepared as for training; without a dynamic batch a multiple of the
-            example's. The network is quantised to INT8, calibrated on them, its channel selectors left in float.
+            example's. The network is quantized to INT8, calibrated on them, its channel selectors left in float.
             The float file is checked first. An INT8 file cannot equal it: `report.int8` says how nearly it does,
             and none is refused. For `"onnx"` and `"openvino"`.
 
@@ -71,28 +68,28 @@ def export(
         (4, True)
     """
     path = Path(path)
-    _check(model, example, path, format, half)
+    target = _target_for(path) if format is None else find_format(format)
+    _check(model, example, path, target, half)
     if int8 is not None:
-        _check_int8(int8, example, format, half, 1 if dynamic_batch else len(example))
-    runtime = _RUNTIME_OF[format]
+        _check_int8(int8, example, target, half, 1 if dynamic_batch else len(example))
     if any(module.training for module in model.modules()):
         logger.warning("the network is in training mode; it is exported in evaluation mode")
     device = next(model.parameters(), example).device
     example = example.detach().to(device)
     traced = example[:1] if dynamic_batch else example
     try:
-        lowered = lower(model, runtime, example=traced)
+        lowered = lower(model, target.name, example=traced)
     except ValueError as error:
         raise not_exportable(model, example, error) from error
     reference, _ = fold(model, traced)
-    if format != "pt2":  # which keeps the device
+    if not target.in_torch:  # which keeps the device
         lowered, reference, example = lowered.cpu(), reference.cpu(), example.cpu()
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         beside = Path(folder) / path.name
         source = beside if int8 is None else Path(folder) / f"float-{path.name}"
-        write(lowered, example, source, format, dynamic_batch=dynamic_batch, half=half)
-        parity = check_parity(reference, _run(source, format), example.cpu(), batch_sizes)
+        target.write(lowered, example, source, dynamic_batch=dynamic_batch, half=half)
+        parity = check_parity(reference, _run(source, target), example.cpu(), batch_sizes)
         limit = _HALF_TOLERANCE if half else _TOLERANCE
         if not parity.largest_error <= limit:
             raise ValueError(
@@ -103,22 +100,22 @@ def export(
         tied_agreement = 1.0
         if mod_blocks(model):
             other = Path(folder) / f"tied-{path.name}"
-            write(tied(lowered), example, other, format, dynamic_batch=dynamic_batch)
-            found = check_parity(tied(reference), _run(other, format), example.cpu(), batch_sizes)
-            tied_agreement = found.selection_agreement
+            target.write(tied(lowered), example, other, dynamic_batch=dynamic_batch)
+            of_ties = check_parity(tied(reference), _run(other, target), example.cpu(), batch_sizes)
+            tied_agreement = of_ties.selection_agreement
         agreement = None
         if int8 is not None:
-            quantize(source, beside, int8, format)
+            target.quantize(source, beside, int8)
             images = int8.detach().cpu().split(32 if dynamic_batch else len(example))
-            agreement = check_agreement(reference, _run(beside, format), images)
+            agreement = check_agreement(reference, _run(beside, target), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
         report = ExportReport(
             path=path,
-            format=format,
-            form=FORMS[runtime].__name__ if mod_blocks(model) else None,
-            opset=_opset(beside) if format == "onnx" else None,
-            versions={name: version(name) for name in ("torch", *_packages(format, int8 is not None))},
-            operators=_operators(beside, format),
+            format=target.format,
+            form=", ".join(sorted({type(block).__name__ for block in mod_blocks(lowered).values()})) or None,
+            opset=target.opset(beside),
+            versions=_versions(target, int8 is not None),
+            operators=target.operators(beside),
             file_bytes=sum(file.stat().st_size for file in files),
             weight_bytes=sum(4 * parameter.numel() for parameter in lowered.parameters()),
             largest_error=parity.largest_error,
@@ -131,15 +128,22 @@ def export(
     return report
 
 
-def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool) -> None:
-    if kind not in SUFFIXES:
-        raise ValueError(f"unknown format {kind!r}; the formats are {', '.join(SUFFIXES)}")
+def _target_for(path: Path) -> FileTarget:
+    """The target whose files end as this one does."""
+    endings = {target.suffix: target for target in file_targets()}
+    if path.suffix not in endings:
+        raise ValueError(f"a file to export ends in {', '.join(endings)}; {str(path)!r} does not")
+    return endings[path.suffix]
+
+
+def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, half: bool) -> None:
     check_bare(model)
-    check_runtime(_RUNTIME_OF[kind])
-    if path.suffix != SUFFIXES[kind]:
-        raise ValueError(f"a file of format {kind!r} ends in {SUFFIXES[kind]}; {str(path)!r} does not")
-    if half and kind == "pt2":
-        raise ValueError("half stores weights in 16 bits in ONNX and OpenVINO files; torch.export has no such files")
+    target.check_installed()
+    if path.suffix != target.suffix:
+        raise ValueError(f"a file of format {target.format!r} ends in {target.suffix}; {str(path)!r} does not")
+    if half and not target.stores_half:
+        formats = ", ".join(repr(other.format) for other in file_targets() if other.stores_half)
+        raise ValueError(f"half stores weights in 16 bits; {target.format!r} cannot, but {formats} can")
     _check_images("example", example, None)
     floats = (p.dtype for p in model.parameters() if p.is_floating_point())
     if wrong := next((dtype for dtype in floats if dtype != torch.float32), None):
@@ -148,12 +152,13 @@ def _check(model: nn.Module, example: Tensor, path: Path, kind: str, half: bool)
     check_writable(path)
 
 
-def _check_int8(images: Tensor, example: Tensor, kind: Format, half: bool, multiple: int) -> None:
-    if kind == "pt2":
-        raise ValueError("int8 makes ONNX and OpenVINO files; torch.export has no such files")
+def _check_int8(images: Tensor, example: Tensor, target: FileTarget, half: bool, multiple: int) -> None:
+    if INT8 not in target.precisions:
+        formats = ", ".join(repr(other.format) for other in file_targets() if INT8 in other.precisions)
+        raise ValueError(f"the format {target.format!r} has no INT8; those that have are {formats}")
     if half:
         raise ValueError("half stores weights in 16 bits and int8 in 8; give one of them")
-    check_runtime(_INT8_RUNTIME_OF[kind])
+    target.check_installed(INT8)
     _check_images("int8", images, example.shape[1:])
     if len(images) % multiple:
         raise ValueError(f"int8 must be a multiple of the {multiple} images that the file takes, not {len(images)}")
@@ -173,32 +178,12 @@ def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:
         raise ValueError(f"{name} has images with values that are not finite")
 
 
-def _run(path: Path, kind: Format) -> Run:
-    return load(path, _RUNTIME_OF[kind], torch.get_num_threads(), selected=True).run
+def _run(path: Path, target: FileTarget) -> Run:
+    return target.load(path, torch.get_num_threads(), selected=True).run
 
 
-def _opset(path: Path) -> int:
-    import onnx
-
-    return onnx.load(path, load_external_data=False).opset_import[0].version
-
-
-def _packages(kind: Format, int8: bool) -> tuple[str, ...]:
-    quantiser = ("nncf",) if int8 and kind == "openvino" else ()
-    return {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "pt2": ()}[kind] + quantiser
-
-
-def _operators(path: Path, kind: Format) -> dict[str, int]:
-    if kind == "onnx":
-        import onnx
-
-        names = [node.op_type for node in onnx.load(path).graph.node]
-    elif kind == "openvino":
-        import openvino
-
-        ops = openvino.Core().read_model(path).get_ops()
-        names = [op.get_type_name() for op in ops if op.get_type_name() not in ("Constant", "Parameter", "Result")]
-    else:
-        nodes = torch.export.load(path).graph.nodes
-        names = [str(node.target) for node in nodes if node.op == "call_function"]
-    return dict(Counter(names).most_common())
+def _versions(target: FileTarget, int8: bool) -> dict[str, str]:
+    """Of what wrote and checked the file. A package may be called something else than what it installs."""
+    modules = ("torch", *target.packages, *(target.packages_int8 if int8 else ()))
+    distributions = packages_distributions()
+    return {name: version(distributions.get(name, [name])[0]) for name in modules}

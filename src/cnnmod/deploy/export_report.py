@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnmod.deploy.graph import Format
 from cnnmod.deploy.parity import Agreement
 from cnnmod.records.text import TextTable
 
@@ -14,8 +13,8 @@ class ExportReport:
 
     Attributes:
         path: The file.
-        format: `"onnx"`, `"openvino"` or `"pt2"`.
-        form: The form of its MoD blocks; `None` if it has none.
+        format: `"onnx"`, `"openvino"`, `"pt2"`, or that of a registered target.
+        form: The forms of its MoD blocks; `None` if it has none.
         opset: Of ONNX.
         versions: Of what wrote and checked it.
         operators: Name → how many.
@@ -29,7 +28,7 @@ class ExportReport:
     """
 
     path: Path
-    format: Format
+    format: str
     form: str | None
     opset: int | None
     versions: dict[str, str]

@@ -235,7 +235,7 @@ class OnnxForm(GraphForm):
 
 @torch.library.custom_op("cnnmod::gather_planes", mutates_args=())
 def gather_planes(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-    """`gather_channels` as one operator, which `graph.py` writes as one ONNX operator."""
+    """`gather_channels` as one operator, which `onnx_file.py` writes as one ONNX operator."""
     return gather_channels(x_NCHW, index_NK)
 
 

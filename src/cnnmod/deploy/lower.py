@@ -1,4 +1,4 @@
-"""lower(model, runtime): a copy for inference, its MoD blocks in the form that this runtime runs fastest."""
+"""lower(model, runtime): a copy for inference, its MoD blocks in the form that the runtime runs fastest."""
 
 import copy
 
@@ -6,30 +6,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnmod.deploy.flow import foldable_norms
-from cnnmod.deploy.forms import EagerForm, Form, GraphForm, OnnxForm
-from cnnmod.deploy.fused import FusedForm
-from cnnmod.deploy.in_place import overwrite_where_nobody_reads_
 from cnnmod.deploy.live import is_plain
-from cnnmod.deploy.triton_form import TritonForm
+from cnnmod.deploy.targets.table import find_target
 from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 
-FORMS: dict[str, type[Form]] = {
-    "eager": EagerForm,
-    "compile": FusedForm,
-    "onnxruntime": OnnxForm,
-    "openvino": OnnxForm,
-    "pt2": GraphForm,
-}
 _TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, then its children drop and act
-# The first that accepts a block is taken. One that no form accepts stays in the training form, which is always right.
-_BY_PREFERENCE: dict[type[Form], tuple[type[Form], ...]] = {
-    EagerForm: (TritonForm, FusedForm, EagerForm),
-    FusedForm: (FusedForm,),
-    OnnxForm: (OnnxForm, GraphForm),
-    GraphForm: (GraphForm,),
-}
 
 
 def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = None) -> nn.Module:
@@ -49,7 +32,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     Args:
         model: Any network. It stays as it is.
-        runtime: `"eager"`, `"compile"`, `"onnxruntime"`, `"openvino"` or `"pt2"` (torch.export).
+        runtime: The name of a target: `"eager"`, `"compile"`, `"onnxruntime"`, `"openvino"`, `"pt2"` (torch.export), or
+            one that was registered.
         example: An input (N, C, H, W); `None` takes timm's input size or 224 pixels square.
 
     Returns:
@@ -67,21 +51,18 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
         ...     torch.allclose(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4)
         True
     """
-    if runtime not in FORMS:
-        raise ValueError(f"unknown runtime {runtime!r}; the runtimes are {', '.join(FORMS)}")
+    target = find_target(runtime)
     if isinstance(model, MoDBlock):
         raise ValueError("lower takes a network, not a MoD block alone")
     check_bare(model)
     model, _ = fold(model, example)
-    forms = _BY_PREFERENCE[FORMS[runtime]]
-    made: dict[str, nn.Module] = {}
-    for name, block in mod_blocks(model).items():
-        form = next((form for form in forms if type(block) is form or form.accepts(block)), None)
+    forms: dict[str, nn.Module] = {}
+    for name, block in mod_blocks(model).items():  # a block that no form accepts stays in the training form
+        form = next((form for form in target.forms if type(block) is form or form.accepts(block)), None)
         if form is not None and type(block) is not form:
-            made[name] = form(block)
-    swap_(model, made)
-    if runtime == "eager":
-        overwrite_where_nobody_reads_(model)
+            forms[name] = form(block)
+    swap_(model, forms)
+    target.finish_(model)
     return model.eval()
 
 

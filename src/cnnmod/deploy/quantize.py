@@ -1,4 +1,9 @@
-"""An INT8 file of a float one: quantised after training, calibrated on images, its channel selectors left in float."""
+"""An INT8 file of a float one: quantized after training, calibrated on images.
+
+Weights take 8 bits with a scale for each output channel, feature maps 8 bits with a scale for each tensor. The channel
+selectors compute in float from pooling on, so that top-k sees no rounded logits. The tensors of selected channels keep
+their names.
+"""
 
 import contextlib
 import io
@@ -10,38 +15,24 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnmod.deploy.graph import Format
 from cnnmod.deploy.outputs import IMAGES
 from cnnmod.deploy.selector import onnx_nodes, openvino_nodes, selector_nodes
 
 
-def quantize(source: Path, path: Path, images_NCHW: Tensor, kind: Format) -> None:
-    """Write the INT8 file of a float one: ONNX by ONNX Runtime's static quantiser, OpenVINO's by NNCF.
-
-    Weights take 8 bits with a scale for each output channel, feature maps 8 bits with a scale for each tensor. The
-    channel selectors compute in float from pooling on, so that top-k sees no rounded logits; the tensors of selected
-    channels keep their names.
+def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
+    """Quantize an ONNX file with ONNX Runtime's static quantizer.
 
     Args:
-        source: The float file, as `write` writes it.
-        path: The INT8 file, of the same format.
+        source: The float file.
+        path: The INT8 file.
         images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
-        kind: `"onnx"` or `"openvino"`.
     """
-    images_NCHW = images_NCHW.detach().cpu()
-    if kind == "onnx":
-        _quantize_onnx(source, path, images_NCHW)
-    else:
-        _quantize_openvino(source, path, images_NCHW)
-
-
-def _quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     graph = onnx.load(source).graph
     fixed = graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 if it is not
-    inputs = ({IMAGES: batch.numpy()} for batch in images_NCHW.split(fixed or 1))
+    inputs = ({IMAGES: batch.numpy()} for batch in images_NCHW.detach().cpu().split(fixed or 1))
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> Any:
@@ -60,7 +51,14 @@ def _quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
         )
 
 
-def _quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
+def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
+    """Quantize OpenVINO's files with NNCF.
+
+    Args:
+        source: The float file.
+        path: The INT8 file.
+        images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
+    """
     import nncf
     import openvino
     from nncf.common.logging import nncf_logger
@@ -73,7 +71,7 @@ def _quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
     )
     model = openvino.Core().read_model(source)
     batch_size = model.input().get_partial_shape()[0]
-    batches = images_NCHW.split(batch_size.get_length() if batch_size.is_static else 1)
+    batches = images_NCHW.detach().cpu().split(batch_size.get_length() if batch_size.is_static else 1)
     level = nncf_logger.level
     nncf_logger.setLevel(logging.ERROR)
     try:
@@ -92,7 +90,7 @@ def _quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
 @contextmanager
 def _without_root_logger() -> Iterator[None]:
-    """ONNX Runtime's quantiser talks through the root logger, which would set up handlers for the whole program."""
+    """ONNX Runtime's quantizer talks through the root logger, which would set up handlers for the whole program."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     disabled, root.disabled = root.disabled, True

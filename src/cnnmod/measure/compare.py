@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.deploy.lower import without_auxiliary_head
-from cnnmod.deploy.runtimes import IN_TORCH, Runtime, start
+from cnnmod.deploy.start import start
+from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
@@ -24,7 +25,7 @@ def compare(
     models: Mapping[str, nn.Module],
     example: Tensor,
     *,
-    runtimes: Sequence[Runtime] = ("eager",),
+    runtimes: Sequence[str] = ("eager",),
     batch_sizes: Sequence[int] = (1,),
     threads: int | None = None,
     training: bool = False,
@@ -42,7 +43,8 @@ def compare(
     Args:
         models: Name → network, the baseline first, then MoD networks. They stay as they are.
         example: Images (N, C, H, W), repeated to the batch sizes; its device is where all runs.
-        runtimes: Of `cnnmod.deploy.runtimes.RUNTIMES`; a training step runs in eager only. Files for a runtime are
+        runtimes: Targets by name, as `"openvino"`, or in one of their precisions, as `"openvino-int8"`. A training step
+            runs in eager only. Files for a runtime are
             written for the batch size that is timed, and deleted.
         batch_sizes: Images in a batch.
         threads: torch's threads; `None` leaves them.
@@ -74,9 +76,10 @@ def compare(
     warmup = 2
     with use_threads(threads):
         for runtime in runtimes:
+            target, _ = find_runtime(runtime)
             for batch_size in batch_sizes:
                 images = example[torch.arange(batch_size) % len(example)]
-                if runtime in IN_TORCH:
+                if target.in_torch:
                     images = images.contiguous(memory_format=memory_format)
                 runs: dict[str, Run] = {}
                 for number, (name, (model, _)) in enumerate(networks.items()):
@@ -95,7 +98,7 @@ def compare(
                     progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called at once
                 )
                 for name, run in runs.items():
-                    memory = peak_memory_mib(run) if runtime in IN_TORCH else None
+                    memory = peak_memory_mib(run) if target.in_torch else None
                     measurements[name].append(
                         Measurement(
                             runtime=runtime, batch_size=batch_size, times_ms=times_ms[name], peak_memory_mib=memory

@@ -7,16 +7,16 @@ from torch import nn
 
 from cnnmod import MoDConfig, convert_, export, mod_blocks
 from cnnmod.deploy.exportable import not_exportable
-from cnnmod.deploy.graph import SELECTED, SUFFIXES, write
 from cnnmod.deploy.lower import lower
-from cnnmod.deploy.runtimes import load
+from cnnmod.deploy.selector import SELECTED
+from cnnmod.deploy.targets.table import find_format
 from cnnmod.method.record import recorded_selection
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "pt2"}
+FORMATS = ["onnx", "openvino", "pt2"]
 
 
 def network(**fields):
@@ -24,9 +24,9 @@ def network(**fields):
 
 
 def written(model, folder, kind="onnx", example=EXAMPLE, dynamic_batch=True, half=False):
-    path = folder / f"network{SUFFIXES[kind]}"
-    lowered = lower(model, RUNTIMES[kind], example=example)
-    write(lowered, example, path, kind, dynamic_batch=dynamic_batch, half=half)
+    path = folder / f"network{find_format(kind).suffix}"
+    lowered = lower(model, find_format(kind).name, example=example)
+    find_format(kind).write(lowered, example, path, dynamic_batch=dynamic_batch, half=half)
     return path
 
 
@@ -55,7 +55,7 @@ def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
     assert b"site-packages" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("order", ["score", "index"])
 def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
     """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
@@ -65,7 +65,7 @@ def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
     x_NCHW = torch.rand(3, 1, 8, 8)
     with torch.inference_mode(), recorded_selection(model) as selected:
         model(x_NCHW)
-    found = load(written(model, tmp_path, kind), RUNTIMES[kind], 1, selected=True).run(x_NCHW)
+    found = find_format(kind).load(written(model, tmp_path, kind), 1, selected=True).run(x_NCHW)
     assert {name for name in found if name.endswith(SELECTED)} == {f"{block}{SELECTED}" for block in selected}
     for block, (index_NK,) in selected.items():
         theirs_NK = found[f"{block}{SELECTED}"].flatten(1)
@@ -74,10 +74,10 @@ def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
         assert torch.equal(theirs_NK.long(), index_NK), block
 
 
-@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_fixed_batch(kind, tmp_path):
     model, images = network(), torch.rand(3, 1, 8, 8)
-    run = load(written(model, tmp_path, kind, images, dynamic_batch=False), RUNTIMES[kind], 1).run
+    run = find_format(kind).load(written(model, tmp_path, kind, images, dynamic_batch=False), 1).run
     with torch.inference_mode():
         torch.testing.assert_close(next(iter(run(images).values())), model(images), atol=1e-5, rtol=1e-4)
     with pytest.raises(Exception, match=r"(?i)dimension|shape|size"):  # of the runtime's own kind
@@ -124,12 +124,12 @@ class Branches(nn.Module):
         return x_NCHW * 2 if x_NCHW.sum() > 0 else x_NCHW
 
 
-@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_the_layer_that_cannot(kind, tmp_path):
     model = digits_resnet().eval()
     model.layer2[0].act1 = Branches()
     with pytest.raises(ValueError, match=r"cannot be exported: ResNet\.layer2\.0\.act1 \(Branches\): ") as caught:
-        write(model, EXAMPLE, tmp_path / f"network{SUFFIXES[kind]}", kind, dynamic_batch=True)
+        find_format(kind).write(model, EXAMPLE, tmp_path / f"network{find_format(kind).suffix}", dynamic_batch=True)
     assert caught.value.__cause__ is not None
     assert "\n" not in str(caught.value)
     assert not [*tmp_path.iterdir()]
@@ -176,9 +176,9 @@ class CachedGrid(nn.Module):
 def test_an_exporters_tensors_do_not_stay(kind, tmp_path):
     model, images = CachedGrid().eval(), torch.rand(2, 3, 8, 8)
     for name in ("first", "second"):
-        write(model, images, tmp_path / f"{name}{SUFFIXES[kind]}", kind, dynamic_batch=True)
+        find_format(kind).write(model, images, tmp_path / f"{name}{find_format(kind).suffix}", dynamic_batch=True)
         assert model.grid is None
         assert not model.grids
     assert model(images).shape == (2, 4, 8, 8)
-    report = export(model, images, tmp_path / f"model{SUFFIXES[kind]}", format=kind)
+    report = export(model, images, tmp_path / f"model{find_format(kind).suffix}", format=kind)
     assert report.largest_error < 1e-5

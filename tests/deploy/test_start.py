@@ -1,17 +1,16 @@
-import sys
-
 import numpy
 import pytest
 import torch
 
 from cnnmod import MoDConfig, compare, convert_, lower
-from cnnmod.deploy.runtimes import RUNTIMES, check_runtime, start
+from cnnmod.deploy.start import start
+from cnnmod.deploy.targets.table import runtimes
 from conftest import trained_norms_
 from small import digits_resnet
 
 
 @pytest.mark.parametrize(
-    "runtime", [pytest.param(name, marks=pytest.mark.slow if name == "compile" else ()) for name in RUNTIMES]
+    "runtime", [pytest.param(name, marks=pytest.mark.slow if name == "compile" else ()) for name in runtimes()]
 )
 def test_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)
@@ -49,15 +48,3 @@ def test_all_rows_in_a_runtime():
     assert comparison.conditions == [("eager", 2), ("onnxruntime", 2)]
     for row in comparison.rows:
         assert [one.peak_memory_mib is None for one in row.measurements] == [False, True]
-
-
-def test_unknown_and_missing(monkeypatch):
-    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime"):
-        check_runtime("tensorrt")
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(ModuleNotFoundError, match=r"openvino-int8 needs nncf: pip install 'cnnmod\[deploy\]'"):
-        check_runtime("openvino-int8")
-    assert check_runtime("openvino") == "openvino"
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ModuleNotFoundError, match=r"openvino-bf16 needs openvino: pip install 'cnnmod\[deploy\]'"):
-        check_runtime("openvino-bf16")

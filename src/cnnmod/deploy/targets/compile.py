@@ -1,0 +1,26 @@
+"""torch.compile."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.fused import FusedForm
+from cnnmod.deploy.targets.eager import InTorch
+from cnnmod.deploy.targets.target import Target
+
+
+class CompileTarget(Target):
+    """torch.compile with its default settings, for one shape of images."""
+
+    name = "compile"
+    forms = (FusedForm,)
+    in_torch = True
+
+    def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
+        """The network, compiled on the example."""
+        compiled = InTorch(torch.compile(lowered, dynamic=False))
+        with torch._dynamo.config.patch(recompile_limit=1000):  # of one class's forward; beyond it torch runs in eager
+            compiled(example)
+        return compiled

@@ -1,0 +1,40 @@
+"""Eager PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.fused import FusedForm
+from cnnmod.deploy.in_place import overwrite_where_nobody_reads_
+from cnnmod.deploy.targets.target import Target
+from cnnmod.deploy.triton_form import TritonForm
+
+
+class EagerTarget(Target):
+    """Eager PyTorch."""
+
+    name = "eager"
+    forms = (TritonForm, FusedForm, EagerForm)
+    in_torch = True
+
+    def finish_(self, lowered: nn.Module) -> None:
+        """Let MoD blocks overwrite their input where nobody else reads it."""
+        overwrite_where_nobody_reads_(lowered)
+
+    def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
+        """The network without gradients."""
+        return InTorch(lowered)
+
+
+class InTorch:
+    """A module that is called without gradients."""
+
+    def __init__(self, module: Callable[[Tensor], Any]) -> None:
+        self.module = module
+
+    def __call__(self, images_NCHW: Tensor) -> Any:
+        with torch.inference_mode():
+            return self.module(images_NCHW)

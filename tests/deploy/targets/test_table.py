@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnmod.deploy import FileTarget, Target, lower, register_target
+from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.targets.table import TARGETS, file_targets, find_format, find_runtime, runtimes
+from small import digits_resnet
+
+
+class Outside(Target):
+    name = "outside"
+    forms = (EagerForm,)
+    in_torch = True
+
+    def start(self, lowered, example, precision):
+        return lowered
+
+
+class OutsideFile(FileTarget):
+    name = "outside"
+    forms = (EagerForm,)
+    format = "outside"
+    suffix = ".out"
+
+    def write(self, lowered, example, path, *, dynamic_batch, half=False):
+        path.write_bytes(b"")
+
+    def load(self, path, threads, precision="float32", *, selected=False):
+        raise NotImplementedError
+
+    def operators(self, path):
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    before = dict(TARGETS)
+    yield
+    TARGETS.clear()
+    TARGETS.update(before)
+
+
+def test_our_runtimes():
+    assert list(runtimes()) == [
+        "eager",
+        "compile",
+        "onnxruntime",
+        "onnxruntime-int8",
+        "openvino",
+        "openvino-bf16",
+        "openvino-int8",
+        "pt2",
+    ]
+    assert [target.format for target in file_targets()] == ["onnx", "openvino", "pt2"]
+    assert find_runtime("openvino-bf16") == (TARGETS["openvino"], "bf16")
+    assert find_format("onnx") is TARGETS["onnxruntime"]
+
+
+def test_an_outside_target_is_known_by_its_name():
+    assert register_target(Outside) is Outside
+    assert isinstance(find_runtime("outside").target, Outside)
+    model = digits_resnet().eval()
+    images = torch.rand(1, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(lower(model, "outside", example=images)(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (3, "a target is a subclass of cnnmod.deploy.Target, not 3"),
+        (Outside(), "a target is a subclass of cnnmod.deploy.Target, not <"),
+        (type("A", (Outside,), {"name": "eager"}), "the target A is called 'eager', as EagerTarget is"),
+        (
+            type("A", (Outside,), {"name": "openvino-bf16"}),
+            "the target A is called 'openvino-bf16', as OpenVinoTarget is",
+        ),
+        (
+            type("A", (Target,), {"name": "a", "forms": ()}),
+            r"the target A has no start\(\)",
+        ),
+        (
+            type("A", (FileTarget,), {"name": "a"}),
+            r"the target A has no load\(\), operators\(\), write\(\), forms, format, suffix",
+        ),
+        (
+            type("A", (OutsideFile,), {"precisions": ("int8",)}),
+            "the precision 'int8', but no quantize",
+        ),
+        (
+            type("A", (OutsideFile,), {"suffix": ".onnx"}),
+            "and the ending '.onnx'; OnnxRuntimeTarget has",
+        ),
+        (type("A", (OutsideFile,), {"format": "pt2"}), "format 'pt2' and the ending '.out'; Pt2Target has"),
+    ],
+)
+def test_what_is_no_target(target, message):
+    before = dict(TARGETS)
+    with pytest.raises(ValueError, match=message) as raised:
+        register_target(target)
+    assert "\n" not in str(raised.value)
+    assert before == TARGETS
+
+
+def test_unknown_and_missing(monkeypatch):
+    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime"):
+        find_runtime("tensorrt")
+    with pytest.raises(ValueError, match="unknown format 'tflite'; the formats are onnx, openvino, pt2"):
+        find_format("tflite")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openvino-int8 needs nncf: pip install 'cnnmod\[deploy\]'"):
+        find_runtime("openvino-int8")
+    assert find_runtime("openvino").target.name == "openvino"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openvino-bf16 needs openvino: pip install 'cnnmod\[deploy\]'"):
+        find_runtime("openvino-bf16")
+
+
+def test_an_outside_targets_package_is_missing():
+    register_target(type("A", (Outside,), {"packages": ("no_such_package",)}))
+    with pytest.raises(ModuleNotFoundError, match=r"^outside needs no_such_package: pip install no_such_package$"):
+        find_runtime("outside")
+
+
+INSTALLED = """
+import json, logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+from cnnmod.deploy.targets.table import runtimes
+print(json.dumps(list(runtimes())))
+"""
+MODULE = """
+from cnnmod.deploy import Target
+from cnnmod.deploy.forms import EagerForm
+
+class Installed(Target):
+    name = "installed"
+    forms = (EagerForm,)
+
+    def start(self, lowered, example, precision):
+        return lowered
+"""
+
+
+def test_an_installed_package_registers_its_target_and_a_broken_one_is_told(tmp_path: Path):
+    (tmp_path / "with_target.py").write_text(MODULE)
+    info = tmp_path / "with_target-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: with-target\nVersion: 1.0\n")
+    entries = ["[cnnmod.targets]", "installed = with_target:Installed", "broken = no_such_module:Target"]
+    (info / "entry_points.txt").write_text("\n".join(entries))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{INSTALLED}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    warning, names = done.stdout.splitlines()
+    assert warning == ("the target 'broken' of the package with-target is not used: No module named 'no_such_module'")
+    assert json.loads(names)[-1] == "installed"
