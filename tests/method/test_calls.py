@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnmod.method.calls import Call, trace_calls
+from cnnmod.method.calls import Call, Refused, trace_calls
 from cnnmod.networks import build
 
 
@@ -42,10 +42,10 @@ class Extra(nn.Module):
 
 def test_why_a_layer_is_no_block():
     calls = trace_calls(Odd(), torch.rand(1, 4, 5, 5))
-    assert calls["twice"] == "the network calls it 2 times"
-    assert calls["never"] == "the network does not call it"
-    assert calls["flat"] == "its input is (4, 5, 5), not a feature map (N, C, H, W)"
-    assert calls["listed"] == "besides its input it takes a collection"
+    assert calls["twice"] == Refused("the network calls it 2 times")
+    assert calls["never"] == Refused("the network does not call it")
+    assert calls["flat"] == Refused("its input is (4, 5, 5), not a feature map (N, C, H, W)")
+    assert calls["listed"] == Refused("besides its input it takes a collection")
     extra = calls["extra"]
     assert isinstance(extra, Call)
     assert extra.args == (2,)
@@ -54,5 +54,5 @@ def test_why_a_layer_is_no_block():
 
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "timm/densenet121"])
 def test_other_shapes(name):
-    reasons = [call for call in trace_calls(build(name)).values() if isinstance(call, str)]
+    reasons = [call.reason for call in trace_calls(build(name)).values() if isinstance(call, Refused)]
     assert any("not a feature map (N, C, H, W)" in reason for reason in reasons)

@@ -48,7 +48,14 @@ class Call:
         return self.out_shape[self.layout.index("C")]
 
 
-Calls = Mapping[str, Call | str]
+@dataclass(frozen=True)
+class Refused:
+    """Why a layer can be no block, or a block no MoD block."""
+
+    reason: str
+
+
+Calls = Mapping[str, Call | Refused]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Block:
         return self.call.in_shape == self.call.out_shape == last.call.out_shape and not is_parallel
 
 
-def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | str]:
+def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | Refused]:
     """For each layer by qualified name its call, or why it can be no block.
 
     Raises:
@@ -83,8 +90,8 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     return trace(model, partial(_observe, model), example)
 
 
-def _observe(model: nn.Module, run: Run) -> dict[str, Call | str]:
-    calls: dict[str, Call | str] = {}
+def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
+    calls: dict[str, Call | Refused] = {}
     times: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
     held: list[StorageWeakRef] = []  # so that no address is used twice
@@ -109,8 +116,9 @@ def _observe(model: nn.Module, run: Run) -> dict[str, Call | str]:
         if number > 1:
             registered = names[model.get_submodule(name)]
             places = f", as {' and '.join(registered)}" if len(registered) > 1 else ""
-            calls[name] = f"the network calls it {number} times{places}"
-    return {name: calls.get(name, "the network does not call it") for name, _ in model.named_modules()}
+            calls[name] = Refused(f"the network calls it {number} times{places}")
+    not_called = Refused("the network does not call it")
+    return {name: calls.get(name, not_called) for name, _ in model.named_modules()}
 
 
 def width_of(layer: nn.Module) -> int | None:
@@ -124,15 +132,15 @@ def width_of(layer: nn.Module) -> int | None:
     return layer.num_features if isinstance(layer, _NormBase) else None
 
 
-def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: Layout) -> Call | str:
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: Layout) -> Call | Refused:
     if not args:
-        return "it takes its input by keyword"
+        return Refused("it takes its input by keyword")
     if not _is_map(args[0]):
-        return f"its input is {_describe(args[0])}, not a feature map (N, C, H, W)"
+        return Refused(f"its input is {_describe(args[0])}, not a feature map (N, C, H, W)")
     if not _is_map(output):
-        return f"its output is {_describe(output)}, not a feature map (N, C, H, W)"
+        return Refused(f"its output is {_describe(output)}, not a feature map (N, C, H, W)")
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
-        return "besides its input it takes a collection"
+        return Refused("besides its input it takes a collection")
     reads, writes = _memory(args[0]).cdata, _memory(output).cdata
     return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout, args[0].dtype, reads, writes)
 

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Block, Call, Calls, children_of, trace_calls
+from cnnmod.method.calls import Block, Call, Calls, Refused, children_of, trace_calls
 from cnnmod.method.convolutions import ConvNormAct, runs_of_convolutions
 from cnnmod.method.trace import check_2d
 
@@ -187,9 +187,9 @@ def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:
     return {kind: " or ".join(whys) for kind, whys in sorted(reasons.items())}
 
 
-def _why_none(call: Call | str) -> str:
-    if isinstance(call, str):
-        return call
+def _why_none(call: Call | Refused) -> str:
+    if isinstance(call, Refused):
+        return call.reason
     if call.in_shape != call.out_shape:
         return "it changes its input's shape"
     return "it stands in no row of its class, or in a larger block"

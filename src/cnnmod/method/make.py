@@ -41,7 +41,7 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         if not config.residual:
             drop_residual_(conv_block, shape)
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
-    except Exception as error:  # whatever foreign modules raise when they are copied
+    except ValueError as error:
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
     activation = None
     if config.fuse_to == "all":
@@ -102,6 +102,9 @@ def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
     with at_rest(conv_block):
-        output = conv_block(x, *block.call.args, **block.call.kwargs)
+        try:
+            output = conv_block(x, *block.call.args, **block.call.kwargs)
+        except Exception as error:  # whatever a foreign forward raises
+            raise ValueError(f"it does not run with values: {error}") from error
     if not output.isfinite().all():
         raise ValueError("its output is not finite, as that of a norm over few channels")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Block, Calls, trace_calls
+from cnnmod.method.calls import Block, Calls, Refused, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import make_mod_block, may_stand_inside
@@ -17,6 +17,7 @@ from cnnmod.method.trace import check_2d, example_for
 from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
+_Tried = dict[str, MoDBlock | Refused]  # by the block's name
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,21 @@ def build_mod_blocks(
     if config.c is not None and c > widest:
         raise ValueError(f"c = {c} is more than the channels of every block; the widest has C = {widest}")
     settled = dataclasses.replace(config, c=c)
-    tried: dict[str, MoDBlock | str] = {}
+    tried: _Tried = {}
     modules = [part for module in modules for part in _served(module, modules, calls, settled, tried)]
-    reasons = _reasons(modules, config, filter_fn)
-    chosen = tuple(name for name, reason in reasons.items() if not reason)
+    refused = _not_chosen(modules, config, filter_fn)
+    chosen = tuple(block.name for module in modules for block in module if block.name not in refused)
     if callable(config.placement):
         settled = dataclasses.replace(settled, placement=chosen)
-    built: dict[str, tuple[Block, MoDBlock]] = {}
-    for block in (block for module in modules for block in module if block.name in chosen):
-        made = _try(block, settled, tried)
-        if isinstance(made, str):
-            reasons[block.name] = made
+    built: dict[str, MoDBlock] = {}
+    chosen_blocks = [block for module in modules for block in module if block.name in chosen]
+    for block in chosen_blocks:
+        mod_block = _try(block, settled, tried)
+        if isinstance(mod_block, Refused):
+            refused[block.name] = mod_block
         else:
-            made.config = settled
-            built[block.name] = block, made
+            mod_block.config = settled
+            built[block.name] = mod_block
     planned = [
         PlannedBlock(
             name=block.name,
@@ -147,71 +149,75 @@ def build_mod_blocks(
             position=position,
             channels=block.call.out_channels,
             chosen=block.name in chosen,
-            k=built[block.name][1].k if block.name in built else None,
-            reason=reasons[block.name],
+            k=built[block.name].k if block.name in built else None,
+            reason=refused[block.name].reason if block.name in refused else "",
         )
         for number, module in enumerate(modules)
         for position, block in enumerate(module)
     ]
-    return Plan(type(model).__name__, c, tuple(planned)), list(built.values())
+    pairs = [(block, built[block.name]) for block in chosen_blocks if block.name in built]
+    return Plan(type(model).__name__, c, tuple(planned)), pairs
 
 
-def _try(block: Block, config: MoDConfig, tried: dict[str, MoDBlock | str]) -> MoDBlock | str:
+def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
     """The block's MoD block, or why it has none."""
     if block.name not in tried:
         try:
             tried[block.name] = make_mod_block(block, config)
         except ValueError as error:
-            tried[block.name] = str(error)
+            tried[block.name] = Refused(str(error))
     return tried[block.name]
 
 
 def _served(
-    module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: dict[str, MoDBlock | str]
+    module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: _Tried
 ) -> list[list[Block]]:
     """The module itself; or, where no block of its class can be a MoD block (it has attention, say), the modules of its
     blocks' convolutional parts, if any of those can."""
     kind = type(module[0].layer)
     alike = [block for other in modules if type(other[0].layer) is kind for block in other[1:]]
-    if any(not isinstance(_try(block, config, tried), str) for block in alike):
+    if any(isinstance(_try(block, config, tried), MoDBlock) for block in alike):
         return [module]
 
     def _adds(part: Block) -> bool:
-        made = _try(part, config, tried)
-        return not isinstance(made, str) and may_stand_inside(made, part)
+        mod_block = _try(part, config, tried)
+        return isinstance(mod_block, MoDBlock) and may_stand_inside(mod_block, part)
 
     parts = [part for part in parts_of(module, calls) if len(part) > 1]
     served = [part for part in parts if any(_adds(block) for block in part[1:])]
     return served or [module]
 
 
-def _reasons(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> dict[str, str]:
-    """For each block why the arguments leave it a standard block; empty if they do not."""
+def _not_chosen(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> dict[str, Refused]:
+    """The blocks that the arguments leave standard blocks."""
     placement = config.placement
-    eligible = [block.name for module in modules for block in module[1:]]
-    if isinstance(placement, tuple) and (missing := [name for name in placement if name not in eligible]):
-        raise ValueError(f"placement names {missing[0]!r}, but the blocks that can be MoD blocks are {eligible}")
-    reasons: dict[str, str] = {}
+    eligible = [block for module in modules for block in module[1:]]
+    names = [block.name for block in eligible]
+    if isinstance(placement, tuple) and (missing := [name for name in placement if name not in names]):
+        raise ValueError(f"placement names {missing[0]!r}, but the blocks that can be MoD blocks are {names}")
+    refused = {module[0].name: Refused("first of its module") for module in modules}
     for number, module in enumerate(modules):
-        for position, block in enumerate(module):
-            if position == 0:
-                reasons[block.name] = "first of its module"
-            elif isinstance(placement, tuple):
-                reasons[block.name] = "" if block.name in placement else "placement"
-            elif callable(placement):
-                reasons[block.name] = "" if placement(number, position) else "placement"
-            else:
-                reasons[block.name] = "" if placement == "all" or position % 2 else "placement"
-    chosen = [block for module in modules for block in module if not reasons[block.name]]
+        for position, block in enumerate(module[1:], 1):
+            if not _is_placed(config, number, position, block.name):
+                refused[block.name] = Refused("placement")
+    chosen = [block for block in eligible if block.name not in refused]
     if not chosen:
         raise ValueError(f"placement {placement!r} chooses none of the {len(eligible)} blocks that can be MoD blocks")
     if filter_fn is not None:
-        for block in chosen:
-            reasons[block.name] = "" if filter_fn(block.layer, block.name) else "filter_fn"
-        if all(reasons.values()):
+        left = [block for block in chosen if not filter_fn(block.layer, block.name)]
+        if len(left) == len(chosen):
             types = sorted({type(block.layer).__name__ for block in chosen})
             raise ValueError(f"filter_fn accepts none of the blocks {[block.name for block in chosen]} of type {types}")
-    return reasons
+        refused |= {block.name: Refused("filter_fn") for block in left}
+    return refused
+
+
+def _is_placed(config: MoDConfig, module: int, position: int, name: str) -> bool:
+    if isinstance(config.placement, tuple):
+        return name in config.placement
+    if callable(config.placement):
+        return config.placement(module, position)
+    return config.placement == "all" or position % 2 == 1
 
 
 def _channels_of_first_conv_block(modules: list[list[Block]], example: Tensor) -> int:

@@ -213,7 +213,10 @@ def _copy(module: ModuleT, children: dict[int, nn.Module] | None = None) -> Modu
     """A deep copy with the given children (by identity) in place of its own; parameters are shared, to be replaced
     by the caller, so that a wide block is never held twice."""
     memo: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
-    return copy.deepcopy(module, memo | (children or {}))
+    try:
+        return copy.deepcopy(module, memo | (children or {}))
+    except Exception as error:  # whatever foreign objects raise when they are copied
+        raise ValueError(f"{type(module).__name__} cannot be copied: {error}") from error
 
 
 def _renew(
