@@ -146,7 +146,7 @@ def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     def note(name: str, block: nn.Module, args: tuple[Tensor]) -> None:
         assert isinstance(block, cnnmod.MoDBlock)
         x_NCHW = args[0].movedim(3, 1) if block.layout == "NHWC" else args[0]
-        logits[name].append(block.selector(x_NCHW[:, : block.pool]))
+        logits[name].append(block.selector(x_NCHW[:, : block.num_candidates]))
 
     hooks = [block.register_forward_pre_hook(partial(note, name)) for name, block in cnnmod.mod_blocks(model).items()]
     yield logits

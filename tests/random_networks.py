@@ -215,7 +215,7 @@ def _nearly_ties(model, x):
     gaps = []
 
     def note(block, inputs):
-        logit_NC = block.selector(inputs[0][:, : block.pool])
+        logit_NC = block.selector(inputs[0][:, : block.num_candidates])
         highest = logit_NC.sort(1, descending=True).values[:, : block.k + 1]
         gaps.append(float((highest[:, :-1] - highest[:, 1:]).min()))
 

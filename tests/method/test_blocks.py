@@ -87,7 +87,7 @@ def test_first_takes_the_first_channels_scaled_by_their_scores():
 )
 def test_candidates_round_up_to_16_and_never_pass_c(candidates, pool):
     block = make_block(candidates=candidates)
-    assert block.pool == block.selector.reduce.in_features == block.selector.expand.out_features == pool
+    assert block.num_candidates == block.selector.reduce.in_features == block.selector.expand.out_features == pool
     assert block.selector.reduce.out_features == CHANNELS // 16
     assert block.select(torch.rand(8, CHANNELS, 4, 4))[1].max() < pool
 

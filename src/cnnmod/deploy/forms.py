@@ -137,12 +137,14 @@ class EagerForm(Form):
         reduce, expand = weights
         if reduce.dtype != torch.float32 or expand.dtype != torch.float32:
             return None
-        pool_NCHW = x_NCHW if self.pool == self.channels else x_NCHW[:, : self.pool]
+        candidates_NCHW = x_NCHW if self.num_candidates == self.channels else x_NCHW[:, : self.num_candidates]
         # channels last, average pooling is the faster mean
         in_order = x_NCHW.is_contiguous()
-        pooled_NC = pool_NCHW.mean((2, 3)) if in_order else avg_pool2d(pool_NCHW, x_NCHW.shape[2:]).flatten(1)
+        pooled_NC = (
+            candidates_NCHW.mean((2, 3)) if in_order else avg_pool2d(candidates_NCHW, x_NCHW.shape[2:]).flatten(1)
+        )
         logit_NC = linear(linear(pooled_NC, reduce).relu_(), expand)
-        logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.pool), 1)
+        logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.num_candidates), 1)
         for logits in logit_NK.tolist():
             if len(set(logits)) < len(logits):  # a tie, whose order topk leaves open
                 return None
@@ -203,8 +205,8 @@ class OnnxForm(GraphForm):
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.config.select != "learned":
             return super()._forward(x_NCHW, *args, **kwargs)
-        pool_NCHW = x_NCHW[:, : self.pool] if self.pool < self.channels else x_NCHW
-        logit_NC11 = self._logits(pool_NCHW)
+        candidates_NCHW = x_NCHW[:, : self.num_candidates] if self.num_candidates < self.channels else x_NCHW
+        logit_NC11 = self._logits(candidates_NCHW)
         logit_NK11, index_NK11 = logit_NC11.topk(self.k, 1)
         if self.config.order == "index":
             index_NK11 = index_NK11.sort(1).values
@@ -213,7 +215,7 @@ class OnnxForm(GraphForm):
         if self.gain_K is not None:
             score_NK11 = score_NK11 * self.gain_K[:, None, None]
         index_NK = index_NK11.flatten(1)
-        y_NKHW = self._run_conv_block(self._gather(pool_NCHW, index_NK), *args, **kwargs) * score_NK11
+        y_NKHW = self._run_conv_block(self._gather(candidates_NCHW, index_NK), *args, **kwargs) * score_NK11
         return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
 
     def __init__(self, block: MoDBlock) -> None:
@@ -221,13 +223,13 @@ class OnnxForm(GraphForm):
         # Asked now, since an exporter's tensors are of no plain kind.
         self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
 
-    def _logits(self, pool_NCHW: Tensor) -> Tensor:
+    def _logits(self, candidates_NCHW: Tensor) -> Tensor:
         if not self.reads_weights:
-            return self.selector(pool_NCHW)[:, :, None, None]
-        dtype = torch.promote_types(pool_NCHW.dtype, torch.float32)
+            return self.selector(candidates_NCHW)[:, :, None, None]
+        dtype = torch.promote_types(candidates_NCHW.dtype, torch.float32)
         layers = (self.selector.reduce, self.selector.expand)
         reduce, expand = (layer.weight[:, :, None, None].to(dtype) for layer in layers)
-        return torch.conv2d(torch.conv2d(pool_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu(), expand)
+        return torch.conv2d(torch.conv2d(candidates_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu(), expand)
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         return gather_planes(x_NCHW, index_NK) if self.config.select == "learned" else super()._gather(x_NCHW, index_NK)

@@ -192,7 +192,7 @@ def tied(model: nn.Module) -> nn.Module:
     for block in mod_blocks(model).values():
         if block.config.select == "learned":
             size = next(size for size in itertools.count(2) if block.k % size)
-            first_C = torch.arange(block.pool) // size
+            first_C = torch.arange(block.num_candidates) // size
             if has_plain_selector(block):  # of which a form may read the weights
                 weight = block.selector.expand.weight.data
                 weight.copy_(weight[first_C].clone())

@@ -107,7 +107,7 @@ class MoDBlock(nn.Module):
             there is none.
 
     Attributes:
-        pool: Only the first `pool` channels are candidates; C unless `config.candidates` says otherwise.
+        num_candidates: The selection is among this many first channels; C unless `config.candidates` says otherwise.
         gain_K: With `config.identity_start`, what the scores are multiplied by.
         write: With `config.fuse_to="all"`, the 1×1 convolution from k to C channels.
 
@@ -141,11 +141,13 @@ class MoDBlock(nn.Module):
         self.conv_block = conv_block
         self.channels, self.k, self.config = channels, k, config
         self.layout: Layout = layout
-        self.pool = channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
+        self.num_candidates = (
+            channels if config.candidates is None else min(channels, -(-config.candidates * k // 16) * 16)
+        )
         if config.select == "random":
-            self.register_buffer("fixed_index_K", _draw(self.pool, k, config.order, device))
+            self.register_buffer("fixed_index_K", _draw(self.num_candidates, k, config.order, device))
         elif config.scale != "none":
-            self.selector = ChannelSelector(self.pool, max(1, channels // config.reduction), device, dtype)
+            self.selector = ChannelSelector(self.num_candidates, max(1, channels // config.reduction), device, dtype)
         if config.fuse_to == "all":
             self.write = nn.Conv2d(k, channels, 1, bias=False, device=device, dtype=dtype)
             nn.init.zeros_(self.write.weight)
@@ -188,14 +190,14 @@ class MoDBlock(nn.Module):
         if self.config.select == "random":
             index_K = self.fixed_index_K
             if self.training:
-                index_K = _draw(self.pool, self.k, self.config.order, x_NCHW.device)
+                index_K = _draw(self.num_candidates, self.k, self.config.order, x_NCHW.device)
             return None, _for_each_image(index_K, x_NCHW)
         if self.config.select == "first":
             index_NK = _first(self.k, x_NCHW)
             if self.config.scale == "none":
                 return None, index_NK
-            return self.selector(x_NCHW[:, : self.pool])[:, : self.k].sigmoid(), index_NK
-        logit_NC = self.selector(x_NCHW[:, : self.pool])
+            return self.selector(x_NCHW[:, : self.num_candidates])[:, : self.k].sigmoid(), index_NK
+        logit_NC = self.selector(x_NCHW[:, : self.num_candidates])
         if self.config.select == "slots":
             return select_slots(logit_NC, self.k)
         return select_channels(logit_NC, self.k, order=self.config.order)
@@ -222,8 +224,8 @@ def _choices(config: MoDConfig) -> list[str]:
 
 
 @torch.fx.wrap
-def _draw(pool: int, k: int, order: Order, device: torch.device | None) -> Tensor:
-    index_K = torch.randperm(pool, device=device)[:k]
+def _draw(num_candidates: int, k: int, order: Order, device: torch.device | None) -> Tensor:
+    index_K = torch.randperm(num_candidates, device=device)[:k]
     return index_K.sort().values if order == "index" else index_K
 
 
