@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from hypothesis import reject
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import dropout, interpolate, pad
@@ -197,12 +198,19 @@ def disagreement(plan, runtime="eager"):
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     model.eval().requires_grad_(False)
-    lowered = lower(model, runtime, example=_images(*plan.example))
+    lowered = None
     for given in (plan.example, *plan.inputs):
         x = _images(*given)
         before = x.clone()
         with torch.inference_mode():
-            expected, found = model(x), lowered(x)
+            try:
+                expected = model(x)
+            except RuntimeError as error:  # the network changes an expanded view in place, which torch refuses
+                assert "refers to a single memory location" in str(error)
+                reject()
+            lowered = lowered or lower(model, runtime, example=x)
+            x = before.clone()
+            found = lowered(x)
         limit = 1e-5 * max(1.0, float(expected.abs().max()))
         agrees = found.shape == expected.shape and (found - expected).abs().max() <= limit and torch.equal(x, before)
         if not agrees and not _nearly_ties(model, x):
