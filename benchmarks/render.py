@@ -2,7 +2,7 @@
 
 A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
 accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first;
-with the word `paper` first one stands beside the paper's figures.
+with the word `paper` first one stands beside the paper's figures. `summary NETWORK FILE …` makes a row for each runtime.
 
     python benchmarks/render.py           # writes
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
@@ -36,10 +36,13 @@ def rendered(page: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         kind, *rest = match[2].split()
-        names = rest if kind in ("matrix", "paper") else [kind, *rest]
+        network = rest.pop(0) if kind == "summary" else ""
+        names = rest if kind in ("matrix", "paper", "summary") else [kind, *rest]
         paths = [ROOT / "benchmarks" / "results" / name for name in names]
         if kind == "matrix":
             made = matrix([read_result(path) for path in paths])
+        elif kind == "summary":
+            made = summary(network, [read_result(path) for path in paths])
         elif kind == "paper":
             made = beside_the_papers(read_result(paths[0]))
         elif all(read_schema(path) == experiment.SCHEMA for path in paths):
@@ -103,6 +106,33 @@ def matrix(comparisons: list[Comparison]) -> str:
         f"{' / '.join(map(str, sizes))}; {machine.processor}, {machine.threads} threads; torch {versions['torch']}, "
         f"onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}; medians of "
         f"{' and '.join(map(str, rounds))} interleaved rounds."
+    )
+    return "\n".join(lines)
+
+
+def summary(network: str, comparisons: list[Comparison]) -> str:
+    """One network in every runtime: a row for each runtime and device, a column for each of its configurations."""
+    cells: dict[str, dict[str, str]] = {}
+    for comparison in comparisons:
+        device = comparison.provenance.device
+        where = "" if device == "cpu" else f", {' '.join(device.split()[:2])}, {comparison.dtype}"
+        runtimes = list(dict.fromkeys(runtime for runtime, _ in comparison.conditions))
+        for row in comparison.rows:
+            if row.role == "mod" and row.name.split()[0] == network:
+                for runtime in runtimes:
+                    sizes = [size for name, size in comparison.conditions if name == runtime]
+                    speedups = " / ".join(f"{comparison.speedup(row, runtime, size):.2f}" for size in sizes)
+                    taxes = " / ".join(f"{100 * comparison.mod_tax(row, runtime, size):+.1f}" for size in sizes)
+                    label = f"{runtime}{where}, batch {' / '.join(map(str, sizes))}"
+                    cells.setdefault(label, {})[row.name] = f"{speedups} ({taxes} %)"
+    names = list(dict.fromkeys(name for row in cells.values() for name in row))
+    lines = [f"| {' | '.join(['runtime', *names])} |", f"|---{'|---:' * len(names)}|"]
+    lines += [f"| {' | '.join([label, *(row.get(name, '') for name in names)])} |" for label, row in cells.items()]
+    machine = comparisons[0].provenance
+    lines.append(
+        f"\nSpeed-up over {comparisons[0].rows[0].name}, in brackets the MoD tax; "
+        f"{' × '.join(map(str, comparisons[0].image_shape[1:]))} pixels; {machine.processor}, {machine.threads} threads, "
+        f"torch {machine.versions['torch']}, unless the row says otherwise; medians of interleaved rounds."
     )
     return "\n".join(lines)
 
