@@ -2,7 +2,8 @@
 
 A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
 accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first;
-with the word `paper` first one stands beside the paper's figures. `summary NETWORK FILE …` makes a row for each runtime.
+with the word `paper` first one stands beside the paper's figures. `summary NETWORK FILE …` makes a row for each
+runtime.
 
     python benchmarks/render.py           # writes
     python benchmarks/render.py --check   # only says which page is out of date, exit code 1
@@ -131,8 +132,8 @@ def summary(network: str, comparisons: list[Comparison]) -> str:
     machine = comparisons[0].provenance
     lines.append(
         f"\nSpeed-up over {comparisons[0].rows[0].name}, in brackets the MoD tax; "
-        f"{' × '.join(map(str, comparisons[0].image_shape[1:]))} pixels; {machine.processor}, {machine.threads} threads, "
-        f"torch {machine.versions['torch']}, unless the row says otherwise; medians of interleaved rounds."
+        f"{' × '.join(map(str, comparisons[0].image_shape[1:]))} pixels; {machine.processor}, {machine.threads} "
+        f"threads, torch {machine.versions['torch']}, unless the row says otherwise; medians of interleaved rounds."
     )
     return "\n".join(lines)
 

@@ -36,7 +36,7 @@ def test_a_stale_table_is_noticed(render):
 
 def test_readme_promises():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(readme.splitlines()) <= 150
+    assert len(readme.splitlines()) <= 120
     assert "```python" in readme.split("\n", 20)[:20]
 
 
