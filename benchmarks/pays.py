@@ -31,7 +31,7 @@ from cnnmod.training.folder import Run
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import Row
-from cnnmod.training.run import Result, run_training
+from cnnmod.training.run import Result, read_result, run_training
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("CNNMOD_DATA", HERE.parents[1] / "shared" / "data"))
@@ -178,7 +178,7 @@ def collect(name: str, plan: Plan, runs: Path) -> Pays:
     for arm_name, arm in plan.arms.items():
         paths = {seed: runs / f"{arm_name}-seed{seed}" / "result.json" for seed in range(arm.runs)}
         done = {seed: path for seed, path in paths.items() if path.exists()}
-        results = [parse(Result, json.loads(path.read_text(encoding="utf-8")), str(path)) for path in done.values()]
+        results = [read_result(path, plan.recipe_of(arm_name).task) for path in done.values()]
         found = ArmResult(
             arm=arm_name, row=arm.row, changes=arm.changes, twin=arm.twin, seeds=list(done), results=results
         )

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from cnnmod.measure.results import interquartile_range
 from cnnmod.records.files import check_writable, write_whole
@@ -46,7 +45,8 @@ def main() -> None:
     open_data(place, whole)
     decoding_s = time.perf_counter() - started
 
-    short = dataclasses.replace(whole, train_images=STEPS * whole.batch_size, epochs=1, warmup_epochs=0)
+    batch_size, epochs = whole.optimization.batch_size, whole.optimization.epochs
+    short = whole.changed([f"train_images={STEPS * batch_size}", "epochs=1", "warmup_epochs=0"])
     data = open_data(place, short)
     bare = _bare_step(short)
     looped_s: list[float] = []
@@ -65,11 +65,11 @@ def main() -> None:
         run_training(run, Path(folder) / "run", data, progress=between)
 
     ratios = [one / other for one, other in zip(bare_s[WARM_UP:], looped_s[WARM_UP:], strict=True)]
-    images_per_s = whole.batch_size / statistics.median(looped_s[WARM_UP:])
-    training_s = whole.epochs * 50_000 / images_per_s
+    images_per_s = batch_size / statistics.median(looped_s[WARM_UP:])
+    training_s = epochs * 50_000 / images_per_s
     content = {
         "provenance": dataclasses.asdict(Provenance.now(torch.device("cpu"), torch.get_num_threads())),
-        "network": f"{short.network} {short.network_args}, batch {short.batch_size}",
+        "network": f"{short.networks.network} {short.networks.network_args}, batch {batch_size}",
         "steps": len(ratios),
         "loop_over_bare": round(statistics.median(ratios), 4),
         "loop_over_bare_iqr": round(interquartile_range(ratios), 4),
@@ -86,14 +86,15 @@ def _bare_step(how: Recipe) -> Callable[[], float]:
     torch.manual_seed(0)
     model = build_row(how, "mod", 10).to(memory_format=torch.channels_last).train()
     optimizer, _ = make_optimizer(model, how, STEPS)
-    size = (how.batch_size, how.in_channels, *how.size)
+    batch_size, loss = how.optimization.batch_size, how.task.loss(10, torch.device("cpu"))
+    size = (batch_size, how.images.in_channels, *how.images.size)
     images = torch.randn(size).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (how.batch_size,))
+    labels = torch.randint(0, 10, (batch_size,))
 
     def step() -> float:
         started = time.perf_counter()
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels, label_smoothing=how.label_smoothing).backward()
+        loss(model, images, labels).backward()
         optimizer.step()
         return time.perf_counter() - started
 

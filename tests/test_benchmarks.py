@@ -131,7 +131,7 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
         assert [(row.row, row.results[0].accuracy.images) for row in found.rows] == [
             (row, 20) for row in (("mod",) if "order" in name else ("baseline", "mod", "control"))
         ]
-        assert found.recipe.network == f"{name.split('-')[0]}_cifar_mod"
+        assert found.recipe.networks.network == f"{name.split('-')[0]}_cifar_mod"
 
 
 def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):

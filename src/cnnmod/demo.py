@@ -22,7 +22,6 @@ from cnnmod.training.loop import train
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, factory_of
-from cnnmod.training.scores import main_pct
 
 Progress = Callable[[str, int, int], None]
 _RECIPE = recipe("digits")
@@ -63,7 +62,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     for name, model in networks.items():
         what = f"training {name}"
         train(model, data, _RECIPE, progress=lambda done, total, rate: progress(what, done, total))  # noqa: B023  called at once
-        accuracies[name] = main_pct(evaluate(model, data.test, data.num_classes))
+        accuracies[name] = evaluate(model, data.test, data.num_classes).value
     (batch,) = data.test.batches([torch.arange(len(data.test))])
 
     factory, arguments = factory_of(_RECIPE, "mod", data.num_classes)
@@ -99,6 +98,6 @@ def _small_networks(how: Recipe) -> dict[str, nn.Module]:
     """Dense, MoD and control with equal weights outside their MoD blocks."""
     torch.manual_seed(0)
     dense = build_row(how, "baseline", 10)
-    mod = convert_(copy.deepcopy(dense), how.config, example=torch.rand(1, 1, 8, 8))
+    mod = convert_(copy.deepcopy(dense), how.networks.config, example=torch.rand(1, 1, 8, 8))
     control = control_(copy.deepcopy(mod))
     return {"digits": dense, "digits_mod": mod, control_name("digits_mod"): control}

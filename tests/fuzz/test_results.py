@@ -33,7 +33,7 @@ BROKEN = {
 
 
 ARGUMENTS = {"channels": [8, 8, 8, 8]}  # not the layers too: of a billion, building takes for ever
-RECIPE = dataclasses.replace(recipe("digits"), network_args=ARGUMENTS)
+RECIPE = recipe("digits", [f"network_args={json.dumps(ARGUMENTS)}"])
 
 
 def result():

@@ -7,7 +7,7 @@ from cnnmod.measure.selection import inspect_selection
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.report.selection import selection_figure
 from cnnmod.report.table import selection_cells
-from cnnmod.training.images import ImagesInMemory
+from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
 
 CLASSES, COUNT = 16, 80
@@ -33,7 +33,7 @@ def images():
     """Of each class its own row is bright, so that a selector of the identity selects the class's channel."""
     labels = torch.arange(COUNT) % CLASSES
     pixels = (torch.eye(CLASSES) * 255).byte()[labels].view(COUNT, 1, CLASSES, 1).expand(-1, -1, -1, CLASSES)
-    return ImagesInMemory(pixels, labels, recipe("digits", [f"image_size={CLASSES}"]))
+    return ImagesInMemory(pixels, labels, recipe("digits", [f"image_size={CLASSES}"]).images)
 
 
 def test_a_selection_that_follows_the_image():

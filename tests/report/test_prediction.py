@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from cnnmod.report.prediction import colour, prediction_figure
-from cnnmod.training.predict import Boxes, ClassMap, Prediction, TopClasses
+from cnnmod.training.predictions import Boxes, ClassMap, Prediction, TopClasses
 from pictures import picture
 
 HALVES = torch.cat([torch.zeros(40, 32), torch.full((40, 32), 13)], dim=1).long()

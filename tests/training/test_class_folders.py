@@ -15,7 +15,7 @@ def test_class_folders(tmp_path):
     assert list(sources.splits) == ["train", "validation"]
     train = sources.splits["train"]
     assert list(train.labels) == [0, 0, 1, 1]
-    assert train.open(3).getpixel((0, 0)) == (50, 1, 0)
+    assert train.open(3)[0].getpixel((0, 0)) == (50, 1, 0)
     assert train.name(3).endswith("dog/1.png")
 
 
@@ -47,7 +47,7 @@ def test_all_endings_of_images_are_taken_and_other_files_are_named(tmp_path, cap
     with caplog.at_level(logging.WARNING, "cnnmod"):
         train = find_sources(tmp_path).splits["train"]
     assert list(train.labels) == [0] * 9 + [1] * 2
-    assert {train.open(number).size for number in range(11)} == {(8, 8)}
+    assert {train.open(number)[0].size for number in range(11)} == {(8, 8)}
     first = tmp_path / "train" / "dog" / "notes.txt"
     assert f"files in {tmp_path}/train that are no images are ignored: 1, the first: {first}" in caplog.messages
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnnmod.training.classes import check_classes, name_classes
+from cnnmod.training.classes import name_classes
 from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
+from cnnmod.training.tasks import TASKS
 from pictures import annotation, cells, city, shards, streets
 
 MASKS = ['classes=["road", "box"]', "image_size=[48, 64]", "crop_size=[48, 64]"]
@@ -14,7 +15,7 @@ CELLS = recipe("bccd", ["image_size=[64, 80]"])
 
 
 def check(data, task):
-    check_classes(data, task, lambda what, done, total: None)
+    TASKS[task]().check_data(data, lambda what, done, total: None)
 
 
 def said(caplog) -> list[str]:

@@ -4,7 +4,7 @@ from torch import nn
 
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
-from cnnmod.training.images import ImagesInMemory
+from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
 from pictures import classes
 
@@ -14,7 +14,7 @@ def images(count, wrong):
     labels = torch.arange(count) % 10
     pixels = (torch.eye(10) * 255)[labels].byte().view(count, 1, 1, 10).expand(count, 1, 10, 10)
     labels = torch.where(torch.arange(count) >= count - wrong, (labels + 1) % 10, labels)
-    return ImagesInMemory(pixels, labels, recipe("digits", ["image_size=10"]))
+    return ImagesInMemory(pixels, labels, recipe("digits", ["image_size=10"]).images)
 
 
 class FirstRow(nn.Module):

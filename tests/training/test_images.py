@@ -6,7 +6,6 @@ from PIL import Image
 
 from cnnmod.training import decode
 from cnnmod.training.data import open_data
-from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from pictures import classes, picture
 
@@ -103,7 +102,6 @@ def test_all_broken(tmp_path):
 
 
 def test_two_channels():
-    grey = recipe("digits").to_dict()
-    two = Recipe.from_dict(grey | {"in_channels": 2, "mean": [0, 0], "std": [1, 1]})
+    two = recipe("digits", ["in_channels=2", "mean=[0, 0]", "std=[1, 1]"])
     with pytest.raises(ValueError, match="images have 1 or 3 channels, not in_channels = 2"):
         open_data("digits", two)

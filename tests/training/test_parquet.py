@@ -25,7 +25,7 @@ def test_as_on_the_hub(tmp_path):
     assert sorted(sources.splits) == ["test", "train"]
     train = pickle.loads(pickle.dumps(sources.splits["train"]))  # as it goes to the processes that decode
     assert (len(train), list(train.labels)) == (5, [0, 1, 0, 0, 1])
-    assert [train.open(number, 1).getpixel((0, 0)) for number in range(5)] == [0, 1, 2, 0, 1]
+    assert [train.open(number, 1)[0].getpixel((0, 0)) for number in range(5)] == [0, 1, 2, 0, 1]
     assert train.name(4) == f"{tmp_path}/data/train-00001-of-00002.parquet, row 1"
 
 
@@ -36,7 +36,7 @@ def test_as_datasets_writes_it(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
     train = find_sources(tmp_path).splits["train"]
-    assert [train.open(number, 1).getpixel((0, 0)) for number in range(3)] == [0, 1, 2]
+    assert [train.open(number, 1)[0].getpixel((0, 0)) for number in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
@@ -44,7 +44,7 @@ def test_images_as_plain_bytes(kind, tmp_path):
     images = pyarrow.array([encoded(picture((n, n, n))) for n in range(3)], kind)
     parquet(tmp_path / "train.parquet", [0, 1, 0], images=images, column="img")
     train = find_sources(tmp_path).splits["train"]
-    assert [train.open(number, 1).getpixel((0, 0)) for number in range(3)] == [0, 1, 2]
+    assert [train.open(number, 1)[0].getpixel((0, 0)) for number in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_string_that_no_training_image_has(tmp_path):
 @pytest.mark.parametrize("name", ["data[1]", "a b*c?"])
 def test_names_of_folders_are_no_patterns(name, tmp_path):
     parquet(tmp_path / name / "train.parquet", [0, 1])
-    assert find_sources(tmp_path / name).splits["train"].open(1, 1).getpixel((0, 0)) == 1
+    assert find_sources(tmp_path / name).splits["train"].open(1, 1)[0].getpixel((0, 0)) == 1
 
 
 class TestOtherClasses:

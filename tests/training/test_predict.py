@@ -12,7 +12,9 @@ from cnnmod.networks import build, build_mod
 from cnnmod.report.prediction import prediction_figure
 from cnnmod.training.data import open_data
 from cnnmod.training.folder import Run
-from cnnmod.training.predict import Boxes, Broken, ClassMap, Predictor, TopClasses
+from cnnmod.training.images import Broken
+from cnnmod.training.predict import Predictor
+from cnnmod.training.predictions import Boxes, ClassMap, TopClasses
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import run_training
@@ -127,9 +129,13 @@ def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(tmp_path: Path)
 @pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
 def test_a_backbone_starts_from_a_classifiers_weights(name: str, changes: list[str], make: Any, tmp_path: Path) -> None:
     made = recipe(name, [*changes, f"backbone_weights={tmp_path}/{{row}}.safetensors"])
-    arguments = made.network_args["backbone_args"]
+    arguments = made.networks.network_args["backbone_args"]
     for row in ("baseline", "mod", "control"):
-        model = build("resnet18", **arguments) if row == "baseline" else build_mod("resnet18", made.config, **arguments)
+        model = (
+            build("resnet18", **arguments)
+            if row == "baseline"
+            else build_mod("resnet18", made.networks.config, **arguments)
+        )
         save(control_(model) if row == "control" else model, tmp_path / f"{row}.safetensors")
         started = build_row(made, row, 3).backbone
         body = started.body if name == "bccd" else started

@@ -12,7 +12,6 @@ from cnnmod.networks import load
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scores import main_pct
 from pictures import cells, streets
 
 SCRIPT = """
@@ -24,7 +23,6 @@ from cnnmod.training.data import open_data
 from cnnmod.training.processes import all_processes
 assert all_processes().num_processes == int(sys.argv[2])
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scores import main_pct
 from cnnmod.training.run import Run, run_training
 name, data, *changes = sys.argv[3:]
 run = Run(recipe=recipe(name, changes), row="mod", seed=0, data=data)
@@ -91,4 +89,4 @@ def test_two_processes_score_as_one(name, make, changes, tmp_path):
     opened = open_data(data, recipe(name, (SMALL + changes).split()))
     found = evaluate(load(run / "last.safetensors"), opened.test, opened.num_classes, task=recipe(name).task)
     assert found.images == score["images"] == 5
-    assert main_pct(found) == pytest.approx(score[found.main], abs=1e-3)
+    assert found.value == pytest.approx(score[found.main], abs=1e-3)

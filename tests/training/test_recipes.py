@@ -4,22 +4,24 @@ from cnnmod.training.data import open_data
 from cnnmod.training.folder import Run
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import run_training
+from cnnmod.training.tasks import Classification
 from pictures import cells, city
 
 
 def test_the_papers():
     imagenet = recipe("imagenet")
-    assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate) == (100, 256, 0.1)
-    assert (imagenet.milestones, imagenet.decay, imagenet.weight_decay) == ((30, 60, 90), 0.1, 1e-4)
-    assert recipe("cifar10").milestones == (90, 136)
-    assert recipe("cifar100").milestones == (60, 120, 160)
-    assert recipe("cifar10").validation_fraction == 0.1
-    assert recipe("cifar10_fast").epochs <= 10
+    options = imagenet.optimization
+    assert (options.epochs, options.batch_size, options.learning_rate) == (100, 256, 0.1)
+    assert (options.milestones, options.decay, options.weight_decay) == ((30, 60, 90), 0.1, 1e-4)
+    assert recipe("cifar10").optimization.milestones == (90, 136)
+    assert recipe("cifar100").optimization.milestones == (60, 120, 160)
+    assert recipe("cifar10").task == Classification(augmentation="crop_flip", validation_fraction=0.1)
+    assert recipe("cifar10_fast").optimization.epochs <= 10
 
 
 def test_with_changes():
     made = recipe("cifar10", ["epochs=3"])
-    assert made.epochs == 3
+    assert made.optimization.epochs == 3
     assert made == recipe("cifar10").changed(["epochs=3"])
 
 

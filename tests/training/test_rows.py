@@ -26,6 +26,6 @@ def test_factory():
     grey = recipe("digits")
     assert factory_of(grey, "mod", 7) == (
         "cnnmod/resnet18_cifar_mod",
-        grey.network_args | {"num_classes": 7, "in_chans": 1},
+        grey.networks.network_args | {"num_classes": 7, "in_chans": 1},
     )
     assert factory_of(recipe("cifar10"), "baseline", 10)[0] == "cnnmod/resnet18_cifar"

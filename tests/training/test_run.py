@@ -180,10 +180,32 @@ def test_the_other_rows(row, tmp_path):
 
 class TestRefused:
     def test_another_recipe(self, whole):
-        with pytest.raises(ValueError, match=r"holds another run: its recipe\.config\.order is 'score', not 'index'"):
+        with pytest.raises(
+            ValueError, match=r"holds another run: its recipe\.networks\.config\.order is 'score', not 'index'"
+        ):
             trained(a_run("config.order=index"), whole[0])
         with pytest.raises(ValueError, match="its seed is 0, not 1"):
             trained(a_run(seed=1), whole[0])
+
+    @pytest.mark.parametrize("done", [True, False])
+    def test_other_classes(self, done, tmp_path):
+        """In another order they would be other labels."""
+        run = a_run("epochs=1")
+        data = open_data("digits", run.recipe)
+        run_training(run, tmp_path / "run", data)
+        if not done:
+            (tmp_path / "run" / "result.json").unlink()
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+        assert data.classes is not None
+        for classes, named in ((data.classes[::-1], "'0' and '9'"), (data.classes[:-1], "'9' and None")):
+            with pytest.raises(
+                ValueError,
+                match=rf"^the run in {tmp_path}/run knows 10 classes, the data has {len(classes)}; the first that "
+                rf"differ are {named}$",
+            ):
+                run_training(run, tmp_path / "run", replace(data, classes=classes))
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
+        run_training(run, tmp_path / "run", data)
 
     def test_not_data_that_were_moved(self, whole):
         moved = replace(a_run(), data="elsewhere/digits")

@@ -4,12 +4,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scenes import find_scenes
+from cnnmod.training.scenes import Found, find_boxes, find_masks
+from cnnmod.training.tasks import Segmentation
 from pictures import annotation, cells, city, oriented, picture, streets
 
 STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
 CELLS = recipe("bccd")
+
+
+def find_scenes(folder: Path, how: Recipe) -> Found:
+    if isinstance(how.task, Segmentation):
+        return find_masks(folder, how.task.classes, how.task.ignore)
+    return find_boxes(folder)
 
 
 def test_masks_beside_images(tmp_path: Path) -> None:
@@ -43,10 +51,22 @@ def test_the_first_of_several_years_is_validated_on(tmp_path: Path) -> None:
 def test_hidden_files_are_none(tmp_path: Path) -> None:
     streets(tmp_path / "streets", train=2, val=1)
     cells(tmp_path / "cells", train=2, val=1)
+    city(tmp_path / "city", train=1, val=1)
     (tmp_path / "streets" / "train" / "._train0.png").write_bytes(b"of a Mac")
-    (tmp_path / "cells" / "Annotations" / "._cell0.xml").write_text(annotation(("background", 1, 2, 3, 4)))
+    (tmp_path / "streets" / ".val").mkdir()
+    for name in (".x.xml", "._cell0.xml"):
+        (tmp_path / "cells" / "Annotations" / name).write_text(annotation(("hidden", 1, 2, 3, 4)))
+    for kind in ("leftImg8bit", "gtFine"):
+        shutil.copytree(tmp_path / "city" / kind / "train" / "ulm", tmp_path / "city" / kind / "train" / ".ulm")
     assert len(find_scenes(tmp_path / "streets", STREETS)[0]["train"]) == 2
     assert find_scenes(tmp_path / "cells", CELLS)[1] == ("background", "cell", "drop")
+    assert len(find_scenes(tmp_path / "city", recipe("cityscapes"))[0]["train"]) == 1
+
+
+def test_hidden_folders_of_years_are_none(tmp_path: Path) -> None:
+    for year in ("VOC2007", ".VOC2012"):
+        cells(tmp_path / "VOCdevkit" / year, train=2, val=1)
+    assert len(find_scenes(tmp_path, CELLS)[0]["train"]) == 2
 
 
 def test_an_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
@@ -64,7 +84,22 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert mask_HW[2, 3:5].tolist() == [13, 255]
 
 
+def test_other_names_of_the_splits(tmp_path: Path) -> None:
+    streets(tmp_path, training=2, valid=1)
+    splits, _ = find_scenes(tmp_path, STREETS)
+    assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 2, "validation": 1}
+
+
 class TestErrors:
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_two_folders_of_one_split(self, labelled: bool, tmp_path: Path) -> None:
+        streets(tmp_path, train=1, val=1, valid=1)
+        if not labelled:
+            shutil.rmtree(tmp_path / "validannot")
+        both = f"{tmp_path}/val and {tmp_path}/valid are both of the validation split; leave one of them"
+        with pytest.raises(ValueError, match=f"^{both}$"):
+            find_scenes(tmp_path, STREETS)
+
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"data folder .*none does not exist"):
             find_scenes(tmp_path / "none", STREETS)

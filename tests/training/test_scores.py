@@ -2,20 +2,25 @@ import pytest
 import torch
 
 from cnnmod.records.parse import parse
-from cnnmod.training.scores import Accuracy, Overlap, Precision, Score, main_pct, make_metric
+from cnnmod.training.scores import Accuracy, Metric, Overlap, Precision, Score
+from cnnmod.training.tasks import TASKS
 
 CPU = torch.device("cpu")
 
 
+def make_metric(task: str, num_classes: int) -> Metric:
+    return TASKS[task]().metric(num_classes, CPU)
+
+
 def test_overlap_by_hand() -> None:
-    metric = make_metric("segmentation", 3, CPU)
+    metric = make_metric("segmentation", 3)
     truth = torch.tensor([[[0, 0, 1], [1, 1, 255]]])
     found = torch.tensor([[[0, 1, 1], [1, 0, 2]]])
     metric.update({"out": torch.nn.functional.one_hot(found, 3).permute(0, 3, 1, 2).float()}, truth)
     overlap = metric.compute(1, 0)
     assert isinstance(overlap, Overlap)
     assert overlap.iou_pct == [pytest.approx(100 / 3, abs=1e-4), 50.0, None]
-    assert overlap.miou_pct == main_pct(overlap) == pytest.approx((100 / 3 + 50) / 2, abs=1e-4)
+    assert overlap.miou_pct == overlap.value == pytest.approx((100 / 3 + 50) / 2, abs=1e-4)
     assert overlap.pixel_accuracy_pct == 60.0
     assert overlap.class_accuracy_pct == pytest.approx((50 + 200 / 3) / 2, abs=1e-4)
     assert overlap.absent_classes == [2]
@@ -34,38 +39,38 @@ A, B, FAR = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 70.0,
 
 
 def test_precision_by_hand() -> None:
-    metric = make_metric("detection", 3, CPU)
+    metric = make_metric("detection", 3)
     # class 1: a hit, a miss, a hit: precision 1 up to half of them, then 2/3; class 2: nothing of it is found
     metric.update([boxes((1, 0.9, A), (1, 0.8, FAR), (1, 0.7, B))], [boxes((1, 1, A), (1, 1, B), (2, 1, FAR))])
     precision = metric.compute(1, 0)
     assert isinstance(precision, Precision)
     eleven = (6 * 1 + 5 * 2 / 3) / 11
     assert precision.class_ap50_pct == [pytest.approx(100 * eleven, abs=1e-3), 0.0]
-    assert precision.ap50_voc07_pct == main_pct(precision) == pytest.approx(100 * eleven / 2, abs=1e-3)
+    assert precision.ap50_voc07_pct == precision.value == pytest.approx(100 * eleven / 2, abs=1e-3)
     assert precision.ap50_pct == pytest.approx(100 * (1 / 2 + 1 / 3) / 2, abs=0.1)
     assert precision.coco_ap_pct <= precision.ap50_pct + 1
 
 
 @pytest.mark.parametrize("hits", [1, 2, 3, 4])
 def test_a_recall_that_is_reached_exactly_counts(hits: int) -> None:
-    metric = make_metric("detection", 2, CPU)
+    metric = make_metric("detection", 2)
     there = [(1, 1.0, [20.0 * n, 0.0, 20.0 * n + 10, 10.0]) for n in range(5)]
     metric.update([boxes(*there[:hits])], [boxes(*there)])
-    assert main_pct(metric.compute(1, 0)) == pytest.approx(100 * (2 * hits + 1) / 11, abs=1e-3)
+    assert metric.compute(1, 0).value == pytest.approx(100 * (2 * hits + 1) / 11, abs=1e-3)
 
 
 def test_what_is_difficult_counts_neither_way() -> None:
-    metric = make_metric("detection", 2, CPU)
+    metric = make_metric("detection", 2)
     metric.update([boxes((1, 0.9, B), (1, 0.8, A))], [boxes((1, 1, A))])
     there = {name: torch.cat([boxes((1, 1, A))[name], boxes((1, 1, B), difficult=True)[name]]) for name in boxes()}
-    easy = make_metric("detection", 2, CPU)
+    easy = make_metric("detection", 2)
     easy.update([boxes((1, 0.9, B), (1, 0.8, A))], [there])
-    assert main_pct(easy.compute(1, 0)) == 100.0
-    assert main_pct(metric.compute(1, 0)) == 50.0
+    assert easy.compute(1, 0).value == 100.0
+    assert metric.compute(1, 0).value == 50.0
 
 
 def test_a_class_that_is_nowhere_has_no_precision() -> None:
-    metric = make_metric("detection", 4, CPU)
+    metric = make_metric("detection", 4)
     there = {name: torch.cat([boxes((1, 1, A))[name], boxes((3, 1, B), difficult=True)[name]]) for name in boxes()}
     metric.update([boxes((1, 0.9, A), (2, 0.9, FAR))], [there])
     found = metric.compute(1, 0)
@@ -75,10 +80,10 @@ def test_a_class_that_is_nowhere_has_no_precision() -> None:
 
 
 def test_a_class_without_images_and_one_without_pixels_that_is_found() -> None:
-    metric = make_metric("classification", 3, CPU)
+    metric = make_metric("classification", 3)
     metric.update(torch.eye(3)[[0, 1]], torch.tensor([0, 2]))
     assert metric.compute(2, 0).absent_classes == [1]
-    metric = make_metric("segmentation", 2, CPU)
+    metric = make_metric("segmentation", 2)
     metric.update(
         {"out": torch.eye(2)[torch.tensor([[[0, 1], [0, 1]]])].permute(0, 3, 1, 2)}, torch.tensor([[[0, 0], [0, 255]]])
     )
@@ -90,7 +95,7 @@ def test_a_class_without_images_and_one_without_pixels_that_is_found() -> None:
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_logits_that_are_not_numbers(task) -> None:
     """The highest of them would be a class, and a score."""
-    metric = make_metric(task, 2, CPU)
+    metric = make_metric(task, 2)
     for value in (0.0, float("nan"), 0.0):
         if task == "segmentation":
             metric.update({"out": torch.tensor([0.0, value]).view(1, 2, 1, 1)}, torch.zeros(1, 1, 1, dtype=torch.long))
@@ -101,27 +106,30 @@ def test_logits_that_are_not_numbers(task) -> None:
 
 
 @pytest.mark.parametrize(
-    "old",
+    ("kind", "old"),
     [
-        {"top1_pct": 90.0, "top5_pct": None, "images": 10, "broken": 0},
-        {
-            "miou_pct": 5.0,
-            "class_accuracy_pct": 6.0,
-            "pixel_accuracy_pct": 7.0,
-            "iou_pct": [],
-            "images": 1,
-            "broken": 0,
-        },
+        (Accuracy, {"top1_pct": 90.0, "top5_pct": None, "images": 10, "broken": 0}),
+        (
+            Overlap,
+            {
+                "miou_pct": 5.0,
+                "class_accuracy_pct": 6.0,
+                "pixel_accuracy_pct": 7.0,
+                "iou_pct": [],
+                "images": 1,
+                "broken": 0,
+            },
+        ),
     ],
 )
-def test_of_a_file_from_before_there_were_absent_classes(old) -> None:
-    assert parse(Score, old, "file").absent_classes == []
+def test_of_a_file_from_before_there_were_absent_classes(kind, old) -> None:
+    assert parse(kind, old, "file").absent_classes == []
 
 
 def test_nothing_is_found() -> None:
-    metric = make_metric("detection", 2, CPU)
+    metric = make_metric("detection", 2)
     metric.update([boxes()], [boxes((1, 1, A))])
-    assert main_pct(metric.compute(1, 0)) == 0.0
+    assert metric.compute(1, 0).value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -133,11 +141,11 @@ def test_nothing_is_found() -> None:
     ],
 )
 def test_each_is_read_back_as_what_it_is(score: Score) -> None:
-    assert parse(Score, vars(score), "file") == score
+    assert parse(Score, vars(score), "file", {Score: type(score)}) == score
 
 
 def test_other_classes() -> None:
     with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):
-        make_metric("segmentation", 3, CPU).update({"out": torch.zeros(1, 4, 2, 2)}, torch.zeros(1, 2, 2))
+        make_metric("segmentation", 3).update({"out": torch.zeros(1, 4, 2, 2)}, torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):
-        make_metric("classification", 3, CPU).update(torch.zeros(1, 4), torch.zeros(1))
+        make_metric("classification", 3).update(torch.zeros(1, 4), torch.zeros(1))

@@ -16,7 +16,7 @@ def test_shards(tmp_path):
     shards(tmp_path, [4, 1, 3])
     train = find_sources(tmp_path).splits["train"]
     assert list(train.labels) == [number % 3 for number in range(8)]
-    assert [train.open(number).getpixel((0, 0)) for number in range(8)] == [(grey, grey, grey) for grey in range(8)]
+    assert [train.open(number)[0].getpixel((0, 0)) for number in range(8)] == [(grey, grey, grey) for grey in range(8)]
     assert train.name(4) == f"{tmp_path}/train-001.tar: 0004.png"
 
 
@@ -42,7 +42,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
     shard(tmp_path / "train-0.tar", members)
     train = find_sources(tmp_path).splits["train"]
     assert list(train.labels) == [0, 1, 2, 3, 4]
-    assert [train.open(number, 1).getpixel((0, 0)) for number in range(5)] == [0, 1, 2, 3, 4]
+    assert [train.open(number, 1)[0].getpixel((0, 0)) for number in range(5)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import contextlib
 import copy
-import dataclasses
+import json
 
 import pytest
 import torch
@@ -16,7 +16,12 @@ from cnnmod.training.rows import build_row
 from cnnmod.training.step import Step, autocast, make_optimizer
 
 CPU = torch.device("cpu")
-RECIPE = dataclasses.replace(recipe("digits"), optimizer="momentum", momentum=0.0, weight_decay=0.0, learning_rate=0.1)
+RECIPE = recipe("digits", ["optimizer=momentum", "momentum=0", "weight_decay=0", "learning_rate=0.1"])
+
+
+def changed(**fields):
+    """The recipe with other options of its optimization or system."""
+    return RECIPE.changed([f"{name}={json.dumps(value)}" for name, value in fields.items()])
 
 
 def network():
@@ -36,7 +41,7 @@ def cross_entropy(model, images, labels):
 
 def make_step(how=RECIPE, model=None, forward=None, scale=None):
     model = network() if model is None else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=how.learning_rate)
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.optimization.learning_rate)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
     return Step(how, model, forward or model, cross_entropy, optimizer, scaler)
 
@@ -58,7 +63,7 @@ def test_one_step_of_gradient_descent():
 
 def test_gradients_are_of_one_step():
     """A second step with a learning rate of 0 leaves the gradient of its own batch alone."""
-    step = make_step(dataclasses.replace(RECIPE, learning_rate=1e-20))
+    step = make_step(changed(learning_rate=1e-20))
     step(batch())
     first = [parameter.grad.clone() for parameter in step.model.parameters() if parameter.grad is not None]
     step(batch())
@@ -74,7 +79,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(count, parts):
         return model(images)
 
     model = network()
-    in_parts = make_step(dataclasses.replace(RECIPE, accumulate=4), model, forward)
+    in_parts = make_step(changed(accumulate=4), model, forward)
     torch.testing.assert_close(in_parts(batch(count)), whole(batch(count)))
     assert seen == parts
     assert not torch.equal(weights(model), weights(network()))
@@ -83,7 +88,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(count, parts):
 
 @pytest.mark.parametrize("scale", [None, 1024.0])
 def test_gradients_are_clipped_as_they_are_not_as_they_are_scaled(scale):
-    step = make_step(dataclasses.replace(RECIPE, clip_grad=0.01), scale=scale)
+    step = make_step(changed(clip_grad=0.01), scale=scale)
     before = weights(step.model)
     step(batch())
     assert (weights(step.model) - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
@@ -109,7 +114,7 @@ def test_the_memory_format(channels_last):
         return nn.functional.adaptive_avg_pool2d(images, 1).flatten(1) @ weight
 
     weight = nn.Parameter(torch.zeros(3, 10))
-    how = dataclasses.replace(RECIPE, channels_last=channels_last)
+    how = changed(channels_last=channels_last)
     step = make_step(how, nn.ParameterList([weight]), forward)
     for given in (torch.contiguous_format, torch.channels_last):
         step(Batch(torch.randn(4, 3, 8, 8).contiguous(memory_format=given), torch.arange(4)))
@@ -118,7 +123,7 @@ def test_the_memory_format(channels_last):
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_precision(precision, dtype):
-    how = dataclasses.replace(RECIPE, precision=precision)
+    how = changed(precision=precision)
     with autocast(how, CPU)():
         assert torch.is_autocast_enabled("cpu") == (dtype is not None)
         assert dtype is None or torch.get_autocast_dtype("cpu") == dtype
@@ -150,7 +155,7 @@ def test_processes_share_gradients_once_a_step(images, shared, monkeypatch):
             return super().forward(images)
 
     monkeypatch.setattr(step_module, "DistributedDataParallel", Shared)
-    make_step(dataclasses.replace(RECIPE, accumulate=3), Shared(network()))(batch(images))
+    make_step(changed(accumulate=3), Shared(network()))(batch(images))
     assert seen == shared
 
 
@@ -158,7 +163,7 @@ class TestOptimizer:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
 
     def rates(self, steps, **fields):
-        optimizer, schedule = make_optimizer(copy.deepcopy(self.model), dataclasses.replace(RECIPE, **fields), steps)
+        optimizer, schedule = make_optimizer(copy.deepcopy(self.model), changed(**fields), steps)
         found = []
         for number in range(steps * fields["epochs"]):
             schedule.step_update(number)
@@ -166,7 +171,7 @@ class TestOptimizer:
         return found
 
     def test_its_settings(self):
-        how = dataclasses.replace(RECIPE, momentum=0.7, weight_decay=0.3, warmup_epochs=0)
+        how = changed(momentum=0.7, weight_decay=0.3, warmup_epochs=0)
         optimizer, _ = make_optimizer(self.model, how, 10)
         assert type(optimizer) is torch.optim.SGD
         assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.7, 0.3)]
@@ -174,7 +179,7 @@ class TestOptimizer:
         assert make_optimizer(self.model, recipe("digits"), 10)[0].param_groups[0]["nesterov"] is True
 
     def test_norms_and_biases_are_decayed_or_not(self):
-        how = dataclasses.replace(RECIPE, weight_decay=0.3, decay_norms=False)
+        how = changed(weight_decay=0.3, decay_norms=False)
         optimizer, _ = make_optimizer(self.model, how, 10)
         decay = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
         found = {name: decay[id(one)] for name, one in self.model.named_parameters()}
@@ -186,8 +191,8 @@ class TestOptimizer:
 
     def test_poly_falls_to_a_hundredth(self):
         found = self.rates(10, schedule="poly", decay=0.9, epochs=4, warmup_epochs=0)
-        least = RECIPE.learning_rate / 100
-        expected = [least + (RECIPE.learning_rate - least) * (1 - step / 40) ** 0.9 for step in range(40)]
+        least = RECIPE.optimization.learning_rate / 100
+        expected = [least + (RECIPE.optimization.learning_rate - least) * (1 - step / 40) ** 0.9 for step in range(40)]
         assert found == pytest.approx(expected)
 
     def test_cosine_goes_to_0(self):

@@ -80,7 +80,11 @@ def export(
 
 def _trained_size(checkpoint: Path) -> tuple[int, int] | None:
     """What it was tested at, if it is a checkpoint in a run's folder."""
-    return recipe_of(checkpoint).size if (checkpoint.parent / "run.json").is_file() and checkpoint.is_file() else None
+    return (
+        recipe_of(checkpoint).images.size
+        if (checkpoint.parent / "run.json").is_file() and checkpoint.is_file()
+        else None
+    )
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:

@@ -170,7 +170,7 @@ def compare(
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()
-        shape = (1, experiment.recipe.in_channels, *experiment.recipe.size)
+        shape = (1, experiment.recipe.images.in_channels, *experiment.recipe.images.size)
     else:
         baseline = against or _counterpart(names[0])
         if len({baseline, *names}) <= len(names):

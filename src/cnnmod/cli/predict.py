@@ -9,7 +9,8 @@ from cnnmod.cli.app import Json, app, console, print_json
 from cnnmod.report.prediction import prediction_figure
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
-from cnnmod.training.predict import Boxes, Broken, ClassMap, Prediction, Predictor
+from cnnmod.training.images import Broken
+from cnnmod.training.predict import Predictor
 
 
 @app.command
@@ -49,22 +50,25 @@ def predict(
     predictor = Predictor.load(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     said: list[dict[str, Any]] = []
+    lines: list[str] = []
     with progress_bars(len(files) > 1) as progress:
         found = predictor.predict(files, threshold, skip_broken)
         for done, ((file, prediction), picture) in enumerate(zip(found, pictures, strict=True), 1):
             if isinstance(prediction, Broken):
                 said.append({"image": str(file), "broken": prediction.reason})
+                lines.append(prediction.reason)
             else:
                 prediction_figure(file, prediction, predictor.name, picture)
-                said.append({"image": str(file), "picture": str(picture), **_values(prediction, predictor)})
+                said.append({"image": str(file), "picture": str(picture), **prediction.values(predictor.name)})
+                lines.append(f"{picture}: {prediction.text(predictor.name)}")
             progress("predicting", done, len(files))
     if all("broken" in one for one in said):
         raise ValueError(f"all {len(said)} images are broken, the first: {said[0]['broken']}")
     if as_json:
         print_json(said)
         return
-    for one in said[:20]:
-        console.print(one["broken"] if "broken" in one else f"{one['picture']}: {_text(one)}")
+    for line in lines[:20]:
+        console.print(line)
     if len(said) > 20:
         console.print(f"… and {len(said) - 20} more in {out.resolve()}")
 
@@ -78,26 +82,3 @@ def _files(place: Path) -> list[Path]:
     if not files:
         raise ValueError(f"the folder {place} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return files
-
-
-def _values(prediction: Prediction, predictor: Predictor) -> dict[str, Any]:
-    if isinstance(prediction, ClassMap):
-        counts = prediction.labels_HW.flatten().bincount()
-        shares = {predictor.name(label): int(count) for label, count in enumerate(counts) if count}
-        return {"pixels": dict(sorted(shares.items(), key=lambda item: -item[1]))}
-    names = [predictor.name(label) for label in prediction.labels]
-    if isinstance(prediction, Boxes):
-        boxes = [[round(side, 1) for side in box] for box in prediction.boxes.tolist()]
-        parts = zip(names, prediction.scores, boxes, strict=True)
-        return {"boxes": [{"class": name, "score": score, "box": box} for name, score, box in parts]}
-    return {"classes": dict(zip(names, prediction.probabilities, strict=True))}
-
-
-def _text(said: dict[str, Any]) -> str:
-    if "pixels" in said:
-        total = sum(said["pixels"].values())
-        return ", ".join(f"{name} {count / total:.0%}" for name, count in said["pixels"].items())
-    if "boxes" in said:
-        names = [box["class"] for box in said["boxes"]]
-        return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "nothing"
-    return ", ".join(f"{name} {probability:.1%}" for name, probability in said["classes"].items())

@@ -1,7 +1,6 @@
 """train, evaluate, inspect: weights, and what they select."""
 
 import dataclasses
-import itertools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,8 @@ from cnnmod.report.table import (
     recipe_table,
     selection_cells,
 )
-from cnnmod.training.data import Data, open_data
+from cnnmod.training.classes import check_same_classes
+from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
 from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
 from cnnmod.training.lock import hold
@@ -64,13 +64,14 @@ def train(
     Example: cnnmod train --resume runs/digits
 
     Args:
-        name: A recipe.
+        name: A recipe, or `package.module:function`, a function that returns one.
         data: `digits`, or a folder of images: class folders, Parquet, WebDataset shards, or torchvision's CIFAR; for
             the recipes that segment or detect, masks beside images, Cityscapes, or Pascal VOC's folders.
         out: The run's folder; with `--rows` one folder for each run in it, and `accuracy.json`.
         row: Which network of the recipe.
         seed: Of the weights, the order and the augmentation.
-        changes: Fields of the recipe, as `epochs=3` or `config.order=index`.
+        changes: Fields of the recipe, as `optimization.epochs=3`; the end of a path, as `epochs=3` or
+            `config.order=index`, is enough if only one path ends so.
         rows: Train these instead of one; what is done in the folder is kept.
         seeds: Of the rows' runs.
         resume: The folder of a run that was cut off; its recipe, data and seed are in it.
@@ -136,7 +137,7 @@ def evaluate(
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
-        _check_classes(checkpoint, opened)
+        check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
         device = all_processes().device
         assert device is not None
         accuracy = evaluate_network(
@@ -147,7 +148,7 @@ def evaluate(
             precision=autocast(how, device),
             progress=lambda done, total: progress("testing", done, total),
         )
-    show(accuracy_text(accuracy, checkpoint, opened.classes), dataclasses.asdict(accuracy), as_json)
+    show(accuracy_text(accuracy, checkpoint, opened.classes), accuracy.to_dict(), as_json)
 
 
 @app.command
@@ -172,28 +173,18 @@ def inspect(
         image_format(out)
         check_writable(out)
     how = recipe_of(checkpoint)
-    if how.task != "classification":
-        raise ValueError(f"inspect counts what a classifier selects; {checkpoint} was trained for {how.task}")
+    if not how.task.one_class_each:
+        raise ValueError(f"inspect counts what a classifier selects; {checkpoint} was trained for {how.task.name}")
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, how, workers=_workers(workers), progress=progress)
-        _check_classes(checkpoint, opened)
+        check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
         found = inspect_selection(
             model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
         )
     if out is not None:
         selection_figure(found, opened.classes, out)
     show(selection_cells(checkpoint, found), [one.to_dict() for one in found], as_json)
-
-
-def _check_classes(checkpoint: Path, data: Data) -> None:
-    known, there = classes_of(checkpoint), data.classes
-    if known is not None and there is not None and known != list(there):
-        differing = next(pair for pair in itertools.zip_longest(known, there) if pair[0] != pair[1])
-        raise ValueError(
-            f"{checkpoint} knows {len(known)} classes, the data has {len(there)}; the first that differ are "
-            f"{differing[0]!r} and {differing[1]!r}"
-        )
 
 
 def _workers(given: int | None) -> int:

@@ -14,13 +14,13 @@ from cnnmod.measure.results import control_name
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
-from cnnmod.training.data import Data
 from cnnmod.training.folder import Run
+from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import Row, build_row
 from cnnmod.training.run import Progress, Result, run_training
-from cnnmod.training.scores import main_pct
+from cnnmod.training.scores import Score
 
 SCHEMA = "cnnmod.accuracy/1"
 
@@ -41,8 +41,8 @@ class RowResult:
 
     @property
     def each_pct(self) -> list[float]:
-        """What each run is compared by: top-1, mIoU, or AP50."""
-        return [main_pct(result.accuracy) for result in self.results]
+        """What each run is compared by, as top-1, mIoU, or AP50."""
+        return [result.accuracy.value for result in self.results]
 
     @property
     def mean_pct(self) -> float:
@@ -94,7 +94,7 @@ class Experiment:
         return {self._names()[row.row]: row.mean_pct for row in self.rows}
 
     def _names(self) -> dict[Row, str]:
-        baseline, mod = self.recipe.baseline, self.recipe.network
+        baseline, mod = self.recipe.networks.baseline, self.recipe.networks.network
         mod = f"{mod} MoD" if mod == baseline else mod
         return {"baseline": baseline, "mod": mod, "control": control_name(mod)}
 
@@ -173,12 +173,15 @@ def read_experiment(path: Path) -> Experiment:
         OSError: The file cannot be read.
         ValueError: It is no such file, with the first field that is wrong, or what is missing in it.
     """
-    experiment = parse(Experiment, read_values(path, SCHEMA), str(path))
+    values = read_values(path, SCHEMA)
+    instead = {}
+    if "recipe" in values:
+        instead = {Score: parse(Recipe, values["recipe"], f"{path}: recipe").task.score}
+    experiment = parse(Experiment, values, str(path), instead)
     rows = [row.row for row in experiment.rows]
     if not rows or len(set(rows)) < len(rows):
         raise ValueError(f"{path}: its rows must be some of baseline, mod and control, each once, not {rows}")
-    scores = {type(result.accuracy) for row in experiment.rows for result in row.results}
     for row in experiment.rows:
-        if not row.results or len(row.results) != len(row.seeds) or len(scores) > 1:
-            raise ValueError(f"{path}: {row.row} must have one result of the same kind for each of its seeds")
+        if not row.results or len(row.results) != len(row.seeds):
+            raise ValueError(f"{path}: {row.row} must have one result for each of its seeds")
     return experiment

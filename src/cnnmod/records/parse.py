@@ -6,6 +6,7 @@ import os
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -41,7 +42,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
     return values
 
 
-def parse(kind: Any, value: Any, where: str) -> Any:
+def parse(kind: Any, value: Any, where: str, instead: Mapping[Any, Any] = types.MappingProxyType({})) -> Any:
     """JSON values as the dataclass or type `kind`; nothing unknown, nothing missing but fields with a default.
 
     Args:
@@ -50,6 +51,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
             `Literal`, a union of plain types, or `Any`.
         value: What `json.loads` made.
         where: What errors name.
+        instead: Types that stand for others, as the class of a field's values for its base class.
 
     Raises:
         ValueError: The first value that does not fit; numbers must be finite.
@@ -60,6 +62,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         ...
         ValueError: batch sizes[1] is '2', not <class 'int'>
     """
+    kind = instead.get(kind, kind)
     if kind is Any:
         return value
     if hasattr(kind, "from_dict") and isinstance(value, dict):
@@ -70,25 +73,26 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r}, not an object")
-        hints = typing.get_type_hints(kind)
+        every = typing.get_type_hints(kind)
+        hints = {field.name: every[field.name] for field in dataclasses.fields(kind)}
         optional = {field.name for field in dataclasses.fields(kind) if _has_default(field)}
         if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{where}: fields missing or unknown: {', '.join(differing)}")
-        return kind(**{name: parse(hints[name], item, f"{where}: {name}") for name, item in value.items()})
+        return kind(**{name: parse(hints[name], item, f"{where}: {name}", instead) for name, item in value.items()})
     arguments = get_args(kind)
     if get_origin(kind) is list and isinstance(value, list):
-        return [parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+        return [parse(arguments[0], item, f"{where}[{number}]", instead) for number, item in enumerate(value)]
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         if ... not in arguments and len(value) != len(arguments):
             raise ValueError(f"{where} is {value!r}, not {len(arguments)} values")
-        return tuple(parse(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(value))
+        return tuple(parse(arguments[0], item, f"{where}[{number}]", instead) for number, item in enumerate(value))
     if get_origin(kind) is dict and isinstance(value, dict):
-        return {name: parse(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+        return {name: parse(arguments[1], item, f"{where}: {name}", instead) for name, item in value.items()}
     if get_origin(kind) is types.UnionType:
         errors: list[ValueError] = []
         for alternative in arguments:
             try:
-                return parse(alternative, value, where)
+                return parse(alternative, value, where, instead)
             except ValueError as error:
                 errors.append(error)
         raise errors[-1] if isinstance(value, dict) else ValueError(f"{where} is {value!r}, not {kind}")

@@ -1,6 +1,6 @@
 """Pictures of what a network says of an image: coloured classes with a legend, boxes with labels, the top-5."""
 
-from collections.abc import Callable
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from torchvision.utils import draw_segmentation_masks
 
 from cnnmod.report.image import write_figure
 from cnnmod.training.decode import decode_file
-from cnnmod.training.predict import Boxes, ClassMap, Prediction, TopClasses
+from cnnmod.training.predictions import Boxes, ClassMap, Name, Prediction, TopClasses
 
 _COLOURS = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]  of a list of colours
 _WIDTH = 9  # inches
 
 
-def prediction_figure(file: Path, prediction: Prediction, name: Callable[[int], str], path: Path) -> None:
+def prediction_figure(file: Path, prediction: Prediction, name: Name, path: Path) -> None:
     """Draw an image and what a network says of it.
 
     Args:
@@ -38,12 +38,7 @@ def prediction_figure(file: Path, prediction: Prediction, name: Callable[[int], 
     figure = Figure(figsize=(_WIDTH, _WIDTH * image.height / image.width + 0.6), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    if isinstance(prediction, ClassMap):
-        _draw_map(axes, image, prediction, name)
-    elif isinstance(prediction, Boxes):
-        _draw_boxes(axes, image, prediction, name)
-    else:
-        _draw_top(axes, image, prediction, name)
+    draw(prediction, axes, image, name)
     write_figure(figure, path)
 
 
@@ -52,7 +47,25 @@ def colour(label: int) -> tuple[float, float, float]:
     return _COLOURS[(2 * label + label // 10) % 20]  # strong colours first
 
 
-def _draw_map(axes: Axes, image: Image.Image, prediction: ClassMap, name: Callable[[int], str]) -> None:
+@singledispatch
+def draw(prediction: Prediction, axes: Axes, image: Image.Image, name: Name) -> None:
+    """Draw an image, and what a network says of it in words above it.
+
+    Predictions of other classes are drawn by functions of their own: `@draw.register`.
+    """
+    axes.imshow(image)
+    axes.set_title(prediction.text(name), fontsize=9)
+
+
+@draw.register
+def _(prediction: TopClasses, axes: Axes, image: Image.Image, name: Name) -> None:
+    axes.imshow(image)
+    shares = zip(prediction.labels, prediction.probabilities, strict=True)
+    axes.set_title("   ".join(f"{name(label)} {share:.2f}" for label, share in shares), fontsize=9)
+
+
+@draw.register
+def _(prediction: ClassMap, axes: Axes, image: Image.Image, name: Name) -> None:
     labels = prediction.labels_HW.unique().tolist()
     masks = torch.stack([prediction.labels_HW == label for label in labels])
     colours: list[Any] = [tuple(round(255 * part) for part in colour(label)) for label in labels]
@@ -62,7 +75,8 @@ def _draw_map(axes: Axes, image: Image.Image, prediction: ClassMap, name: Callab
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, fontsize=8, frameon=False)
 
 
-def _draw_boxes(axes: Axes, image: Image.Image, prediction: Boxes, name: Callable[[int], str]) -> None:
+@draw.register
+def _(prediction: Boxes, axes: Axes, image: Image.Image, name: Name) -> None:
     axes.imshow(image)
     for box, label, score in zip(prediction.boxes.tolist(), prediction.labels, prediction.scores, strict=True):
         left, top, right, bottom = box
@@ -72,9 +86,3 @@ def _draw_boxes(axes: Axes, image: Image.Image, prediction: Boxes, name: Callabl
         axes.text(left, top, text, fontsize=7, color="white", va=side, clip_on=True).set_bbox(
             {"facecolor": colour(label), "pad": 1, "lw": 0}
         )
-
-
-def _draw_top(axes: Axes, image: Image.Image, prediction: TopClasses, name: Callable[[int], str]) -> None:
-    axes.imshow(image)
-    shares = zip(prediction.labels, prediction.probabilities, strict=True)
-    axes.set_title("   ".join(f"{name(label)} {share:.2f}" for label, share in shares), fontsize=9)

@@ -23,7 +23,7 @@ from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
 from cnnmod.training.classes import name_classes
 from cnnmod.training.recipes import RECIPES
-from cnnmod.training.scores import Accuracy, Overlap, Score
+from cnnmod.training.scores import Score
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         ValueError: One differs in more than that.
     """
     for other in others:
-        alike = dataclasses.replace(other.recipe, config=first.recipe.config)
+        networks = dataclasses.replace(other.recipe.networks, config=first.recipe.networks.config)
+        alike = dataclasses.replace(other.recipe, networks=networks)
         if (alike, other.data, other.train_images) != (first.recipe, first.data, first.train_images):
             raise ValueError(f"{other.name!r} differs from {first.name!r} in more than the MoD config")
     labelled = [(row.row, row) for row in first.rows]
@@ -122,13 +123,15 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     notes = [
         f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
-        f"{first.recipe.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
+        f"{first.recipe.optimization.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
         f"torch {made.versions['torch']}."
     ]
     if accuracy.absent_classes:
         notes.append(f"Not tested, as nothing is of them: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
-    return Cells(first.name, ["network", "params M", f"{first.measure} %", *over, "n", "s a run"], rows, notes)
+    return Cells(
+        first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s a run"], rows, notes
+    )
 
 
 def _difference(row: RowResult, other: RowResult | None) -> str:
@@ -159,24 +162,11 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
 
 def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) -> str:
     """One line for people, with the names of the classes that were not tested, where there are names."""
-    if isinstance(score, Accuracy):
-        top5 = "" if score.top5_pct is None else f", top-5 {score.top5_pct:.2f} %"
-        text, what = f"top-1 {score.top1_pct:.2f} %{top5}", "image"
-    elif isinstance(score, Overlap):
-        what = "pixel"
-        text = (
-            f"mIoU {score.miou_pct:.2f} %, pixel accuracy {score.pixel_accuracy_pct:.2f} %, mean class accuracy "
-            f"{score.class_accuracy_pct:.2f} %"
-        )
-    else:
-        what = "box"
-        text = (
-            f"AP50 {score.ap50_voc07_pct:.2f} % (VOC 2007's 11 points), {score.ap50_pct:.2f} % (area), "
-            f"COCO's AP {score.coco_ap_pct:.2f} %"
-        )
     broken = f"; {score.broken} could not be read" if score.broken else ""
-    absent = f"; no test {what} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
-    return f"{of}: {text} of {score.images:,} test images{broken}{absent}"
+    absent = (
+        f"; no test {score.counted} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
+    )
+    return f"{of}: {score.summary()} of {score.images:,} test images{broken}{absent}"
 
 
 def recipe_table() -> Table:

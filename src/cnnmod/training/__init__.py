@@ -4,26 +4,39 @@ from cnnmod.training.data import Data, calibration_images, open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run
 from cnnmod.training.loop import train
+from cnnmod.training.options import ImageOptions, Networks, Optimization, System
 from cnnmod.training.predict import Predictor
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import RECIPES, recipe
 from cnnmod.training.run import Result, run_training
-from cnnmod.training.scores import Accuracy, Overlap, Precision
+from cnnmod.training.scores import Accuracy, Overlap, Precision, Score
+from cnnmod.training.tasks import TASKS, Classification, Detection, Segmentation, Task, register_task
 
 __all__ = [
     "RECIPES",
+    "TASKS",
     "Accuracy",
+    "Classification",
     "Data",
+    "Detection",
+    "ImageOptions",
+    "Networks",
+    "Optimization",
     "Overlap",
     "Precision",
     "Predictor",
     "Recipe",
     "Result",
     "Run",
+    "Score",
+    "Segmentation",
+    "System",
+    "Task",
     "calibration_images",
     "evaluate",
     "open_data",
     "recipe",
+    "register_task",
     "run_training",
     "train",
 ]

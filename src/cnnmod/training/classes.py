@@ -1,38 +1,30 @@
 """Classes that data do not hold: what a network neither learns nor is tested on is said before it is trained."""
 
+import itertools
 import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from cnnmod.training.data import Data
-from cnnmod.training.images import DecodedImages, Images
+from cnnmod.training.images import Data, Progress
 from cnnmod.training.processes import all_processes
-from cnnmod.training.recipe import Task
-from cnnmod.training.scene_images import SceneDataset
 
 logger = logging.getLogger("cnnmod")
 
-_QUIET_S = 2  # seconds before progress is shown
-_WHAT: dict[Task, str] = {"classification": "image", "segmentation": "pixel", "detection": "box"}
-_SEEN: dict[Task, str] = {"segmentation": "the masks have the values", "detection": "there are boxes of"}
 _checked: WeakValueDictionary[int, Data] = WeakValueDictionary()  # several runs may be trained on the same data
 
-Counts = Counter[tuple[int | str, int]]  # of each value or name that labels have, and its class
 
-
-def check_classes(data: Data, task: Task, progress: Callable[[str, int, int], None]) -> None:
+def check_classes(data: Data, counted: str, progress: Progress, *, seen: str = "", first: int = 0) -> None:
     """Warn (logger `cnnmod`) of classes without any image, pixel or box in a split; all labels are read for it.
 
     In several processes the main one does this.
 
     Args:
-        data: The images, opened.
-        task: What is trained.
+        data: The images, opened; each split counts its classes (`count`).
+        counted: What has a class: `"image"`, `"pixel"` or `"box"`.
         progress: Called with what is read, how much of it is, and how much there is, if it takes seconds.
+        seen: The words before the labels that there are; empty: these are not listed.
+        first: The first class that something must be of: of detection 1, since its background has no boxes.
 
     Raises:
         ValueError: There is one class, or a split has no pixel or box of any; or a mask or annotation is broken.
@@ -42,52 +34,41 @@ def check_classes(data: Data, task: Task, progress: Callable[[str, int, int], No
     if data.num_classes < 2:
         raise ValueError(f"the data have one class, {name_classes([0], data.classes)}; there is nothing to tell apart")
     _warn_of_twins(data.classes or ())
-    for split, images in {"training": data.train, "validation": data.validation, "test": data.test}.items():
+    splits: dict[str, Any] = {"training": data.train, "validation": data.validation, "test": data.test}
+    for split, images in splits.items():
         if images is None:
             continue
-        found = _count(images, lambda done, total, split=split: progress(f"reading {split} labels", done, total))
-        first = 1 if task == "detection" else 0  # its background has no boxes
+        counts = images.count(lambda done, total, split=split: progress(f"reading {split} labels", done, total))
+        found = sorted(counts, key=lambda label: label[1])
         missing = sorted({*range(first, data.num_classes)} - {label for _, label in found})
         there = ", ".join(f"{value} (ignored)" if label >= data.num_classes else str(value) for value, label in found)
-        seen = f"; {_SEEN[task]} {there}" if task in _SEEN and there else ""
+        listed = f"; {seen} {there}" if seen and there else ""
         if len(missing) == data.num_classes - first:
-            raise ValueError(f"no {split} {_WHAT[task]} is of any class{seen}")
+            raise ValueError(f"no {split} {counted} is of any class{listed}")
         if missing:
-            logger.warning("no %s %s is of %s%s", split, _WHAT[task], name_classes(missing, data.classes), seen)
+            logger.warning("no %s %s is of %s%s", split, counted, name_classes(missing, data.classes), listed)
     _checked[id(data)] = data
+
+
+def check_same_classes(owner: object, known: Sequence[str] | None, there: Sequence[str] | None) -> None:
+    """Check that data have the classes that a checkpoint or a run knows, in the same order.
+
+    Raises:
+        ValueError: They differ; the error names the first that does.
+    """
+    if known is None or there is None or list(known) == list(there):
+        return
+    differing = next(pair for pair in itertools.zip_longest(known, there) if pair[0] != pair[1])
+    raise ValueError(
+        f"{owner} knows {len(known)} classes, the data has {len(there)}; the first that differ are "
+        f"{differing[0]!r} and {differing[1]!r}"
+    )
 
 
 def name_classes(numbers: Sequence[int], names: Sequence[str] | None) -> str:
     """Classes for people, by name where there are names; of many the first."""
     named = [f"class {number}" if names is None else f"{names[number]} (class {number})" for number in numbers]
     return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-
-
-def _count(images: Images, progress: Callable[[int, int], None]) -> Counts:
-    dataset: Any = getattr(images, "dataset", images)
-    if not (isinstance(images, DecodedImages) and isinstance(dataset, SceneDataset)):
-        return Counter((label, label) for label in dataset.labels.tolist())
-
-    def count(number: int) -> Counts:
-        try:
-            return dataset.count(number)
-        except ValueError:
-            if not images.skip_broken:
-                raise
-            return Counter()
-
-    found: Counts = Counter()
-    started, shown = time.monotonic(), False
-    pool = ThreadPoolExecutor()
-    try:
-        for done, counts in enumerate(pool.map(count, range(len(dataset))), 1):
-            found.update(counts)
-            shown = shown or time.monotonic() - started > _QUIET_S
-            if shown:
-                progress(done, len(dataset))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return Counter(dict(sorted(found.items(), key=lambda item: item[0][1])))
 
 
 def _warn_of_twins(names: Sequence[str]) -> None:

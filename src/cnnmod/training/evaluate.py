@@ -9,8 +9,10 @@ from torch import nn
 
 from cnnmod.training.images import Images
 from cnnmod.training.processes import all_processes
-from cnnmod.training.recipe import Task
-from cnnmod.training.scores import Score, make_metric
+from cnnmod.training.scores import Score
+from cnnmod.training.tasks import Classification, Task
+
+_CLASSIFICATION = Classification()
 
 
 def evaluate(
@@ -18,7 +20,7 @@ def evaluate(
     images: Images,
     num_classes: int,
     *,
-    task: Task = "classification",
+    task: Task = _CLASSIFICATION,
     batch_size: int | None = None,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -30,7 +32,7 @@ def evaluate(
         images: To test on.
         num_classes: How many there are.
         task: What the network does.
-        batch_size: Images at a time, in each process; if not given, 256 to classify, or one that may have any size.
+        batch_size: Images at a time, in each process; the task's own if not given.
         precision: The autocast to run in, if any.
         progress: Called with the number of batches done, and how many there are.
 
@@ -43,9 +45,9 @@ def evaluate(
     if processes.num_processes > 1:  # each process has seen other images last
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    metric = make_metric(task, num_classes, device)
+    metric = task.metric(num_classes, device)
     mine = torch.arange(len(images))[processes.process_index :: processes.num_processes]
-    order = mine.split(batch_size or (256 if task == "classification" else 1))
+    order = mine.split(batch_size or task.test_batch_size)
     tested = torch.zeros(1, dtype=torch.long, device=device)
     broken: set[str] = set()
     training = model.training

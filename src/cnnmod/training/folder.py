@@ -19,6 +19,7 @@ from cnnmod.method.checkpoint import save
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.parse import parse, read_json
 from cnnmod.records.provenance import Provenance
+from cnnmod.training.classes import check_same_classes
 from cnnmod.training.lock import LOCK
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
@@ -75,7 +76,11 @@ def classes_of(checkpoint: Path) -> list[str] | None:
         As `recipe_of`.
     """
     recipe_of(checkpoint)
-    path = checkpoint.parent / "run.json"
+    return _classes(checkpoint.parent)
+
+
+def _classes(folder: Path) -> list[str] | None:
+    path = folder / "run.json"
     return parse(list[str] | None, read_json(path).get("classes"), f"{path}: classes")
 
 
@@ -105,13 +110,14 @@ class RunFolder:
         self._tensorboard: Any = None
 
     def check(self) -> None:
-        """See that the folder is empty, or that what is there is of the same run."""
+        """See that the folder is empty, or that what is there is of the same run and of the same classes."""
         if (self.folder / "run.json").exists():
             there = read_run(self.folder)
             if Path(there.data).name == Path(self.run.data).name:  # the data may have been moved
                 there = dataclasses.replace(there, data=self.run.data)
             if there != self.run:
                 raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
+            check_same_classes(f"the run in {self.folder}", _classes(self.folder), self.classes)
         elif self.is_main:
             there = {path.name for path in self.folder.iterdir()} - {LOCK, *self._half_written()}
             if there:

@@ -1,20 +1,21 @@
-"""Batches of images: decoded once and kept in memory, or decoded as they come."""
+"""The one way of images, whatever the task: a data set, its splits, and batches of them, decoded as they come."""
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy
 import torch
-from timm.data.transforms_factory import create_transform
+from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from cnnmod.training.recipe import Recipe
-from cnnmod.training.sources import Source
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
+Counts = Counter[tuple[int | str, int]]  # of each value or name that labels have, and its class
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Batch:
     """Some images and what is known of them.
 
     Attributes:
-        images: (N, C, H, W), normalised; to detect in, a list of (C, H, W) from 0 to 1.
+        images: (N, C, H, W), normalized; to detect in, a list of (C, H, W) from 0 to 1.
         labels: (N,) classes; of segmentation (N, H, W); of detection a dictionary for each image.
         broken: The names of images that could not be read, and are not in it.
     """
@@ -51,7 +52,7 @@ class Batch:
 
 
 class Images(Protocol):
-    """The images of one split."""
+    """The images of one split, as the network sees them."""
 
     def __len__(self) -> int: ...
 
@@ -64,52 +65,45 @@ class Images(Protocol):
         ...
 
 
-def mix_seeds(*numbers: int | str) -> int:
-    """One seed of several numbers; near ones give seeds that have nothing in common."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+@dataclass(frozen=True)
+class Data:
+    """A data set's splits; `validation` is what the best checkpoint is chosen by, if anything is.
+
+    Attributes:
+        num_classes: How many classes there are.
+        classes: Their names, if the data set has names.
+    """
+
+    train: Images
+    validation: Images | None
+    test: Images
+    num_classes: int
+    classes: tuple[str, ...] | None
+
+
+class Dataset(Protocol):
+    """The images and labels of one split, not decoded yet."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int, /) -> str:
+        """What errors call an image."""
+        ...
+
+    def open(self, number: int, channels: int) -> tuple[Image.Image, Any]:
+        """Decode an image, with 3 channels or 1, and its label.
+
+        Raises:
+            ValueError: One of the two is broken; the error names it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class ImagesInMemory:
-    """Small images, decoded: (N, C, H, W), uint8."""
+class Broken:
+    """The image cannot be read, and why not."""
 
-    pixels: Tensor
-    labels: Tensor
-    recipe: Recipe
-    broken: Sequence[str] = ()
-    _scale: tuple[Tensor, Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (self.recipe.mean, self.recipe.std))
-        object.__setattr__(self, "_scale", (mean, std))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
-        mean, std = self._scale
-        changed = self._crop_flip(draw) if draw is not None and self.recipe.augmentation == "crop_flip" else None
-        for numbers in order:
-            pixels = changed(numbers) if changed else self.pixels[numbers]
-            yield Batch((pixels - mean) / std, self.labels[numbers], self.broken)
-
-    def _crop_flip(self, draw: int) -> Callable[[Tensor], Tensor]:
-        """The images of these numbers, each shifted with zeros around it, and mirrored or not, by its own draws."""
-        size, most = self.recipe.size[0], self.recipe.size[0] // 8
-        generator = torch.Generator().manual_seed(draw)
-        shifts_N2 = torch.randint(0, 2 * most + 1, (len(self), 2), generator=generator)
-        mirrored_N = torch.rand(len(self), generator=generator) < 0.5
-        along, width = torch.arange(size), size + 2 * most
-
-        def changed(numbers: Tensor) -> Tensor:
-            padded = torch.nn.functional.pad(self.pixels[numbers], (most, most, most, most))
-            rows_NH = shifts_N2[numbers, :1] + along
-            columns_NW = shifts_N2[numbers, 1:] + torch.where(mirrored_N[numbers, None], along.flip(0), along)
-            place_NHW = rows_NH[:, :, None] * width + columns_NW[:, None, :]
-            place_NCP = place_NHW.flatten(1)[:, None].expand(-1, padded.size(1), -1)
-            return padded.flatten(2).gather(2, place_NCP).unflatten(2, (size, size))
-
-        return changed
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -117,90 +111,95 @@ class DecodedImages:
     """Images that are decoded as they come, by processes beside the training if there are any.
 
     Attributes:
-        dataset: (number, seed) → an image and its label, or the error of one that is broken: an error raised in another
-            process would arrive here with that process's traceback as its text.
-        collate: What makes a batch of these.
+        dataset: Where they come from.
+        transform: (image, label) → the tensors of both.
+        channels: 3, or 1 for gray images.
+        numbers: Which of the data set's images; what is drawn for an image depends on this number. `None`: all.
+        stacked: Whether images and labels of a batch are one tensor each, or lists.
         workers: How many processes.
         skip_broken: Whether broken images are left out; otherwise the first is an error.
     """
 
-    dataset: Any
-    collate: Callable[[list[Any]], Batch]
-    workers: int
-    skip_broken: bool
+    dataset: Dataset
+    transform: Callable[[Image.Image, Any], tuple[Tensor, Any]]
+    channels: int = 3
+    numbers: Sequence[int] | None = None
+    stacked: bool = True
+    workers: int = 0
+    skip_broken: bool = False
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset if self.numbers is None else self.numbers)
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
         wanted = [[(int(number), draw) for number in numbers] for numbers in order]
         for batch in DataLoader(
-            self.dataset,
+            self,  # pyright: ignore[reportArgumentType]  it has what a map-style data set has
             batch_sampler=wanted,  # pyright: ignore[reportArgumentType]  a number and a seed are an index too
             num_workers=min(self.workers, len(wanted)),
-            collate_fn=self.collate,
+            collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(),
         ):
             if batch.broken and not self.skip_broken:
                 raise ValueError(batch.broken[0])
             yield batch
 
+    def count(self, progress: Callable[[int, int], None]) -> Counts:
+        """How often each class is in the labels, of a data set that counts them."""
+        counting: Any = self.dataset
+        numbers = range(len(self)) if self.numbers is None else self.numbers
+        return counting.count(numbers, self.skip_broken, progress)
 
-def draw_from(draw: int | None, number: int) -> None:
+    def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, Any] | Broken:
+        """An error raised in another process would arrive here with that process's traceback as its text."""
+        place, draw = wanted
+        number = place if self.numbers is None else self.numbers[place]
+        _seed_draws(draw, number)
+        try:
+            image, label = self.dataset.open(number, self.channels)
+        except ValueError as error:
+            return Broken(str(error))
+        try:
+            return self.transform(image, label)
+        except ValueError as error:
+            return Broken(f"{self.dataset.name(number)} {error}")
+
+    def _collate(self, found: Sequence[tuple[Tensor, Any] | Broken]) -> Batch:
+        whole = [example for example in found if not isinstance(example, Broken)]
+        broken = [example.reason for example in found if isinstance(example, Broken)]
+        return collate(whole, self.stacked, broken)
+
+
+def collate(examples: Sequence[tuple[Tensor, Any]], stacked: bool = True, broken: Sequence[str] = ()) -> Batch:
+    """A batch of images and labels: as one tensor each, or as lists; of none of them, two empty lists."""
+    images, labels = [image for image, _ in examples], [label for _, label in examples]
+    if not (stacked and images):
+        return Batch(images, labels, broken)
+    return Batch(torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels]), broken)
+
+
+def first_of_shuffled(count: int | None, there: int, place: object) -> Sequence[int]:
+    """So many numbers below `there`, the first of a shuffled order; `None`: all of them.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    if count is None:
+        return range(there)
+    if count > there:
+        raise ValueError(f"train_images is {count}, but {place} has {there} to train on")
+    return torch.randperm(there, generator=torch.Generator().manual_seed(0))[:count].tolist()
+
+
+def mix_seeds(*numbers: int | str) -> int:
+    """One seed of several numbers; near ones give seeds that have nothing in common."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+
+
+def _seed_draws(draw: int | None, number: int) -> None:
     """Seed all that transforms draw from, for one image."""
     if draw is not None:
         seed = mix_seeds(draw, number)
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-
-
-def decoded(
-    source: Source, numbers: Tensor, recipe: Recipe, training: bool, workers: int, skip_broken: bool
-) -> DecodedImages:
-    """Photographs with a label each, prepared as timm does."""
-    return DecodedImages(_Transformed(source, numbers, recipe, training), _collate, workers, skip_broken)
-
-
-class _Transformed(Dataset):  # pyright: ignore[reportMissingTypeArgument]  of tuples
-    def __init__(self, source: Source, numbers: Tensor, recipe: Recipe, training: bool) -> None:
-        self.source, self.numbers, self.recipe = source, numbers, recipe
-        augmentation = {"auto_augment": recipe.auto_augment, "re_prob": recipe.random_erasing, "color_jitter": 0.0}
-        try:
-            self.transform = create_transform(
-                (recipe.in_channels, *recipe.size),
-                is_training=training,
-                mean=recipe.mean,
-                std=recipe.std,
-                crop_pct=recipe.crop_pct,
-                **(augmentation if training else {}),
-            )
-        except (AssertionError, ValueError, TypeError) as error:  # what timm raises at a policy that it does not know
-            raise ValueError(f"auto_augment {recipe.auto_augment!r} is no policy of timm's: {error}") from error
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @property
-    def labels(self) -> Tensor:
-        """Of each image."""
-        return torch.as_tensor(self.source.labels)[self.numbers]
-
-    def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, int] | str:
-        place, draw = wanted
-        number = int(self.numbers[place])
-        draw_from(draw, number)
-        try:
-            image = self.source.open(number, self.recipe.in_channels)
-        except ValueError as error:
-            return str(error)
-        transform: Any = self.transform
-        return transform(image), self.source.labels[number]
-
-
-def _collate(images: list[tuple[Tensor, int] | str]) -> Batch:
-    whole = [image for image in images if not isinstance(image, str)]
-    broken = [image for image in images if isinstance(image, str)]
-    if not whole:
-        return Batch([], [], broken)
-    return Batch(torch.stack([image for image, _ in whole]), torch.tensor([label for _, label in whole]), broken)

@@ -4,9 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from cnnmod.training.class_folders import find_class_folders
+from cnnmod.training.images import Progress
 from cnnmod.training.parquet import find_parquet
 from cnnmod.training.shards import find_shards
-from cnnmod.training.sources import Progress, Sources, of_array
+from cnnmod.training.sources import Sources, of_array
 from cnnmod.training.splits import files_by_split, folders_by_split, visible
 
 _CIFAR = ("cifar-10-batches-py", "cifar-100-python")

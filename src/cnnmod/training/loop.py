@@ -10,16 +10,14 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cnnmod.training.data import Data
 from cnnmod.training.evaluate import count_distinct, evaluate
-from cnnmod.training.images import mix_seeds
-from cnnmod.training.loss import make_loss
+from cnnmod.training.images import Data, mix_seeds
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.scores import main_pct
 from cnnmod.training.state import State, check_loss
 from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
+from cnnmod.training.tasks import Loss
 
 _LOOK = 20  # steps between looks at the loss, for which a GPU has to stop
 
@@ -50,7 +48,7 @@ def train(
     recipe: Recipe,
     *,
     seed: int = 0,
-    teacher: nn.Module | None = None,
+    loss: Loss | None = None,
     record: Record | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, rate: None,
 ) -> nn.Module:
@@ -64,7 +62,7 @@ def train(
         data: What to train on, and to choose by.
         recipe: How.
         seed: Of order, augmentation and whatever layers draw.
-        teacher: The dense network whose logits are learned, if the recipe says so.
+        loss: Another loss than the task's: (model, images, labels) → loss.
         record: Where progress is kept, and taken up again.
         progress: Called after every step with steps done, steps in all, and images a second.
 
@@ -80,39 +78,40 @@ def train(
         >>> from cnnmod.training.data import open_data
         >>> from cnnmod.training.recipes import recipe
         >>> short = recipe("digits", ["epochs=1", "warmup_epochs=0"])
-        >>> model = build_mod(short.network, short.config, in_chans=1, **short.network_args)
+        >>> model = build_mod(short.networks.network, short.networks.config, in_chans=1, **short.networks.network_args)
         >>> model = train(model, open_data("digits", short), short)
     """
     processes = all_processes()
     _check(data, recipe, processes)
-    steps = len(data.train) // recipe.batch_size
+    options, system = recipe.optimization, recipe.system
+    steps = len(data.train) // options.batch_size
     device = processes.device
     assert device is not None
-    model.to(device).to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format).train()
-    if recipe.sync_batch_norm and processes.num_processes > 1:
+    model.to(device).to(memory_format=torch.channels_last if system.channels_last else torch.contiguous_format).train()
+    if system.sync_batch_norm and processes.num_processes > 1:
         model = sync_batch_norm(model)
     optimizer, schedule = make_optimizer(model, recipe, steps)
-    average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+    average = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True) if options.ema_decay else None
     tested = model if average is None else average.module
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    scaler = torch.amp.GradScaler(device.type, enabled=system.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
-    compute_loss = make_loss(recipe, data.num_classes, teacher, device)  # before anything is written
+    compute_loss = loss or recipe.task.loss(data.num_classes, device)  # before anything is written
     kept: dict[str, Any] = record.restore(state) if record else {}
-    done, best = kept.get("step", 0), kept.get("best", -1.0)
+    done, best = kept.get("step", 0), kept.get("best")
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
     step = Step(
         recipe=recipe,
         model=parallel,
-        forward=torch.compile(parallel) if recipe.compile else parallel,
+        forward=torch.compile(parallel) if system.compile else parallel,
         loss=compute_loss,
         optimizer=optimizer,
         scaler=scaler,
     )
 
-    mine = recipe.batch_size // processes.num_processes
+    mine = options.batch_size // processes.num_processes
     broken: set[str] = set()
-    for epoch in range(done // steps, recipe.epochs):
-        order = _order(len(data.train), recipe.batch_size, seed, epoch)
+    for epoch in range(done // steps, options.epochs):
+        order = _order(len(data.train), options.batch_size, seed, epoch)
         ours = order[done - epoch * steps :, processes.process_index * mine :][:, :mine]
         started, since = time.perf_counter(), done
         for batch in data.train.batches(list(ours), mix_seeds("epoch", seed, epoch)):
@@ -121,14 +120,14 @@ def train(
             schedule.step_update(done)
             if not len(batch):
                 raise ValueError(f"all images of a batch are broken, the first: {batch.broken[0]}")
-            loss = step(batch)
+            found = step(batch)
             done += 1
             if average is not None:
                 average.update(model, step=done)
             ends_epoch = done == (epoch + 1) * steps
-            rate = (done - since) * recipe.batch_size / (time.perf_counter() - started)
+            rate = (done - since) * options.batch_size / (time.perf_counter() - started)
             if ends_epoch or done % _LOOK == 0:
-                mean_loss = _mean_over_processes(loss, processes)
+                mean_loss = _mean_over_processes(found, processes)
                 check_loss(mean_loss, f"at step {done} (epoch {epoch + 1})")
                 values = {"step": done, "epoch": epoch + 1, "loss": mean_loss, "images_per_s": round(rate, 1)}
                 values |= {"learning_rate": optimizer.param_groups[0]["lr"], "broken": count_distinct(broken)}
@@ -138,24 +137,25 @@ def train(
                 precision = autocast(recipe, device)
                 score = evaluate(tested, data.validation, data.num_classes, task=recipe.task, precision=precision)
                 if record:
-                    record.log({"step": done, "epoch": epoch + 1, f"validation_{score.main}": main_pct(score)})
-                    if main_pct(score) > best:
+                    record.log({"step": done, "epoch": epoch + 1, f"validation_{score.main}": score.value})
+                if best is None or score.rank > best:
+                    best = score.rank
+                    if record:
                         record.save_best(tested)
-                best = max(best, main_pct(score))
             if record:
-                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best}, loss)
-            progress(done, recipe.epochs * steps, f"{rate:,.0f} images/s")
+                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best}, found)
+            progress(done, options.epochs * steps, f"{rate:,.0f} images/s")
     return tested.eval()
 
 
 def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
-    if len(data.train) < recipe.batch_size:
-        raise ValueError(f"there are {len(data.train)} images to train on, fewer than batch_size = {recipe.batch_size}")
-    parts = processes.num_processes * recipe.accumulate
-    if recipe.batch_size % parts:
+    batch_size, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
+    if len(data.train) < batch_size:
+        raise ValueError(f"there are {len(data.train)} images to train on, fewer than batch_size = {batch_size}")
+    if batch_size % (processes.num_processes * accumulate):
         raise ValueError(
-            f"batch_size = {recipe.batch_size} is not a multiple of {processes.num_processes} processes × "
-            f"accumulate = {recipe.accumulate}"
+            f"batch_size = {batch_size} is not a multiple of {processes.num_processes} processes × "
+            f"accumulate = {accumulate}"
         )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnmod.training.decode import why_unreadable
-from cnnmod.training.sources import Progress, Source, Sources, same_classes
+from cnnmod.training.images import Progress
+from cnnmod.training.sources import Source, Sources, same_classes
 from cnnmod.training.splits import files_by_split
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_label")

@@ -1,31 +1,36 @@
 """The named recipes: the paper's, a short modern one, and four for small hardware."""
 
-import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cnnmod.method.config import MoDConfig
 from cnnmod.records.changes import unknown_name
+from cnnmod.training.options import ImageOptions, Networks, Optimization, System
 from cnnmod.training.recipe import Recipe
+from cnnmod.training.tasks import Classification, Detection, Segmentation
 
 
 def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """The recipe of this name, with some of its fields changed.
 
     Args:
-        name: One of `RECIPES`.
+        name: One of `RECIPES`, or `"package.module:function"`, which imports the module and calls the function.
         changes: As `Recipe.changed` takes them.
 
     Raises:
         ValueError: An unknown recipe or field, with the nearest; or a value that does not fit.
 
     Examples:
-        >>> recipe("digits", ["epochs=3", "config.order=index"]).config.order
+        >>> recipe("digits", ["epochs=3", "config.order=index"]).networks.config.order
         'index'
         >>> recipe("digits", ["epoch=3"])
         Traceback (most recent call last):
         ...
-        ValueError: unknown recipe field 'epoch'; did you mean epochs, warmup_epochs?
+        ValueError: unknown recipe field 'epoch'; did you mean optimization.epochs, optimization.warmup_epochs?
     """
+    if ":" in name:
+        return _of_user(name).changed(changes)
     if name not in RECIPES:
         raise ValueError(unknown_name("recipe", name, RECIPES))
     return RECIPES[name]().changed(changes)
@@ -34,168 +39,173 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 def digits() -> Recipe:
     """scikit-learn's scanned digits in a minute: a quarter of ResNet18's width, two to four blocks a module."""
     return Recipe(
-        baseline="resnet18_cifar",
-        network="resnet18_cifar_mod",
-        network_args={"channels": [16, 32, 64, 128], "layers": [2, 4, 4, 1]},
-        config=MoDConfig(c=8, reduction=4),
-        image_size=8,
-        in_channels=1,
-        mean=(0.0,),
-        std=(1.0,),
-        augmentation="none",
-        epochs=20,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.05,
-        weight_decay=5e-4,
-        schedule="cosine",
-        warmup_epochs=5,
+        networks=Networks(
+            baseline="resnet18_cifar",
+            network="resnet18_cifar_mod",
+            network_args={"channels": [16, 32, 64, 128], "layers": [2, 4, 4, 1]},
+            config=MoDConfig(c=8, reduction=4),
+        ),
+        task=Classification(),
+        images=ImageOptions(image_size=8, in_channels=1, mean=(0.0,), std=(1.0,)),
+        optimization=Optimization(
+            epochs=20,
+            batch_size=64,
+            optimizer="sgd",
+            learning_rate=0.05,
+            weight_decay=5e-4,
+            schedule="cosine",
+            warmup_epochs=5,
+        ),
     )
 
 
 def cifar10_fast() -> Recipe:
     """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns
     from fewer images than SGD."""
-    return dataclasses.replace(
-        cifar10(),
-        network_args={"channels": [16, 32, 64, 128]},
-        config=MoDConfig(reduction=4),
-        validation_fraction=0.0,
-        epochs=10,
-        batch_size=64,
-        optimizer="muon",
-        learning_rate=0.02,
-        weight_decay=0.01,
-        schedule="cosine",
-        milestones=(),
-        channels_last=True,
+    whole = cifar10()
+    return replace(
+        whole,
+        networks=replace(whole.networks, network_args={"channels": [16, 32, 64, 128]}, config=MoDConfig(reduction=4)),
+        task=Classification(augmentation="crop_flip"),
+        optimization=Optimization(
+            epochs=10,
+            batch_size=64,
+            optimizer="muon",
+            learning_rate=0.02,
+            weight_decay=0.01,
+            schedule="cosine",
+        ),
+        system=System(channels_last=True),
     )
 
 
 def cifar10() -> Recipe:
     """The paper's, for CIFAR-10: 90/10 split, best checkpoint; the rest as in its authors' sibling papers."""
     return Recipe(
-        baseline="resnet18_cifar",
-        network="resnet18_cifar_mod",
-        image_size=32,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        augmentation="crop_flip",
-        validation_fraction=0.1,
-        epochs=200,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-4,
-        schedule="step",
-        milestones=(90, 136),
+        networks=Networks(baseline="resnet18_cifar", network="resnet18_cifar_mod"),
+        task=Classification(augmentation="crop_flip", validation_fraction=0.1),
+        images=ImageOptions(image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+        optimization=Optimization(
+            epochs=200,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=(90, 136),
+        ),
     )
 
 
 def cifar100() -> Recipe:
     """The paper's, for CIFAR-100, and for VGG on both: ×0.2 at 60, 120 and 160, weight decay 5e-4."""
-    return dataclasses.replace(cifar10(), weight_decay=5e-4, milestones=(60, 120, 160), decay=0.2)
+    first = cifar10()
+    return replace(
+        first, optimization=replace(first.optimization, weight_decay=5e-4, milestones=(60, 120, 160), decay=0.2)
+    )
 
 
 def imagenet() -> Recipe:
     """The paper's, for ResNets on ImageNet: 100 epochs, batch 256, SGD 0.1, ×0.1 every 30 epochs."""
     return Recipe(
-        baseline="resnet50",
-        network="resnet75_mod",
-        image_size=224,
-        augmentation="resized_crop",
-        epochs=100,
-        batch_size=256,
-        learning_rate=0.1,
-        weight_decay=1e-4,
-        schedule="step",
-        milestones=(30, 60, 90),
-        channels_last=True,
+        networks=Networks(baseline="resnet50", network="resnet75_mod"),
+        task=Classification(augmentation="resized_crop"),
+        images=ImageOptions(image_size=224),
+        optimization=Optimization(
+            epochs=100,
+            batch_size=256,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=(30, 60, 90),
+        ),
+        system=System(channels_last=True),
     )
 
 
 def imagenet_mobilenetv2() -> Recipe:
     """MobileNetV2 on ImageNet. The paper states no recipe; this is the one that is common for it: 150 epochs, batch
     256, cosine from 0.05, weight decay 4e-5."""
-    return dataclasses.replace(
+    return replace(
         imagenet(),
-        baseline="mobilenetv2_100",
-        network="mobilenetv2_mod_l",
-        epochs=150,
-        learning_rate=0.05,
-        weight_decay=4e-5,
-        schedule="cosine",
-        milestones=(),
+        networks=Networks(baseline="mobilenetv2_100", network="mobilenetv2_mod_l"),
+        optimization=Optimization(epochs=150, batch_size=256, learning_rate=0.05, weight_decay=4e-5, schedule="cosine"),
     )
 
 
 def imagenet_short() -> Recipe:
     """A modern short one, the A3 of "ResNet strikes back" (Wightman, Touvron, Jégou 2021, arXiv 2110.00476), its binary
     cross-entropy replaced by label smoothing: 100 epochs at 160 pixels, LAMB, cosine, mixup and cutmix."""
-    return dataclasses.replace(
+    return replace(
         imagenet(),
-        image_size=160,
-        auto_augment="rand-m6-mstd0.5-inc1",
-        crop_pct=0.95,
-        batch_size=2048,
-        optimizer="lamb",
-        learning_rate=8e-3,
-        weight_decay=0.02,
-        decay_norms=False,
-        schedule="cosine",
-        milestones=(),
-        warmup_epochs=5,
-        label_smoothing=0.1,
-        mixup=0.1,
-        cutmix=1.0,
-        precision="bf16",
+        task=Classification(
+            augmentation="resized_crop",
+            auto_augment="rand-m6-mstd0.5-inc1",
+            crop_pct=0.95,
+            label_smoothing=0.1,
+            mixup=0.1,
+            cutmix=1.0,
+        ),
+        images=ImageOptions(image_size=160),
+        optimization=Optimization(
+            epochs=100,
+            batch_size=2048,
+            optimizer="lamb",
+            learning_rate=8e-3,
+            weight_decay=0.02,
+            decay_norms=False,
+            schedule="cosine",
+            warmup_epochs=5,
+        ),
+        system=System(channels_last=True, precision="bf16"),
     )
 
 
 def cityscapes() -> Recipe:
     """The paper's, for Cityscapes: FCN-ResNet86-MoD beside FCN-ResNet50; 80,000 steps of 8 crops of 512 × 1024."""
     return Recipe(
-        baseline="fcn_resnet50",
-        network="fcn_resnet86_mod",
-        task="segmentation",
-        image_size=(1024, 2048),
-        augmentation="scale_crop_flip",
-        scale=(0.5, 2.0),
-        crop_size=(512, 1024),
-        photometric=True,
-        epochs=216,
-        batch_size=8,
-        learning_rate=0.01,
-        weight_decay=5e-4,
-        schedule="poly",
-        decay=0.9,
-        sync_batch_norm=True,
+        networks=Networks(baseline="fcn_resnet50", network="fcn_resnet86_mod"),
+        task=Segmentation(augmentation="scale_crop_flip", scale=(0.5, 2.0), crop_size=(512, 1024), photometric=True),
+        images=ImageOptions(image_size=(1024, 2048)),
+        optimization=Optimization(
+            epochs=216, batch_size=8, learning_rate=0.01, weight_decay=5e-4, schedule="poly", decay=0.9
+        ),
+        system=System(sync_batch_norm=True),
     )
 
 
 def camvid() -> Recipe:
     """CamVid at half its size, from scratch on two cores: FCN over ResNet18 at half of its width."""
     return Recipe(
-        baseline="fcn",
-        network="fcn",
-        network_args={"backbone": "resnet18", "backbone_args": {"channels": [32, 64, 128, 256]}, "head_channels": 64},
-        config=MoDConfig(c=32, reduction=4),
-        task="segmentation",
-        image_size=(180, 240),
-        augmentation="scale_crop_flip",
-        scale=(0.75, 1.5),
-        crop_size=(160, 224),
-        classes=(
-            *("sky", "building", "pole", "road", "pavement", "tree"),
-            *("sign", "fence", "car", "pedestrian", "bicyclist"),
+        networks=Networks(
+            baseline="fcn",
+            network="fcn",
+            network_args={
+                "backbone": "resnet18",
+                "backbone_args": {"channels": [32, 64, 128, 256]},
+                "head_channels": 64,
+            },
+            config=MoDConfig(c=32, reduction=4),
         ),
-        ignore=11,
-        epochs=30,
-        batch_size=8,
-        optimizer="muon",
-        learning_rate=0.02,
-        weight_decay=0.01,
-        schedule="cosine",
-        channels_last=True,
+        task=Segmentation(
+            augmentation="scale_crop_flip",
+            scale=(0.75, 1.5),
+            crop_size=(160, 224),
+            classes=(
+                *("sky", "building", "pole", "road", "pavement", "tree"),
+                *("sign", "fence", "car", "pedestrian", "bicyclist"),
+            ),
+            ignore=11,
+        ),
+        images=ImageOptions(image_size=(180, 240)),
+        optimization=Optimization(
+            epochs=30,
+            batch_size=8,
+            optimizer="muon",
+            learning_rate=0.02,
+            weight_decay=0.01,
+            schedule="cosine",
+        ),
+        system=System(channels_last=True),
     )
 
 
@@ -203,50 +213,70 @@ def voc() -> Recipe:
     """The paper's, for Pascal VOC: Faster R-CNN over ResNet86-MoD beside ResNet50, 600 × 1000 pixels; backbones that
     were trained before, whose norms stay (`backbone_weights`)."""
     return Recipe(
-        baseline="faster_rcnn_resnet50",
-        network="faster_rcnn_resnet86_mod",
-        network_args={"frozen_norms": True},
-        task="detection",
-        image_size=(600, 1000),
-        augmentation="flip",
-        epochs=12,
-        batch_size=2,
-        learning_rate=0.01,
-        weight_decay=1e-4,
-        schedule="step",
-        milestones=(8, 11),
-        warmup_epochs=1,
+        networks=Networks(
+            baseline="faster_rcnn_resnet50",
+            network="faster_rcnn_resnet86_mod",
+            network_args={"frozen_norms": True},
+        ),
+        task=Detection(augmentation="flip"),
+        images=ImageOptions(image_size=(600, 1000)),
+        optimization=Optimization(
+            epochs=12,
+            batch_size=2,
+            learning_rate=0.01,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=(8, 11),
+            warmup_epochs=1,
+        ),
     )
 
 
 def bccd() -> Recipe:
     """Blood cells at half their size, from scratch on two cores: Faster R-CNN over ResNet18 at half of its width."""
     return Recipe(
-        baseline="faster_rcnn",
-        network="faster_rcnn",
-        network_args={
-            "backbone": "resnet18",
-            "backbone_args": {"channels": [32, 64, 128, 256]},
-            "pyramid_channels": 64,
-            "head_channels": 256,
-            "rpn_post_nms_top_n_train": 500,
-            "rpn_post_nms_top_n_test": 300,
-            "box_batch_size_per_image": 128,
-        },
-        config=MoDConfig(c=32, reduction=4),
-        task="detection",
-        image_size=(240, 320),
-        augmentation="flip",
-        epochs=12,
-        batch_size=8,
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        schedule="cosine",
-        warmup_epochs=1,
-        clip_grad=10.0,
-        channels_last=True,
+        networks=Networks(
+            baseline="faster_rcnn",
+            network="faster_rcnn",
+            network_args={
+                "backbone": "resnet18",
+                "backbone_args": {"channels": [32, 64, 128, 256]},
+                "pyramid_channels": 64,
+                "head_channels": 256,
+                "rpn_post_nms_top_n_train": 500,
+                "rpn_post_nms_top_n_test": 300,
+                "box_batch_size_per_image": 128,
+            },
+            config=MoDConfig(c=32, reduction=4),
+        ),
+        task=Detection(augmentation="flip"),
+        images=ImageOptions(image_size=(240, 320)),
+        optimization=Optimization(
+            epochs=12,
+            batch_size=8,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            schedule="cosine",
+            warmup_epochs=1,
+            clip_grad=10.0,
+        ),
+        system=System(channels_last=True),
     )
+
+
+def _of_user(name: str) -> Recipe:
+    module, _, function = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} names no recipe: {error}") from error
+    if not callable(made):
+        raise ValueError(f"{name!r} is a {type(made).__name__}, not a function that returns a Recipe")
+    found = made()
+    if not isinstance(found, Recipe):
+        raise ValueError(f"{name!r} returned a {type(found).__name__}, not a Recipe")
+    return found
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

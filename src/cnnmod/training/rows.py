@@ -5,7 +5,6 @@ from typing import Any, Literal
 from torch import nn
 
 from cnnmod.method.convert import control_
-from cnnmod.networks.features import load_backbone_
 from cnnmod.networks.registry import build, build_mod, factory_name
 from cnnmod.training.recipe import Recipe
 
@@ -13,11 +12,16 @@ Row = Literal["baseline", "mod", "control"]
 
 
 def factory_of(recipe: Recipe, row: Row, num_classes: int) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments of the factory that a row's network is built by."""
-    grey = {"in_chans": recipe.in_channels} if recipe.in_channels != 3 else {}
-    size = {"min_size": min(recipe.size), "max_size": max(recipe.size)} if recipe.task == "detection" else {}
-    name = recipe.baseline if row == "baseline" else recipe.network
-    return factory_name(name), size | recipe.network_args | {"num_classes": num_classes} | grey
+    """The name and the arguments of the factory that a row's network is built by.
+
+    Raises:
+        ValueError: The recipe's arguments do not go with its task's options.
+    """
+    networks, images = recipe.networks, recipe.images
+    gray = {"in_chans": images.in_channels} if images.in_channels != 3 else {}
+    arguments = recipe.task.network_args(images, networks.network_args)
+    name = networks.baseline if row == "baseline" else networks.network
+    return factory_name(name), arguments | {"num_classes": num_classes} | gray
 
 
 def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
@@ -29,13 +33,8 @@ def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
             the recipe's arguments.
     """
     name, arguments = factory_of(recipe, row, num_classes)
-    if arguments.get("frozen_norms") and not recipe.backbone_weights:
-        raise ValueError(
-            "frozen_norms keeps the statistics of a trained backbone; name its file, as --set "
-            "backbone_weights=runs/imagenet/{row}-seed0/best.safetensors, or --set network_args.frozen_norms=false"
-        )
     try:
-        model = build(name, **arguments) if row == "baseline" else build_mod(name, recipe.config, **arguments)
+        model = build(name, **arguments) if row == "baseline" else build_mod(name, recipe.networks.config, **arguments)
     except (OSError, ValueError):
         raise
     except Exception as error:  # whatever a constructor raises at a recipe's arguments
@@ -44,6 +43,5 @@ def build_row(recipe: Recipe, row: Row, num_classes: int) -> nn.Module:
         raise ValueError(f"{name} cannot be built with {arguments}: {type(error).__name__}: {error}") from error
     if row == "control":
         control_(model)
-    if recipe.backbone_weights:
-        load_backbone_(model, recipe.backbone_weights.replace("{row}", row))
+    recipe.task.load_weights_(model, row)
     return model

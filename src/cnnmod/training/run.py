@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from cnnmod.networks import build, load
+from cnnmod.networks import load
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_json
-from cnnmod.training.classes import check_classes
-from cnnmod.training.data import Data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
+from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.loop import train
 from cnnmod.training.processes import all_processes
-from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
+from cnnmod.training.tasks import Task
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, how much there is, images/s
 
@@ -40,6 +38,16 @@ class Result:
     accuracy: Score
     seconds: float
     parameters: int
+
+
+def read_result(path: Path, task: Task) -> Result:
+    """What a run of this task came to, as its `result.json` says.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no such file.
+    """
+    return parse(Result, read_json(path), str(path), {Score: task.score})
 
 
 def run_training(
@@ -73,19 +81,17 @@ def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
     record.check()
     done = folder / "result.json"
     if done.exists():
-        return parse(Result, read_json(done), str(done))
+        return read_result(done, run.recipe.task)
     torch.manual_seed(run.seed)
     model = build_row(run.recipe, run.row, data.num_classes)
-    teacher = _teacher(run.recipe, data.num_classes)
     if not record.resumes:
-        check_classes(data, run.recipe.task, lambda what, done, total: progress(what, done, total, ""))
+        run.recipe.task.check_data(data, lambda what, done, total: progress(what, done, total, ""))
     what = f"{run.row}, seed {run.seed}"
     tested = train(
         model,
         data,
         run.recipe,
         seed=run.seed,
-        teacher=teacher,
         record=record,
         progress=lambda done, total, rate: progress(what, done, total, rate),
     )
@@ -105,11 +111,3 @@ def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
     if processes.is_main_process:
         write_whole(done, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
     return result
-
-
-def _teacher(recipe: Recipe, num_classes: int) -> nn.Module | None:
-    if recipe.teacher is None:
-        return None
-    if Path(recipe.teacher).is_file():
-        return load(recipe.teacher)
-    return build(recipe.teacher, pretrained=True, num_classes=num_classes)

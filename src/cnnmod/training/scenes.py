@@ -1,11 +1,13 @@
 """Where photographs with masks or boxes lie on a disk: CamVid's folders, Cityscapes', Pascal VOC's."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 import torch
@@ -14,9 +16,14 @@ from torch import Tensor
 from torchvision.datasets import Cityscapes
 
 from cnnmod.training.decode import ORIENTATION, decode_file, decode_mask, is_image_file
-from cnnmod.training.recipe import IGNORED, Recipe, Task
+from cnnmod.training.images import Counts
+from cnnmod.training.splits import SPLITS, visible
 from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 
+IGNORED = 255  # a pixel's class that counts nowhere
+Found = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the classes' names
+
+_QUIET_S = 2  # seconds before progress is shown
 _MASKS = (
     "masks beside the images (train/NAME.jpg and trainannot/NAME.png, val/ and valannot/) or Cityscapes "
     "(leftImg8bit/train/… and gtFine/train/…)"
@@ -35,14 +42,14 @@ class Scenes:
         images: Their files.
         labels: The files of their masks or boxes.
         read: The file of a mask or boxes, and the image's height and width → what is in it; errors name the file.
-        count: The file of a mask or boxes → how many pixels of each value and its class, `IGNORED` among them, or
+        count_in: The file of a mask or boxes → how many pixels of each value and its class, `IGNORED` among them, or
             boxes of each name and its class, without the difficult ones.
     """
 
     images: Sequence[Path]
     labels: Sequence[Path]
     read: Callable[[Path, tuple[int, int]], Any]
-    count: Callable[[Path], Counter[tuple[int | str, int]]]
+    count_in: Callable[[Path], Counts]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,16 +57,20 @@ class Scenes:
     def part(self, numbers: Sequence[int]) -> "Scenes":
         """Those of these numbers alone."""
         images, labels = ([files[number] for number in numbers] for files in (self.images, self.labels))
-        return Scenes(images, labels, self.read, self.count)
+        return Scenes(images, labels, self.read, self.count_in)
 
-    def open(self, number: int) -> tuple[Image.Image, Any]:
-        """An image in colour, and its mask (H, W) or its boxes.
+    def name(self, number: int) -> str:
+        """The file of an image."""
+        return str(self.images[number])
+
+    def open(self, number: int, channels: int = 3) -> tuple[Image.Image, Any]:
+        """An image, and its mask (H, W) or its boxes.
 
         Raises:
             ValueError: One of the two is broken; the error names the file.
         """
         path, label = self.images[number], self.labels[number]
-        image = decode_file(path, 3)
+        image = decode_file(path, channels)
         if ORIENTATION in image.info and label.suffix == ".xml" and not _states_size(label):
             raise ValueError(
                 f"{path} has the EXIF orientation {image.info[ORIENTATION]}, and {label} does not state the size of "
@@ -67,48 +78,98 @@ class Scenes:
             )
         return image, self.read(label, (image.height, image.width))
 
+    def count(self, numbers: Sequence[int], skip_broken: bool, progress: Callable[[int, int], None]) -> Counts:
+        """What `count_in` finds in the labels of these images; `progress` is called if it takes seconds.
 
-def unlabelled(files: Sequence[Path], task: Task) -> Scenes:
-    """Photographs of which nothing is known: every pixel is of the first class, or there is no box."""
-    return Scenes(files, files, _no_mask if task == "segmentation" else _no_boxes, _no_count)
+        Raises:
+            ValueError: A label is broken, and `skip_broken` is not given.
+        """
+
+        def count(number: int) -> Counts:
+            try:
+                return self.count_in(self.labels[number])
+            except ValueError:
+                if not skip_broken:
+                    raise
+                return Counter()
+
+        found: Counts = Counter()
+        started, shown = time.monotonic(), False
+        pool = ThreadPoolExecutor()
+        try:
+            for done, counts in enumerate(pool.map(count, numbers), 1):
+                found.update(counts)
+                shown = shown or time.monotonic() - started > _QUIET_S
+                if shown:
+                    progress(done, len(numbers))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found
 
 
-def find_scenes(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]]:
-    """The splits that lie in a folder, `"train"`, `"validation"` and maybe `"test"`, and the classes' names.
+def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> Found:
+    """The splits of photographs with masks that lie in a folder, and the classes' names.
 
-    Of detection the background is the first class.
+    Args:
+        folder: Of one data set.
+        classes: The names of the pixel values 0, 1, …, where the data does not name them.
+        ignore: The pixel value that counts nowhere, then.
 
     Raises:
-        FileNotFoundError: There is no such folder, or an image has no mask or boxes.
-        ValueError: Nothing in it is known, with what would be; or nothing says what the classes are.
+        FileNotFoundError: There is no such folder, or an image has no mask.
+        ValueError: Nothing in it is known, with what would be; nothing says what the classes are; or two folders are
+            of one split.
     """
+    _check_folder(folder)
+    found = _cityscapes(folder) or _masks(folder, classes, ignore)
+    return found or _nothing("segmentation", folder, _MASKS)
+
+
+def find_boxes(folder: Path) -> Found:
+    """The splits of photographs with boxes that lie in a folder, and the classes' names; the background is the first.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or an image has no annotation.
+        ValueError: Nothing in it is known, with what would be; or no annotation has an object.
+    """
+    _check_folder(folder)
+    return _voc(folder) or _nothing("detection", folder, _BOXES)
+
+
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist")
-    layouts = (_cityscapes, _masks) if recipe.task == "segmentation" else (_voc,)
-    for layout in layouts:
-        if found := layout(folder, recipe):
-            return found
-    inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    accepted = _MASKS if recipe.task == "segmentation" else _BOXES
-    raise ValueError(f"nothing for {recipe.task} was found in {folder}, which holds {inside}; accepted are {accepted}")
 
 
-def _masks(folder: Path, recipe: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] | None:
-    classes = dict(enumerate(range(len(recipe.classes)))) | {recipe.ignore: IGNORED}
+def _nothing(task: str, folder: Path, accepted: str) -> NoReturn:
+    inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
+    raise ValueError(f"nothing for {task} was found in {folder}, which holds {inside}; accepted are {accepted}")
+
+
+def _masks(folder: Path, names: Sequence[str], ignore: int) -> Found | None:
+    classes = dict(enumerate(range(len(names)))) | {ignore: IGNORED}
     read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
+    places = [place for place in visible(folder) if place.is_dir() and place.name.lower() in SPLITS]
+    found: dict[str, Path] = {}
+    for place in places:
+        other = found.setdefault(SPLITS[place.name.lower()], place)
+        if other != place and any((folder / f"{one.name}annot").is_dir() for one in (other, place)):
+            raise ValueError(
+                f"{other} and {place} are both of the {SPLITS[place.name.lower()]} split; leave one of them"
+            )
     splits: dict[str, Scenes] = {}
-    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
-        if not ((folder / name).is_dir() and (folder / f"{name}annot").is_dir()):
-            continue
-        images = sorted(path for path in (folder / name).iterdir() if is_image_file(path))
-        masks = [folder / f"{name}annot" / f"{image.stem}.png" for image in images]
-        splits[split] = Scenes(images, _there(images, masks), read, count)
-    if splits and not recipe.classes:
+    for split, place in found.items():
+        annotations = folder / f"{place.name}annot"
+        if annotations.is_dir():
+            images = [path for path in visible(place) if is_image_file(path)]
+            masks = [annotations / f"{image.stem}.png" for image in images]
+            splits[split] = Scenes(images, _there(images, masks), read, count)
+    if splits and not names:
         raise ValueError(f'nothing says what the classes in {folder} are; name them: --set \'classes=["road", "sky"]\'')
-    return (splits, recipe.classes) if splits else None
+    return (splits, tuple(names)) if splits else None
 
 
-def _cityscapes(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] | None:
+def _cityscapes(folder: Path) -> Found | None:
     if not (folder / "leftImg8bit").is_dir():
         return None
     counted = [kind for kind in Cityscapes.classes if not kind.ignore_in_eval]
@@ -127,7 +188,7 @@ def _cityscapes(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, 
     return splits, tuple(kind.name for kind in counted)
 
 
-def _voc(folder: Path, _: Recipe) -> tuple[dict[str, Scenes], tuple[str, ...]] | None:
+def _voc(folder: Path) -> Found | None:
     """One folder of VOC's layout; or those of several years, of which the first one's val is validated on."""
     years = sorted((folder / "VOCdevkit").glob("VOC*")) if (folder / "VOCdevkit").is_dir() else [folder]
     years = [year for year in years if (year / "Annotations").is_dir() and (year / "ImageSets" / "Main").is_dir()]
@@ -189,7 +250,7 @@ def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) ->
     return mask_HW.to(torch.uint8)
 
 
-def _count_pixels(path: Path, classes: Mapping[int, int]) -> Counter[tuple[int | str, int]]:
+def _count_pixels(path: Path, classes: Mapping[int, int]) -> Counts:
     found = {value: int(count) for value, count in enumerate(numpy.bincount(decode_mask(path).ravel())) if count}
     for value in found:
         if value not in classes:
@@ -206,16 +267,3 @@ def _states_size(path: Path) -> bool:
         return None not in read_annotation(path).size
     except ValueError:  # which is reported where its objects are read
         return True
-
-
-def _no_mask(_: Path, size: tuple[int, int]) -> Tensor:
-    return torch.zeros(size, dtype=torch.uint8)
-
-
-def _no_boxes(_: Path, __: tuple[int, int]) -> dict[str, Tensor]:
-    none = torch.zeros(0, dtype=torch.long)
-    return {"boxes": torch.zeros(0, 4), "labels": none, "difficult": none}
-
-
-def _no_count(_: Path) -> Counter[tuple[int | str, int]]:
-    return Counter()

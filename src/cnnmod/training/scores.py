@@ -1,7 +1,9 @@
 """What a network reaches on a task's test images, and how it is found."""
 
+import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -11,11 +13,52 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.detection import MeanAveragePrecision
 
-from cnnmod.training.recipe import IGNORED, Task
+from cnnmod.training.scenes import IGNORED
+
+
+class Score(ABC):
+    """What a network reaches; a task's own is a frozen dataclass of JSON values, which files hold as they are.
+
+    Attributes:
+        main: The field by which checkpoints are chosen and networks compared.
+        title: What tables call this field.
+        unit: Of this field.
+        counted: What has a class: `"image"`, `"pixel"` or `"box"`; empty where nothing has one.
+        images: How many were tested.
+        broken: How many could not be read, and were left out.
+        absent_classes: The numbers of the classes that nothing tested is of.
+    """
+
+    main: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = "%"
+    counted: ClassVar[str] = ""
+    images: int
+    broken: int
+    absent_classes: Any = ()  # a list of numbers
+
+    @abstractmethod
+    def summary(self) -> str:
+        """A few words for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        fields: Any = self
+        return dataclasses.asdict(fields)
+
+    @property
+    def value(self) -> float:
+        """The one number that networks are compared by."""
+        return getattr(self, self.main)
+
+    @property
+    def rank(self) -> float:
+        """The checkpoint with the highest is the best; override it where less is better."""
+        return self.value
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Score):
     """Of a classifier.
 
     Attributes:
@@ -34,11 +77,15 @@ class Accuracy:
     loss: float | None = None
     absent_classes: list[int] = field(default_factory=list)
 
-    main, title = "top1_pct", "top-1"  # what checkpoints are chosen and networks compared by
+    main, title, counted = "top1_pct", "top-1", "image"
+
+    def summary(self) -> str:
+        top5 = "" if self.top5_pct is None else f", top-5 {self.top5_pct:.2f} %"
+        return f"top-1 {self.top1_pct:.2f} %{top5}"
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Score):
     """Of a segmentation network, over the pixels of all images together, without those that are ignored.
 
     Attributes:
@@ -59,11 +106,17 @@ class Overlap:
     broken: int
     absent_classes: list[int] = field(default_factory=list)
 
-    main, title = "miou_pct", "mIoU"
+    main, title, counted = "miou_pct", "mIoU", "pixel"
+
+    def summary(self) -> str:
+        return (
+            f"mIoU {self.miou_pct:.2f} %, pixel accuracy {self.pixel_accuracy_pct:.2f} %, mean class accuracy "
+            f"{self.class_accuracy_pct:.2f} %"
+        )
 
 
 @dataclass(frozen=True)
-class Precision:
+class Precision(Score):
     """Of a detector: average precision, the mean over classes.
 
     Attributes:
@@ -84,15 +137,13 @@ class Precision:
     broken: int
     absent_classes: list[int] = field(default_factory=list)
 
-    main, title = "ap50_voc07_pct", "AP50"
+    main, title, counted = "ap50_voc07_pct", "AP50", "box"
 
-
-Score = Accuracy | Overlap | Precision
-
-
-def main_pct(score: Score) -> float:
-    """The one number that checkpoints are chosen and networks compared by."""
-    return getattr(score, score.main)
+    def summary(self) -> str:
+        return (
+            f"AP50 {self.ap50_voc07_pct:.2f} % (VOC 2007's 11 points), {self.ap50_pct:.2f} % (area), "
+            f"COCO's AP {self.coco_ap_pct:.2f} %"
+        )
 
 
 class Metric(Protocol):
@@ -103,14 +154,9 @@ class Metric(Protocol):
 
     def update(self, outputs: Any, labels: Any) -> None: ...
 
-    def compute(self, images: int, broken: int) -> Score: ...
-
-
-def make_metric(task: Task, num_classes: int, device: torch.device) -> Metric:
-    """The metric of a task."""
-    if task == "classification":
-        return TopOfLogits(num_classes, device)
-    return OverlapOfPixels(num_classes, device) if task == "segmentation" else PrecisionOfBoxes(num_classes)
+    def compute(self, images: int, broken: int) -> Score:
+        """Of all that was given; `images` and `broken` are how many were tested and how many could not be read."""
+        ...
 
 
 class TopOfLogits:

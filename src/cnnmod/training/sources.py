@@ -1,6 +1,7 @@
-"""Labelled images of a data set, not decoded yet."""
+"""Images of a data set with a class each, not decoded yet."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,7 @@ from typing import Any
 from PIL import Image
 
 from cnnmod.training.decode import decode, decode_file, in_mode
-
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
+from cnnmod.training.images import Counts
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def open(self, number: int, channels: int = 3) -> Image.Image:
-        """Decode an image, with 3 channels or 1.
+    def open(self, number: int, channels: int = 3) -> tuple[Image.Image, int]:
+        """Decode an image, with 3 channels or 1; and its label.
 
         Raises:
             ValueError: It is missing, broken, or of a kind that is not supported; the error names it.
@@ -41,8 +41,14 @@ class Source:
         if found is None:
             raise ValueError(f"{name} has no image")
         if isinstance(found, Path):
-            return decode_file(found, channels)
-        return decode(found, name, channels) if isinstance(found, bytes) else in_mode(found, name, channels)
+            image = decode_file(found, channels)
+        else:
+            image = decode(found, name, channels) if isinstance(found, bytes) else in_mode(found, name, channels)
+        return image, self.labels[number]
+
+    def count(self, numbers: Sequence[int], _: bool, __: Callable[[int, int], None]) -> Counts:
+        """How many images are of each class."""
+        return Counter((self.labels[number], self.labels[number]) for number in numbers)
 
 
 @dataclass(frozen=True)

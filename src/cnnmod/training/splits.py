@@ -7,7 +7,7 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 
-_SPLITS = {
+SPLITS = {
     "training": "train",
     "train": "train",
     "validation": "validation",
@@ -30,7 +30,7 @@ def folders_by_split(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in visible(folder):
-        split = _SPLITS.get(path.name.lower())
+        split = SPLITS.get(path.name.lower())
         if split is None or not path.is_dir() or not any(inner.is_dir() for inner in visible(path)):
             continue
         if split in found:
@@ -51,7 +51,7 @@ def files_by_split(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]
         base, word = _split_word(path, folder)
         if word is None:
             continue
-        split = _SPLITS[word]
+        split = SPLITS[word]
         one, *how = first.setdefault(split, (path, word, path.parent))
         if how != [word, path.parent]:
             raise ValueError(f"{one} and {path} are both of the {split} split; leave those that are called in one way")
@@ -69,7 +69,7 @@ def _in_order(found: Mapping[str, _Found]) -> dict[str, _Found]:
 def _candidates(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The files in a folder, in those below it, and in train, val and test below these."""
     inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # not lost+found
-    of_splits = [path / word for path in inner for word in _SPLITS if (path / word).is_dir()]
+    of_splits = [path / word for path in inner for word in SPLITS if (path / word).is_dir()]
     files = [path for place in (folder, *inner, *of_splits) for path in visible(place)]
     return [path for path in files if path.name.lower().endswith(tuple(endings)) and path.is_file()]
 
@@ -77,7 +77,7 @@ def _candidates(folder: Path, endings: Sequence[str]) -> list[Path]:
 def _split_word(path: Path, folder: Path) -> tuple[Path, str | None]:
     """The word that says which split a file is of, and the folder of the data set's files."""
     parent = path.parent.name.lower() if path.parent != folder else ""
-    if parent in _SPLITS:
+    if parent in SPLITS:
         return path.parent.parent, parent
     if word := _starting_word(path.name.lower()):
         return path.parent, word
@@ -85,4 +85,4 @@ def _split_word(path: Path, folder: Path) -> tuple[Path, str | None]:
 
 
 def _starting_word(name: str) -> str | None:
-    return next((word for word in _SPLITS if name.startswith(word)), None)
+    return next((word for word in SPLITS if name.startswith(word)), None)

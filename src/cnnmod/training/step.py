@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cnnmod.method.blocks import ChannelSelector
 from cnnmod.training.images import Batch
-from cnnmod.training.loss import Loss
 from cnnmod.training.recipe import Recipe
+from cnnmod.training.tasks import Loss
 
 _SGD = ("sgd", "momentum")  # steps as long as gradients are large
 _SELECTOR_LR_SCALE = 0.005
@@ -44,8 +44,8 @@ class Step:
     def __call__(self, batch: Batch) -> Tensor:
         device = next(self.model.parameters()).device
         precision = autocast(self.recipe, device)
-        batch = batch.to(device, torch.channels_last if self.recipe.channels_last else torch.contiguous_format)
-        parts = list(batch.chunk(self.recipe.accumulate))  # fewer, where broken images left too few
+        batch = batch.to(device, torch.channels_last if self.recipe.system.channels_last else torch.contiguous_format)
+        parts = list(batch.chunk(self.recipe.optimization.accumulate))  # fewer, where broken images left too few
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
         for part, some in enumerate(parts, 1):
@@ -54,9 +54,9 @@ class Step:
                     loss = self.loss(self.forward, some.images, some.labels) * (len(some) / len(batch))
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
-        if self.recipe.clip_grad:
+        if self.recipe.optimization.clip_grad:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimization.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return torch.stack(losses).sum()
@@ -69,27 +69,28 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
     steps drive all of its hidden units below zero in a few hundred of them, from where no gradient leads back: it then
     selects the same channels for every image. So its steps are shorter, and Muon leaves it to AdamW.
     """
+    options = recipe.optimization
     selectors = [name for name, module in model.named_modules() if isinstance(module, ChannelSelector)]
     optimizer = create_optimizer_v2(
         model,
-        opt=recipe.optimizer,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=not recipe.decay_norms,
-        fallback_list=[] if recipe.optimizer in _SGD else [f"{name}.*" for name in selectors],
+        opt=options.optimizer,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        filter_bias_and_bn=not options.decay_norms,
+        fallback_list=[] if options.optimizer in _SGD else [f"{name}.*" for name in selectors],
     )
     for group in optimizer.param_groups:
         if group.get("use_fallback"):
             group["lr_scale"] = _SELECTOR_LR_SCALE
     schedule, _ = create_scheduler_v2(
         optimizer,
-        sched={"step": "multistep", "cosine": "cosine", "poly": "poly"}[recipe.schedule],
-        num_epochs=recipe.epochs,
-        decay_milestones=list(recipe.milestones),
-        decay_rate=recipe.decay,
-        min_lr=recipe.learning_rate / 100 if recipe.schedule == "poly" else 0.0,
-        warmup_epochs=recipe.warmup_epochs,
+        sched={"step": "multistep", "cosine": "cosine", "poly": "poly"}[options.schedule],
+        num_epochs=options.epochs,
+        decay_milestones=list(options.milestones),
+        decay_rate=options.decay,
+        min_lr=options.learning_rate / 100 if options.schedule == "poly" else 0.0,
+        warmup_epochs=options.warmup_epochs,
         warmup_lr=0.0,
         step_on_epochs=False,
         updates_per_epoch=steps,
@@ -100,9 +101,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
 
 def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """The recipe's precision, as a context to run the network in."""
-    if recipe.precision == "fp32":
+    if recipe.system.precision == "fp32":
         return nullcontext
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.system.precision]
     return partial(torch.autocast, device.type, dtype=dtype)
 
 

@@ -1,7 +1,6 @@
 import torch
 from torch import nn
 
-from cnnmod.training.loss import make_loss
 from cnnmod.training.recipes import recipe
 
 CPU = torch.device("cpu")
@@ -14,7 +13,7 @@ def fixed(logits):
 def test_cross_entropy_smoothed_or_not():
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     for smoothing in (0.0, 0.2):
-        loss = make_loss(recipe("digits", [f"label_smoothing={smoothing}"]), 3, None, CPU)
+        loss = recipe("digits", [f"label_smoothing={smoothing}"]).task.loss_with(None, 3, CPU)
         expected = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         torch.testing.assert_close(loss(fixed(logits), torch.rand(4, 1, 8, 8), labels), expected)
 
@@ -30,7 +29,7 @@ def test_mixed_labels_go_with_mixed_images():
         return torch.zeros(len(mixed), 4)
 
     for mix in ("mixup=1.0", "cutmix=1.0"):
-        loss = make_loss(recipe("digits", [mix]), 4, None, CPU)
+        loss = recipe("digits", [mix]).task.loss_with(None, 4, CPU)
         value = loss(model, images, labels)
         torch.testing.assert_close(value, torch.tensor(4.0).log())
         assert not torch.equal(seen[-1], images)
@@ -41,7 +40,7 @@ def test_a_teacher_is_matched():
     """The teacher's own logits leave its cross-entropy alone; others cost more; the teacher does not learn."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).train()
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    loss = make_loss(recipe("digits", ["distill_weight=1", "distill_temperature=3"]), 3, teacher, CPU)
+    loss = recipe("digits", ["distill_weight=1", "distill_temperature=3"]).task.loss_with(teacher, 3, CPU)
     assert not teacher.training
     logits = teacher(images).detach()
     assert abs(loss(fixed(logits), images, labels).item()) < 1e-6

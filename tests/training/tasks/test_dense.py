@@ -37,7 +37,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_image_alone(tmp_path: Path) -
 def test_what_a_crop_adds_is_ignored(tmp_path: Path) -> None:
     data = open_data(
         streets(tmp_path, train=2, val=1),
-        recipe("camvid", [*STREETS[:3], "crop_size=[48,64]", "scale=[0.5,0.5]", *GREY]),
+        recipe("camvid", [*STREETS[:3], "crop_size=[48,64]", "task.scale=[0.5,0.5]", *GREY]),
     )
     batch = batch_of(data.train, draw=0)
     assert batch.images.shape[2:] == (48, 64) == batch.labels.shape[1:]

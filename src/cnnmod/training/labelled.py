@@ -1,0 +1,120 @@
+"""Images with a class each, as a recipe wants them: which are trained on, held out and tested on."""
+
+import logging
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from cnnmod.training.images import Progress, first_of_shuffled
+from cnnmod.training.layouts import find_sources
+from cnnmod.training.sources import Source, of_array
+
+logger = logging.getLogger("cnnmod")
+
+_Part = tuple[str, Sequence[int]]  # a split, and which of its images
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What lies in a place, and which of it is used for what; `validation` is `None` if nothing is held out."""
+
+    splits: Mapping[str, Source]
+    train: _Part
+    validation: _Part | None
+    test: _Part
+    num_classes: int
+    classes: tuple[str, ...] | None
+
+
+def open_labelled(
+    place: str | Path, validation_fraction: float, train_images: int | None, progress: Progress
+) -> Labelled:
+    """Find the images of a place.
+
+    Args:
+        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `layouts.py`.
+        validation_fraction: How much of the training images is held out.
+        train_images: How many of the others are trained on; `None` takes all.
+        progress: Called while Parquet files are read.
+
+    Raises:
+        OSError: The folder does not exist.
+        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, or all
+            labels are the same.
+    """
+    splits, classes = _digits() if str(place) == "digits" else _sources(Path(place), progress)
+    num_classes = _num_classes(place, splits, classes)
+    train = torch.arange(len(splits["train"]))
+    validation = None
+    if validation_fraction:
+        parts: list[Any] = train_test_split(
+            train.numpy(), test_size=validation_fraction, stratify=splits["train"].labels, random_state=0
+        )
+        train, held = map(torch.from_numpy, parts)
+        validation = ("train", _numbers(held))
+    elif "validation" in splits and "test" in splits:
+        validation = ("validation", range(len(splits["validation"])))
+    train = train[list(first_of_shuffled(train_images, len(train), place))]
+    test = "test" if "test" in splits else "validation"
+    return Labelled(
+        splits=splits,
+        train=("train", _numbers(train)),
+        validation=validation,
+        test=(test, range(len(splits[test]))),
+        num_classes=num_classes,
+        classes=classes,
+    )
+
+
+def _numbers(found: Tensor) -> Sequence[int]:
+    return array("q", torch.sort(found).values.tolist())  # a list of many numbers would grow in each process
+
+
+def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
+    """scikit-learn's 1,797 scanned digits, 8 × 8: always the same split, balanced over the classes."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
+    parts: list[Any] = train_test_split(pixels, labels, test_size=450, stratify=labels, random_state=0)
+    train_images, test_images, train_labels, test_labels = parts
+    return {
+        "train": of_array(train_images, train_labels.tolist(), "digits: train"),
+        "test": of_array(test_images, test_labels.tolist(), "digits: test"),
+    }, tuple(map(str, range(10)))
+
+
+def _sources(folder: Path, progress: Progress) -> tuple[dict[str, Source], tuple[str, ...] | None]:
+    found = find_sources(folder, progress)
+    splits = dict(found.splits)
+    if "train" not in splits or len(splits) < 2:
+        raise ValueError(f"{folder} has images to {' and '.join(splits)}; it needs train, and test or validation (val)")
+    return splits, found.classes
+
+
+def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[str, ...] | None) -> int:
+    for split, source in sources.items():
+        if not len(source):
+            raise ValueError(f"{place} has no {split} image")
+    trained = set(sources["train"].labels)
+    count = len(classes) if classes else max(trained) + 1
+    for split, source in sources.items():
+        for number, label in enumerate(source.labels):
+            if not 0 <= label < count:
+                raise ValueError(f"{source.name(number)} ({split}) has the label {label}; there are {count} classes")
+            if not classes and label not in trained:
+                raise ValueError(f"{source.name(number)} ({split}) has the label {label}, which no training image has")
+    if len(trained) < 2:
+        only = min(trained) if classes is None else repr(classes[min(trained)])
+        raise ValueError(f"{place} has training images of one class only, {only}; it needs two or more")
+    if len(sources["train"]) < count and not classes:
+        raise ValueError(f"{place} has labels up to {count - 1}, but only {len(sources['train'])} training images")
+    if missing := [label for label in range(count) if label not in trained]:
+        named = ", ".join(str(label) if classes is None else classes[label] for label in missing[:5])
+        logger.warning("%s of %s classes have no training image: %s", len(missing), count, named)
+    return count

@@ -1,0 +1,8 @@
+"""What networks do: one object per task, with its own options."""
+
+from cnnmod.training.tasks.base import TASKS, Loss, Task, find_task, register_task
+from cnnmod.training.tasks.classification import Classification
+from cnnmod.training.tasks.detection import Detection
+from cnnmod.training.tasks.segmentation import Segmentation
+
+__all__ = ["TASKS", "Classification", "Detection", "Loss", "Segmentation", "Task", "find_task", "register_task"]
