@@ -1,13 +1,16 @@
+import dataclasses
 import logging
 
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cnnmod.training import decode
 from cnnmod.training.data import open_data
+from cnnmod.training.images import DecodedImages
 from cnnmod.training.recipes import recipe
-from pictures import classes, picture
+from pictures import cells, classes, picture, streets
 
 SMALL = ["image_size=8", "epochs=1", "batch_size=2"]
 
@@ -28,32 +31,6 @@ def test_an_image_is_augmented_alike_wherever_it_stands(name, tmp_path):
     assert not torch.equal(otherwise.images, together.images)
     (plain,) = data.train.batches([torch.arange(16)])
     assert torch.equal(plain.labels, together.labels)
-
-
-def test_crop_and_flip(tmp_path):
-    """Each is the image itself, shifted by no more than an eighth, and mirrored or not."""
-    side = torch.arange(16 * 16, dtype=torch.uint8).view(16, 16, 1).expand(16, 16, 3).numpy()
-    for split in ("train", "test"):
-        classes(tmp_path, split, ["cat", "dog"], count=15)
-        for path in tmp_path.glob(f"{split}/*/*.png"):
-            Image.fromarray(side).save(path)
-    data = open_data(tmp_path, recipe("cifar10_fast", ["image_size=16", "mean=[0,0,0]", "std=[1,1,1]"]))
-    (batch,) = data.train.batches([torch.arange(30)], draw=1)
-    padded = torch.nn.functional.pad(torch.from_numpy(side[:, :, 0].copy()), (2, 2, 2, 2))
-    possible = {
-        (shift_y, shift_x, mirrored): (crop.flip(1) if mirrored else crop)
-        for shift_y in range(5)
-        for shift_x in range(5)
-        for mirrored in (False, True)
-        for crop in [padded[shift_y : shift_y + 16, shift_x : shift_x + 16]]
-    }
-    seen = set()
-    for image in (batch.images[:, 0] * 255).round().byte():
-        found = [key for key, expected in possible.items() if torch.equal(image, expected)]
-        assert len(found) == 1
-        seen |= set(found)
-    assert len(seen) > 10
-    assert {mirrored for _, _, mirrored in seen} == {False, True}
 
 
 def test_grey_images_are_converted_and_it_is_said_once(tmp_path, caplog, monkeypatch):
@@ -105,3 +82,70 @@ def test_two_channels():
     two = recipe("digits", ["in_channels=2", "mean=[0, 0]", "std=[1, 1]"])
     with pytest.raises(ValueError, match="images have 1 or 3 channels, not in_channels = 2"):
         open_data("digits", two)
+
+
+class Numbers:
+    """A data set of its own: gray images as bright as their number, of which some are broken."""
+
+    def __len__(self):
+        return 6
+
+    def name(self, number):
+        return f"number {number}"
+
+    def open(self, number, channels):
+        if number in (1, 4):
+            raise ValueError(f"{self.name(number)} is broken: in a test")
+        return Image.new("L", (2, 2), number), number
+
+
+def twice(image, label):
+    if label == 3:
+        raise ValueError("is too odd")
+    return pil_to_tensor(image), 2 * label
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_data_set(stacked, workers):
+    images = DecodedImages(Numbers(), twice, 1, stacked=stacked, workers=workers, skip_broken=True)
+    assert len(images) == 6
+    first, second = images.batches([torch.tensor([5, 1, 2]), torch.tensor([4, 3])])
+    assert [int(image.max()) for image in first.images] == [5, 2]
+    assert [int(label) for label in first.labels] == [10, 4]
+    assert isinstance(first.images, torch.Tensor) == isinstance(first.labels, torch.Tensor) == stacked
+    assert first.broken == ["number 1 is broken: in a test"]
+    assert (second.images, second.labels) == ([], [])
+    assert second.broken == ["number 4 is broken: in a test", "number 3 is too odd"]
+    stopping = dataclasses.replace(images, skip_broken=False)
+    with pytest.raises(ValueError, match=r"^number 3 is too odd$"):
+        list(stopping.batches([torch.tensor([0, 3])]))
+
+
+def test_some_images_of_a_data_set():
+    """What is drawn for one depends on its number there, not on its place among them."""
+
+    def drawn(image, label):
+        return torch.rand(3), label
+
+    whole, some = (DecodedImages(Numbers(), drawn, 1, numbers) for numbers in (None, [5, 0]))
+    assert len(some) == 2
+    (one,), (other,) = whole.batches([torch.tensor([0])], draw=7), some.batches([torch.tensor([1])], draw=7)
+    assert torch.equal(one.images, other.images)
+    assert one.labels.tolist() == other.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(("name", "make"), [("imagenet", None), ("camvid", streets), ("bccd", cells)])
+def test_a_batch_of_broken_images_is_alike_for_all_tasks(name, make, tmp_path):
+    if make is None:
+        for split in ("train", "val"):
+            classes(tmp_path, split, ["cat", "dog"])
+    else:
+        make(tmp_path, train=2, val=2)
+    for path in (path for ending in ("png", "jpg") for path in tmp_path.rglob(f"*.{ending}")):
+        path.write_bytes(b"")
+    images = open_data(tmp_path, recipe(name), skip_broken=True).train
+    (batch,) = images.batches([torch.arange(2)], draw=0)
+    assert (batch.images, batch.labels) == ([], [])
+    assert all("is broken: the file is empty" in reason for reason in batch.broken)
+    assert len(batch.broken) == 2

@@ -68,12 +68,7 @@ def cifar10_fast() -> Recipe:
         networks=replace(whole.networks, network_args={"channels": [16, 32, 64, 128]}, config=MoDConfig(reduction=4)),
         task=Classification(augmentation="crop_flip"),
         optimization=Optimization(
-            epochs=10,
-            batch_size=64,
-            optimizer="muon",
-            learning_rate=0.02,
-            weight_decay=0.01,
-            schedule="cosine",
+            epochs=10, batch_size=64, optimizer="muon", learning_rate=0.02, weight_decay=0.01, schedule="cosine"
         ),
         system=System(channels_last=True),
     )
@@ -86,12 +81,7 @@ def cifar10() -> Recipe:
         task=Classification(augmentation="crop_flip", validation_fraction=0.1),
         images=ImageOptions(image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
         optimization=Optimization(
-            epochs=200,
-            batch_size=128,
-            learning_rate=0.1,
-            weight_decay=1e-4,
-            schedule="step",
-            milestones=(90, 136),
+            epochs=200, batch_size=128, learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(90, 136)
         ),
     )
 
@@ -111,12 +101,7 @@ def imagenet() -> Recipe:
         task=Classification(augmentation="resized_crop"),
         images=ImageOptions(image_size=224),
         optimization=Optimization(
-            epochs=100,
-            batch_size=256,
-            learning_rate=0.1,
-            weight_decay=1e-4,
-            schedule="step",
-            milestones=(30, 60, 90),
+            epochs=100, batch_size=256, learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(30, 60, 90)
         ),
         system=System(channels_last=True),
     )
@@ -198,12 +183,7 @@ def camvid() -> Recipe:
         ),
         images=ImageOptions(image_size=(180, 240)),
         optimization=Optimization(
-            epochs=30,
-            batch_size=8,
-            optimizer="muon",
-            learning_rate=0.02,
-            weight_decay=0.01,
-            schedule="cosine",
+            epochs=30, batch_size=8, optimizer="muon", learning_rate=0.02, weight_decay=0.01, schedule="cosine"
         ),
         system=System(channels_last=True),
     )
@@ -214,9 +194,7 @@ def voc() -> Recipe:
     were trained before, whose norms stay (`backbone_weights`)."""
     return Recipe(
         networks=Networks(
-            baseline="faster_rcnn_resnet50",
-            network="faster_rcnn_resnet86_mod",
-            network_args={"frozen_norms": True},
+            baseline="faster_rcnn_resnet50", network="faster_rcnn_resnet86_mod", network_args={"frozen_norms": True}
         ),
         task=Detection(augmentation="flip"),
         images=ImageOptions(image_size=(600, 1000)),

@@ -95,11 +95,7 @@ class Segmentation(OverBackbone):
             counted = (labels != IGNORED).sum().clamp(min=1)  # a crop may hold nothing else
             losses = {
                 head: nn.functional.cross_entropy(
-                    logits.float(),
-                    labels,
-                    ignore_index=IGNORED,
-                    label_smoothing=self.label_smoothing,
-                    reduction="sum",
+                    logits.float(), labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="sum"
                 )
                 / counted
                 for head, logits in model(images).items()
