@@ -22,6 +22,14 @@ def test_three_networks(network):
     assert [model(images).shape for model in (baseline, mod, control)] == [(2, 10)] * 3
 
 
+@pytest.mark.parametrize("row", ["baseline", "mod"])
+@pytest.mark.parametrize("change", ["replace_stride_with_dilation=[false,false,true]", "width_of_groups=1"])
+def test_arguments_of_which_no_network_is_built(row, change):
+    named = ["baseline=torchvision/resnet18", "network=torchvision/resnet18", "network_args={}"]
+    with pytest.raises(ValueError, match=r"torchvision/resnet18 cannot be built with \{"):
+        build_row(recipe("imagenet", [*named, f"network_args.{change}"]), row, 10)
+
+
 def test_factory():
     grey = recipe("digits")
     assert factory_of(grey, "mod", 7) == (

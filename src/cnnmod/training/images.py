@@ -70,7 +70,7 @@ class Data:
     """A data set's splits; `validation` is what the best checkpoint is chosen by, if anything is.
 
     Attributes:
-        num_classes: How many classes there are.
+        num_classes: How many classes there are; of a task without classes, how many outputs its networks have.
         classes: Their names, if the data set has names.
     """
 
