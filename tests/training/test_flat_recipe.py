@@ -66,7 +66,7 @@ def check_same(made: Recipe, flat: dict[str, Any]) -> None:
 def test_there_are_files() -> None:
     assert len(RUNS) > 100
     assert len(ACCURACIES) > 10
-    assert len(PLANS) == 2
+    assert len(PLANS) >= 2
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(BENCHMARKS).parent))
