@@ -206,7 +206,8 @@ def disagreement(plan, runtime="eager"):
             try:
                 expected = model(x)
             except RuntimeError as error:  # the network changes an expanded view in place, which torch refuses
-                assert "refers to a single memory location" in str(error)
+                if "refers to a single memory location" not in str(error):
+                    raise
                 reject()
             lowered = lowered or lower(model, runtime, example=x)
             x = before.clone()
