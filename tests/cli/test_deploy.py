@@ -38,7 +38,7 @@ def test_int8_of_a_checkpoint(tmp_path, capsys):
     [
         (["export", "resnet18_mdo", "--out", "a.onnx"], "unknown network 'resnet18_mdo'; did you mean resnet18_mod"),
         (["export", "nothing.safetensors", "--out", "a.onnx"], "nothing.safetensors"),
-        (["export", "resnet18_cifar_mod", "--out", "a.pt"], "a file of format 'onnx' ends in .onnx; 'a.pt' does not"),
+        (["export", "resnet18_cifar_mod", "--out", "a.pt"], "must be one of .onnx, .xml, .pt2, not 'a.pt'"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--batch", "0"], "--batch must be ≥ 1, not 0"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--int8"], "--int8 and --data go together"),

@@ -176,13 +176,13 @@ def test_outputs_are_compared_by_name_not_by_place():
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        (lambda x: {"a": x}, "the file's outputs are a, the network's a, b"),
-        (lambda x: {"a": x, "b": x, "c": x}, "the file's outputs are a, b, c, the network's a, b"),
+        (lambda x: {"a": x}, "the file has the outputs a, but the network has a, b"),
+        (lambda x: {"a": x, "b": x, "c": x}, "the file has the outputs a, b, c, but the network has a, b"),
         (
             lambda x: {"a": x, "b": x[:1]},
-            r"output 'b' is torch.float32 \(1, 1, 8, 8\), the network's .* \(2, 1, 8, 8\)",
+            r"output 'b' is torch.float32 \(1, 1, 8, 8\), but the network's is .* \(2, 1, 8, 8\)",
         ),
-        (lambda x: {"a": x, "b": x.half()}, r"output 'b' is torch\.float16 .*, the network's torch\.float32"),
+        (lambda x: {"a": x, "b": x.half()}, r"output 'b' is torch\.float16 .*, but the network's is torch\.float32"),
     ],
 )
 def test_other_names_shapes_and_types(outputs, message):
@@ -247,7 +247,7 @@ def test_numbers_that_are_not_finite_in_both_alike():
     assert check_parity(model, lambda x: {"output": model(x)}, EXAMPLE, (2,)).largest_error == 0
     other = check_parity(model, lambda x: {"output": model(x).clamp_min(-1e9)}, EXAMPLE, (2,))
     assert other.largest_error == math.inf
-    with pytest.raises(ValueError, match="the network itself gives NaN in 'output' on the input of seed 0"):
+    with pytest.raises(ValueError, match="the network itself returns NaN in 'output' on the input of seed 0"):
         check_parity(Several(lambda x: x * math.nan), lambda x: {"output": x}, EXAMPLE, (2,))
 
 

@@ -167,8 +167,8 @@ class TestErrors:
 
     def test_what_does_not_fit(self, tmp_path):
         refused = self.refused
-        refused("int8 makes ONNX and OpenVINO files", tmp_path, name="a.pt2", format="pt2", int8=IMAGES)
-        refused("give one of them", tmp_path, half=True, int8=IMAGES)
+        refused("int8 is supported for 'onnx', 'openvino', not", tmp_path, name="a.pt2", format="pt2", int8=IMAGES)
+        refused("half and int8 cannot be combined", tmp_path, half=True, int8=IMAGES)
         refused(r"\(N, 1, 8, 8\) in float32, not torch\.float64 \(16, 1, 8, 8\)", tmp_path, int8=IMAGES.double())
         refused(r"\(N, 1, 8, 8\) in float32, not torch\.float32 \(16, 1, 4, 4\)", tmp_path, int8=IMAGES[:, :, :4, :4])
         refused(r"\(N, 1, 8, 8\) in float32, not torch\.float32 \(0, 1, 8, 8\)", tmp_path, int8=IMAGES[:0])
@@ -179,7 +179,7 @@ class TestErrors:
         refused(r"in float32, not torch\.float32 \(1, 8, 8\)", tmp_path, int8=IMAGES[0])
         refused(r"in float32, not torch\.float32 \(\)", tmp_path, int8=torch.tensor(0.0))
         refused("int8 must be images with values, not a meta tensor", tmp_path, int8=IMAGES.to("meta"))
-        refused("a multiple of the 2 images", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
+        refused("a multiple of the file's batch size 2, not 3", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
 
     @pytest.mark.parametrize("package", ["nncf", "openvino"])
     def test_a_quantiser_that_is_not_there(self, package, tmp_path, monkeypatch):

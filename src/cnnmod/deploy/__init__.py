@@ -1,4 +1,4 @@
-"""From a trained network to one that its runtime runs fast."""
+"""Convert a trained network into a form that runs fast in a runtime."""
 
 from cnnmod.deploy.export import export
 from cnnmod.deploy.export_report import ExportReport

@@ -1,4 +1,4 @@
-"""export: a network as a file that a runtime runs fast, checked against eager PyTorch before it is kept."""
+"""`export(model, example, path)`: write a network as a file for a runtime, and check it against eager PyTorch."""
 
 import logging
 import os
@@ -29,35 +29,39 @@ def export(
     example: Tensor,
     path: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002  what it is
+    format: str | None = None,  # noqa: A002  the usual word
     dynamic_batch: bool = True,
     half: bool = False,
     int8: Tensor | None = None,
 ) -> ExportReport:
-    """Write a network as a file for a runtime, its MoD blocks in the form that is fastest there.
+    """Write a network as a file for a runtime. Its MoD blocks have the form that is fastest in this runtime.
 
-    The file is run in its runtime, and its outputs and selected channels are compared with eager PyTorch's: on random
-    images, a black one, and with importance scores that tie. Only then it is put in place.
+    Before the file is moved to `path`, it is run in its runtime. Its outputs and selected channels are compared with
+    eager PyTorch on random images and on a black image. Export also compares a copy of the network in which importance
+    scores are equal in groups, to verify tie-breaking.
 
     Args:
-        model: Any network, with MoD blocks or without; it stays as it is. It is exported in evaluation mode, a
-            segmentation network without its auxiliary head. Of a detector, give `model.backbone`.
-        example: Images (N, C, H, W), float32; the file takes this size.
-        path: The file, ending in .onnx, .xml (OpenVINO writes .bin beside it) or .pt2.
-        format: `"onnx"`, `"openvino"`, `"pt2"` (torch.export), or that of a registered target; `None`: what the path's
-            ending says.
-        dynamic_batch: Whether the file takes any number of images, or N.
-        half: Store weights in 16 bits; arithmetic stays in float32.
-        int8: Real images (N, C, H, W), float32, prepared as for training; without a dynamic batch a multiple of the
-            example's. The network is quantized to INT8, calibrated on them, its channel selectors left in float.
-            The float file is checked first. An INT8 file cannot equal it: `report.int8` says how nearly it does,
-            and none is refused. For `"onnx"` and `"openvino"`.
+        model: Any network, with or without MoD blocks. It is not changed. It is exported in evaluation mode. A
+            segmentation network is exported without its auxiliary head. For a detector, pass `model.backbone`.
+        example: Images (N, C, H, W), float32. The file takes images of this size.
+        path: The file to write, with the suffix .onnx, .xml (OpenVINO also writes a .bin file) or .pt2.
+        format: `"onnx"`, `"openvino"`, `"pt2"` (torch.export), or the format of a registered target. `None` selects the
+            format by the suffix of the path.
+        dynamic_batch: Whether the file takes any batch size. Otherwise it takes batches of N images.
+        half: Store weights in 16 bits. Arithmetic stays in float32.
+        int8: Real images (N, C, H, W), float32, preprocessed as for training. The network is quantized to INT8 and
+            calibrated on them; its channel selectors stay in float. If `dynamic_batch` is false, the number of images
+            must be a multiple of the example's. The float file is checked first. The INT8 file is always kept:
+            `report.int8` says how closely it agrees with the network. Supported for `"onnx"` and `"openvino"`.
+
+    Returns:
+        What was written, and how closely it agrees with the network.
 
     Raises:
-        ValueError: An unknown format; an example, images or a path that do not fit; a network that cannot be exported
-            (with the layer that cannot), or a file that computes something else (with the input's seed).
-        ModuleNotFoundError: The runtime is not installed, with the extra that brings it.
-        OSError: The file cannot be written.
+        ValueError: If the format is unknown, the example, images or path are not valid, the network cannot be exported
+            (the error names the layer), or the file computes something else (the error names the seed of the input).
+        ModuleNotFoundError: If the runtime is not installed. The error names the extra that installs it.
+        OSError: If the file cannot be written.
 
     Examples:
         >>> import cnnmod, tempfile, timm, torch
@@ -82,40 +86,40 @@ def export(
     except ValueError as error:
         raise not_exportable(model, example, error) from error
     reference, _ = fold(model, traced)
-    if not target.in_torch:  # which keeps the device
+    if not target.in_torch:  # a target in PyTorch keeps the device
         lowered, reference, example = lowered.cpu(), reference.cpu(), example.cpu()
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
-        beside = Path(folder) / path.name
-        source = beside if int8 is None else Path(folder) / f"float-{path.name}"
-        target.write(lowered, example, source, dynamic_batch=dynamic_batch, half=half)
-        parity = check_parity(reference, _run(source, target), example.cpu(), batch_sizes)
+        final_file = Path(folder) / path.name
+        float_file = final_file if int8 is None else Path(folder) / f"float-{path.name}"
+        target.write(lowered, example, float_file, dynamic_batch=dynamic_batch, half=half)
+        parity = check_parity(reference, _run(float_file, target), example.cpu(), batch_sizes)
         limit = _HALF_TOLERANCE if half else _TOLERANCE
         if not parity.largest_error <= limit:
             raise ValueError(
-                f"the file computes something else than the network: in {parity.output!r} an error of "
-                f"{parity.largest_error:.1e}, more than {limit:.0e}, on the input of seed {parity.seed}; nothing was "
-                "written"
+                f"the file does not compute the same as the network: the output {parity.output!r} has an error of "
+                f"{parity.largest_error:.1e} on the input of seed {parity.seed}, and at most {limit:.0e} is accepted; "
+                "nothing was written"
             )
         tied_agreement = 1.0
         if mod_blocks(model):
-            other = Path(folder) / f"tied-{path.name}"
-            target.write(tied(lowered), example, other, dynamic_batch=dynamic_batch)
-            of_ties = check_parity(tied(reference), _run(other, target), example.cpu(), batch_sizes)
-            tied_agreement = of_ties.selection_agreement
+            tied_file = Path(folder) / f"tied-{path.name}"
+            target.write(tied(lowered), example, tied_file, dynamic_batch=dynamic_batch)
+            tied_parity = check_parity(tied(reference), _run(tied_file, target), example.cpu(), batch_sizes)
+            tied_agreement = tied_parity.selection_agreement
         agreement = None
         if int8 is not None:
-            target.quantize(source, beside, int8)
+            target.quantize(float_file, final_file, int8)
             images = int8.detach().cpu().split(32 if dynamic_batch else len(example))
-            agreement = check_agreement(reference, _run(beside, target), images)
+            agreement = check_agreement(reference, _run(final_file, target), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
         report = ExportReport(
             path=path,
             format=target.format,
             form=", ".join(sorted({type(block).__name__ for block in mod_blocks(lowered).values()})) or None,
-            opset=target.opset(beside),
+            opset=target.opset(final_file),
             versions=_versions(target, int8 is not None),
-            operators=target.operators(beside),
+            operators=target.operators(final_file),
             file_bytes=sum(file.stat().st_size for file in files),
             weight_bytes=sum(4 * parameter.numel() for parameter in lowered.parameters()),
             largest_error=parity.largest_error,
@@ -123,31 +127,31 @@ def export(
             tied_agreement=tied_agreement,
             int8=agreement,
         )
-        for file in sorted(files, key=lambda file: file.name == path.name):  # the one that is opened comes last
+        for file in sorted(files, key=lambda file: file.name == path.name):  # the file that users open comes last
             replace(file, path.with_name(file.name))
     return report
 
 
 def _target_for(path: Path) -> FileTarget:
-    """The target whose files end as this one does."""
-    endings = {target.suffix: target for target in file_targets()}
-    if path.suffix not in endings:
-        raise ValueError(f"a file to export ends in {', '.join(endings)}; {str(path)!r} does not")
-    return endings[path.suffix]
+    """Return the target whose files have this suffix."""
+    targets = {target.suffix: target for target in file_targets()}
+    if path.suffix not in targets:
+        raise ValueError(f"the suffix of the file must be one of {', '.join(targets)}, not {str(path)!r}")
+    return targets[path.suffix]
 
 
 def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, half: bool) -> None:
     check_bare(model)
     target.check_installed()
     if path.suffix != target.suffix:
-        raise ValueError(f"a file of format {target.format!r} ends in {target.suffix}; {str(path)!r} does not")
+        raise ValueError(f"the suffix of a file in format {target.format!r} must be {target.suffix}, not {str(path)!r}")
     if half and not target.stores_half:
         formats = ", ".join(repr(other.format) for other in file_targets() if other.stores_half)
-        raise ValueError(f"half stores weights in 16 bits; {target.format!r} cannot, but {formats} can")
+        raise ValueError(f"half is supported for {formats}, not for {target.format!r}")
     _check_images("example", example, None)
-    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-    if wrong := next((dtype for dtype in floats if dtype != torch.float32), None):
-        raise ValueError(f"the network must be in float32, not {wrong}; `half` stores the file's weights in 16 bits")
+    dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    if other_dtype := next((dtype for dtype in dtypes if dtype != torch.float32), None):
+        raise ValueError(f"the network must be in float32, not {other_dtype}; `half` stores weights in 16 bits")
     check_finite(model)
     check_writable(path)
 
@@ -155,27 +159,29 @@ def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, ha
 def _check_int8(images: Tensor, example: Tensor, target: FileTarget, half: bool, multiple: int) -> None:
     if INT8 not in target.precisions:
         formats = ", ".join(repr(other.format) for other in file_targets() if INT8 in other.precisions)
-        raise ValueError(f"the format {target.format!r} has no INT8; those that have are {formats}")
+        raise ValueError(f"int8 is supported for {formats}, not for {target.format!r}")
     if half:
-        raise ValueError("half stores weights in 16 bits and int8 in 8; give one of them")
+        raise ValueError("half and int8 cannot be combined: half stores weights in 16 bits, int8 in 8")
     target.check_installed(INT8)
     _check_images("int8", images, example.shape[1:])
     if len(images) % multiple:
-        raise ValueError(f"int8 must be a multiple of the {multiple} images that the file takes, not {len(images)}")
+        raise ValueError(
+            f"the number of int8 images must be a multiple of the file's batch size {multiple}, not {len(images)}"
+        )
 
 
 def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:
-    wanted = f"{name} must be images (N, {'C, H, W' if shape is None else ', '.join(map(str, shape))}) in float32"
+    requirement = f"{name} must be images (N, {'C, H, W' if shape is None else ', '.join(map(str, shape))}) in float32"
     if not isinstance(images, Tensor):
-        raise ValueError(f"{wanted}, not {type(images).__name__}")
+        raise ValueError(f"{requirement}, not {type(images).__name__}")
     if images.ndim != 4 or images.shape[1:] != (shape or images.shape[1:]) or images.dtype != torch.float32:
-        raise ValueError(f"{wanted}, not {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"{requirement}, not {images.dtype} {tuple(images.shape)}")
     if not images.numel():
-        raise ValueError(f"{wanted}, not {images.dtype} {tuple(images.shape)}, which holds none")
+        raise ValueError(f"{requirement}, not {images.dtype} {tuple(images.shape)}, which is empty")
     if images.is_meta or images.layout is not torch.strided:
         raise ValueError(f"{name} must be images with values, not a {'meta' if images.is_meta else 'sparse'} tensor")
     if not images.isfinite().all():
-        raise ValueError(f"{name} has images with values that are not finite")
+        raise ValueError(f"{name} has values that are not finite")
 
 
 def _run(path: Path, target: FileTarget) -> Run:
@@ -183,7 +189,10 @@ def _run(path: Path, target: FileTarget) -> Run:
 
 
 def _versions(target: FileTarget, int8: bool) -> dict[str, str]:
-    """Of what wrote and checked the file. A package may be called something else than what it installs."""
+    """Return the versions of the packages that wrote and checked the file.
+
+    The name of a package can differ from the name of the module that it installs.
+    """
     modules = ("torch", *target.packages, *(target.packages_int8 if int8 else ()))
     distributions = packages_distributions()
     return {name: version(distributions.get(name, [name])[0]) for name in modules}

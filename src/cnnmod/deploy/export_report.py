@@ -1,4 +1,4 @@
-"""ExportReport: what was written, and how nearly it does what the network does."""
+"""`ExportReport`: what `export` wrote, and how closely it agrees with the network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,22 @@ from cnnmod.records.text import TextTable
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written; it shows itself as a table.
+    """What `export` wrote. It is printed as a table.
 
     Attributes:
         path: The file.
-        format: `"onnx"`, `"openvino"`, `"pt2"`, or that of a registered target.
-        form: The forms of its MoD blocks; `None` if it has none.
-        opset: Of ONNX.
-        versions: Of what wrote and checked it.
-        operators: Name → how many.
-        file_bytes: Its size, OpenVINO's two files together.
-        weight_bytes: What the network's weights take in float32.
-        largest_error: Against eager PyTorch, relative to the largest output.
-        selection_agreement: The share of selected channels that are the same as in eager.
-        tied_agreement: The same for a copy whose importance scores tie.
-        int8: What an INT8 file does against eager on the calibration images; the three fields before are then those
-            of the float file that it is made of.
+        format: `"onnx"`, `"openvino"`, `"pt2"`, or the format of a registered target.
+        form: The names of the forms of the MoD blocks. `None` without MoD blocks.
+        opset: The version of the ONNX operators. `None` for other formats.
+        versions: The versions of the packages that wrote and checked the file, by name.
+        operators: The number of operators, by name.
+        file_bytes: The size of the file. For OpenVINO, the size of both files.
+        weight_bytes: The size of the network's weights in float32.
+        largest_error: The largest difference to eager PyTorch, relative to the largest output.
+        selection_agreement: The share of selected channels that are the same as in eager PyTorch.
+        tied_agreement: The same for a copy of the network in which importance scores are equal in groups.
+        int8: How closely an INT8 file agrees with eager PyTorch on the calibration images. `None` for a float file. For
+            an INT8 file, the three fields above describe the float file that was quantized.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class ExportReport:
         return str(self._table())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the HTML that a notebook shows."""
         return self._table().html()
 
     def _table(self) -> TextTable:

@@ -1,4 +1,4 @@
-"""The forms that a MoD block takes for inference, each a small class; which runtime gets which is `lower.py`'s."""
+"""The forms of a MoD block for inference. Each is a small class, and each target lists the forms that it supports."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -18,11 +18,12 @@ Handles: TypeAlias = Mapping[str, Collection[object] | None]
 
 
 class Form(MoDBlock):
-    """A MoD block made of another's parts.
+    """A MoD block that is made of the parts of another MoD block.
 
     Attributes:
-        handles: Of a `MoDConfig` each field that the form knows, with the values that it handles; `None`: any.
-        layouts: The layouts that it handles.
+        handles: The fields of `MoDConfig` that the form supports, each with the supported values. `None` stands for all
+            values. A form does not accept a block whose config has a field that is not listed.
+        layouts: The supported memory layouts.
     """
 
     handles: ClassVar[Handles] = {
@@ -32,7 +33,7 @@ class Form(MoDBlock):
         "fuse_to": ("first", "last", "original"),
         "candidates": None,
         "identity_start": (False, True),
-        # These four decide what the block is made of. Its forward pass does not ask for them.
+        # These four fields decide what a block is made of. They do not affect its forward pass.
         "c": None,
         "reduction": None,
         "residual": (False, True),
@@ -50,9 +51,9 @@ class Form(MoDBlock):
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
-        """Whether the form computes what the block does. What it does not know, it does not accept."""
-        is_known = type(block) is MoDBlock or isinstance(block, Form)  # which is made of the same parts
-        if not is_known or not is_plain(block) or block.layout not in cls.layouts:
+        """Return whether the form computes what the block computes. An unknown field or value is not accepted."""
+        has_known_class = type(block) is MoDBlock or isinstance(block, Form)  # a form is made of the same parts
+        if not has_known_class or not is_plain(block) or block.layout not in cls.layouts:
             return False
         for field in fields(block.config):
             accepted = cls.handles.get(field.name, ())
@@ -62,11 +63,11 @@ class Form(MoDBlock):
 
 
 class EagerForm(Form):
-    """The MoD block for eager PyTorch, where most of its time goes into dispatching small operators.
+    """The MoD block for eager PyTorch, where dispatching small operators takes most of its time.
 
-    It adds the result in the memory of a copy of its input; of the input itself where `InPlaceSequential` finds that
-    nobody else can read it. On a CPU in float32 it also ranks with one `topk`, and it computes the Conv-Block's 1×1
-    convolutions as matrix products.
+    The result is added in the memory of a copy of the input, or of the input itself if `InPlaceSequential` finds that
+    nothing else can read it. Small 1×1 convolutions of the Conv-Block are computed as matrix products. On a CPU in
+    float32, one `topk` ranks the channels.
     """
 
     layouts = ("NCHW",)
@@ -82,28 +83,28 @@ class EagerForm(Form):
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
-        if torch.compiler.is_compiling():  # which knows itself what it may overwrite
+        if torch.compiler.is_compiling():  # the compiler decides what is overwritten
             return super().forward(x_NCHW, *args, **kwargs)
         return self.overwrite(x_NCHW.clone(), *args, **kwargs)
 
     def may_overwrite(self) -> bool:
-        """Whether `overwrite` may be called instead of the form: what a hook sees must stay as it is."""
+        """Return whether `overwrite` may be called instead of the form. A tensor that a hook sees must not change."""
         return is_plain(self) and not self.training and not _has_any_global_hook()
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
+        """(N, C, H, W) → the same tensor, changed in place. The caller must hold its only reference."""
         if x_NCHW.dim() != 4 or x_NCHW.size(1) != self.channels or x_NCHW.size(2) * x_NCHW.size(3) == 0:
             check_input(x_NCHW, self.channels)
         if x_NCHW.requires_grad:
             raise ValueError("a lowered network is for inference: call it under torch.inference_mode()")
         selected = self._select_quickly(x_NCHW)
         if selected is None:
-            selected = self._select_any(x_NCHW)
-            if self._is_seen_by_others():
+            selected = self._select_default(x_NCHW)
+            if self._is_selector_changed():
                 x_NCHW = x_NCHW.clone()
         score_NK11, index_NK = selected
         if x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
-            x_NKHW = x_NCHW.index_select(1, index_NK[0])  # a quarter of the time of an index for each image
+            x_NKHW = x_NCHW.index_select(1, index_NK[0])  # four times as fast as one index for each image
         else:
             x_NKHW = gather_channels(x_NCHW, index_NK)
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
@@ -117,19 +118,21 @@ class EagerForm(Form):
             target_NKHW.addcmul_(y_NKHW, score_NK11)
         return x_NCHW
 
-    def _is_seen_by_others(self) -> bool:
-        """Whether something else than a plain selector got the input, and may have kept it: a hook, a user's layer."""
+    def _is_selector_changed(self) -> bool:
+        """Return whether a hook or another layer than the plain selector gets the input, and may keep it."""
         return self.config.select != "random" and (self.direct is None or not self.direct.are_the_same())
 
-    def _select_any(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
-        """`select`, with the scores as (N, K, 1, 1)."""
+    def _select_default(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the scores (N, K, 1, 1) and the channel indices (N, K) of `select`."""
         score_NK, index_NK = self.select(x_NCHW)
         return None if score_NK is None else score_NK[:, :, None, None], index_NK
 
     def _select_quickly(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The same, in as few operators and as little Python as the CPU allows: both are dear between large ones.
-        `None` where it would not be the same."""
-        if not self.one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_seen_by_others():
+        """Return the result of `_select_default`, or `None` if it could differ.
+
+        It is computed with few operators and little Python, since both are slow between small operators.
+        """
+        if not self.one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_selector_changed():
             return None
         weights = selector_weights(self)
         if weights is None or torch.is_autocast_enabled("cpu"):
@@ -138,15 +141,14 @@ class EagerForm(Form):
         if reduce.dtype != torch.float32 or expand.dtype != torch.float32:
             return None
         candidates_NCHW = x_NCHW if self.num_candidates == self.channels else x_NCHW[:, : self.num_candidates]
-        # channels last, average pooling is the faster mean
-        in_order = x_NCHW.is_contiguous()
-        pooled_NC = (
-            candidates_NCHW.mean((2, 3)) if in_order else avg_pool2d(candidates_NCHW, x_NCHW.shape[2:]).flatten(1)
-        )
+        if x_NCHW.is_contiguous():
+            pooled_NC = candidates_NCHW.mean((2, 3))
+        else:  # average pooling is the faster mean in the channels-last memory format
+            pooled_NC = avg_pool2d(candidates_NCHW, x_NCHW.shape[2:]).flatten(1)
         logit_NC = linear(linear(pooled_NC, reduce).relu_(), expand)
         logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.num_candidates), 1)
         for logits in logit_NK.tolist():
-            if len(set(logits)) < len(logits):  # a tie, whose order topk leaves open
+            if len(set(logits)) < len(logits):  # the order of equal logits is undefined in topk
                 return None
         score_NK11 = logit_NK[:, : self.k, None, None].sigmoid_()
         if self.gain_K is not None:
@@ -155,10 +157,11 @@ class EagerForm(Form):
 
 
 class GraphForm(Form):
-    """The MoD block for a runtime that compiles a graph: plain operators, k a constant, no control flow.
+    """The MoD block for a runtime that compiles a graph: plain operators, constant k, no control flow.
 
-    Each image's channels are taken along one axis, images × channels. Fusion is a constant 1×1 convolution from k to C
-    channels and an addition, which runtimes run as one operator without changing the feature map's layout.
+    The selected channels are gathered along one axis, which combines images and channels. Fusion is a constant 1×1
+    convolution from k to C channels and an addition. Runtimes run both as one operator and keep the layout of the
+    feature map.
     """
 
     spread_CK11: Tensor
@@ -196,10 +199,10 @@ class GraphForm(Form):
 
 
 class OnnxForm(GraphForm):
-    """The same for ONNX Runtime and OpenVINO, where each small operator costs a MoD block 5 to 10 µs.
+    """The MoD block for ONNX Runtime and OpenVINO, where each small operator of a MoD block takes 5 to 10 µs.
 
-    The layers of a plain selector are 1×1 convolutions, so that nothing changes its shape, the gather is one operator,
-    and their TopK sends ties to the lower index itself (OpenVINO's if it is told to).
+    The layers of a plain selector are 1×1 convolutions, so that no reshape is needed. The gather is one operator. The
+    TopK of these runtimes selects the lower index among equal values (in OpenVINO if it is set to be stable).
     """
 
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -220,7 +223,7 @@ class OnnxForm(GraphForm):
 
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
-        # Asked now, since an exporter's tensors are of no plain kind.
+        # This is checked here, since an exporter's tensors are not plain tensors.
         self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
 
     def _logits(self, candidates_NCHW: Tensor) -> Tensor:

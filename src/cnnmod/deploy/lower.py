@@ -1,4 +1,4 @@
-"""lower(model, runtime): a copy for inference, its MoD blocks in the form that the runtime runs fastest."""
+"""`lower(model, runtime)`: a copy for inference whose MoD blocks have the form that is fastest in the runtime."""
 
 import copy
 
@@ -12,36 +12,40 @@ from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 
-_TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, then its children drop and act
+_TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, followed by its children drop and act
 
 
 def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = None) -> nn.Module:
-    """A copy of the model for inference in one runtime: batch norms folded, MoD blocks in the runtime's own form.
+    """Return a copy of the model for inference in one runtime.
 
-    It works for dense networks and controls too, so that all rows of a comparison are treated alike. A MoD block
-    keeps the training form where the runtime has none for it: in eager PyTorch if it gets (N, H, W, C), for
-    torch.compile if it cannot be one operator. Batch norms are folded where the network's own code shows that nothing
-    else reads the convolution. Lower a network on the device where it will run: the form for a GPU is taken where the
-    weights are on one. Call the copy under `torch.inference_mode()`; `torch.compile` takes the copy for `"compile"`,
-    and `export` makes its own.
+    Batch norms are folded into convolutions, and MoD blocks are replaced by the fastest form that the runtime supports.
+    Dense networks and controls are lowered in the same way, so that all rows of a comparison are treated alike.
 
-    The copy computes with the weights that it has when it is called: load a state dict into it, move it, put hooks on
-    it, pickle it and send it to another process, as with any module. The weights of folded norms are in their
-    convolutions. Where PyTorch is eager, a MoD block in an `nn.Sequential` overwrites its input if it finds, at each
-    call, that nobody else holds it.
+    A MoD block keeps the training form if the runtime has no form for it. This is the case in eager PyTorch if the
+    block takes (N, H, W, C), and in torch.compile if the block cannot run as one operator. A batch norm is folded if
+    the network's code shows that nothing else reads the output of the convolution.
+
+    Lower a network on the device where it will run: the form for a GPU is selected only if the weights are on a GPU.
+    Call the copy under `torch.inference_mode()`. For `torch.compile`, lower to `"compile"` and compile the copy.
+    `export` lowers the network itself.
+
+    The copy is an ordinary module. You can load a state dict into it, move it to another device, register hooks, pickle
+    it, and send it to another process. It computes with its current weights. The weights of a folded norm are part of
+    its convolution. In eager PyTorch, a MoD block in an `nn.Sequential` overwrites its input if nothing else holds a
+    reference to it. This is checked at each call.
 
     Args:
-        model: Any network. It stays as it is.
+        model: Any network. It is not changed.
         runtime: The name of a target: `"eager"`, `"compile"`, `"onnxruntime"`, `"openvino"`, `"pt2"` (torch.export), or
-            one that was registered.
-        example: An input (N, C, H, W); `None` takes timm's input size or 224 pixels square.
+            a registered target.
+        example: An input (N, C, H, W). `None` uses timm's input size, or 224 × 224 pixels.
 
     Returns:
         The copy, in evaluation mode, without gradients.
 
     Raises:
-        ValueError: An unknown runtime, a wrapped model, a network that does not run on the example, or one that keeps a
-            tensor of a training step, which torch cannot copy.
+        ValueError: If the runtime is unknown, the model is wrapped, the network does not run on the example, or the
+            network holds a tensor of a training step, which torch cannot copy.
 
     Examples:
         >>> import cnnmod, timm, torch
@@ -57,7 +61,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     check_bare(model)
     model, _ = fold(model, example)
     forms: dict[str, nn.Module] = {}
-    for name, block in mod_blocks(model).items():  # a block that no form accepts stays in the training form
+    for name, block in mod_blocks(model).items():  # a block that no form accepts keeps the training form
         form = next((form for form in target.forms if type(block) is form or form.accepts(block)), None)
         if form is not None and type(block) is not form:
             forms[name] = form(block)
@@ -67,27 +71,31 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
 
 def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, dict[str, str]]:
-    """A copy for inference with batch norms folded, MoD blocks as in training; and which norms those were."""
-    model = _copied(without_auxiliary_head(model)).eval().requires_grad_(False)
+    """Return a copy with folded batch norms and with MoD blocks in the training form, and the folded norms.
+
+    The norms are a dictionary from the name of a convolution to the name of its norm.
+    """
+    model = _copy(without_auxiliary_head(model)).eval().requires_grad_(False)
     norms = foldable_norms(model, example)
     for conv, norm in norms.items():
         _fold_(model, conv, norm)
     return model.eval(), norms
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # whatever foreign objects raise; torch: a tensor that is no leaf of its autograd graph
+    except Exception as error:  # a foreign object can raise anything; torch raises for non-leaf tensors
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
-            f"{_what_cannot_be_copied(model)} cannot be copied: {reason}. If a training step left a tensor there, run "
-            "the network once under torch.no_grad() or delete it; if it is a pruned weight, call "
+            f"{_uncopyable_attribute(model)} cannot be copied: {reason}. If it is a tensor of a training step, run the "
+            "network once under torch.no_grad() or delete the tensor; if it is a pruned weight, call "
             "torch.nn.utils.prune.remove"
         ) from error
 
 
-def _what_cannot_be_copied(model: nn.Module) -> str:
+def _uncopyable_attribute(model: nn.Module) -> str:
+    """Return the name of the first attribute that cannot be copied, or else the name of the model's class."""
     for name, module in model.named_modules():
         attributes = {key: value for key, value in vars(module).items() if key not in ("_modules", "_buffers")}
         for attribute, value in (attributes | module._buffers).items():
@@ -99,8 +107,10 @@ def _what_cannot_be_copied(model: nn.Module) -> str:
 
 
 def without_auxiliary_head(model: nn.Module) -> nn.Module:
-    """The network; or, of torchvision's segmentation networks, one of the same layers but the head that training alone
-    needs."""
+    """Return the network without the auxiliary head of torchvision's segmentation networks.
+
+    Only training needs this head. The returned network shares all other layers.
+    """
     if not isinstance(getattr(model, "aux_classifier", None), nn.Module):
         return model
     bare = copy.copy(model)
@@ -112,10 +122,10 @@ def _fold_(model: nn.Module, conv_name: str, norm_name: str) -> None:
     conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    after = dict(norm.named_children())
+    children = dict(norm.named_children())
     if norm.running_mean is None or not all(map(is_plain, (conv, norm))):
-        return  # batch statistics; a weight that is computed before each call (pruning, weight norm), or any hook
+        return  # it uses batch statistics, computes a weight before each call (pruning, weight norm), or has a hook
     if type(norm) is not nn.BatchNorm2d and (type(norm).__module__, type(norm).__name__) != _TIMMS_NORM:
-        return  # a norm whose forward is not known to be a batch norm and these two
-    rest = nn.Sequential(*after.values()) if after else nn.Identity()
+        return  # its forward may compute more than a batch norm and its children
+    rest = nn.Sequential(*children.values()) if children else nn.Identity()
     swap_(model, {conv_name: fuse_conv_bn_eval(conv, norm), norm_name: rest})

@@ -1,4 +1,4 @@
-"""Does a written file compute what the network computes in eager PyTorch, and if not exactly, how nearly?"""
+"""Compare a written file with the network in eager PyTorch: outputs, classes and selected channels."""
 
 import copy
 import itertools
@@ -17,21 +17,21 @@ from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.record import recorded_selection
 
-Run = Callable[[Tensor], dict[str, Tensor]]  # images → outputs by name, among them the selected channels
+Run = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and selected channels, by name
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a file is from the network.
+    """How closely a file computes what the network computes.
 
     Attributes:
-        largest_error: Of any output on any image that selects alike, relative to the output's largest value; of
-            integers and booleans the share that differs. Infinite where the file's output is not a number and the
-            network's is, or no image selects alike.
-        selection_agreement: The share of the selected channels that are the same, in the same place where
-            `config.order` is `"score"`; 1 without MoD blocks.
+        largest_error: The largest error of any output, relative to the output's largest value. For integers and
+            booleans, the share of the values that differ. Only images for which both select the same channels count. It
+            is infinite if a value is finite in the network only, or if both select the same channels for no image.
+        selection_agreement: The share of the selected channels that are the same. If `config.order` is `"score"`, they
+            must also be in the same place. It is 1 without MoD blocks.
         output: The name of the output with the largest error.
-        seed: Of the input with the largest error.
+        seed: The seed of the input with the largest error.
     """
 
     largest_error: float
@@ -42,14 +42,13 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How nearly a file does what the network does, of real images.
+    """How closely a file agrees with the network on real images.
 
     Attributes:
-        images: How many were compared.
-        top1: The share of images with the same highest logit; `None` of a network that is no classifier.
-        selection: The share of the selected channels that are selected by both, in whatever order; 1 without MoD
-            blocks.
-        selection_in_order: The share that both select in the same place.
+        images: The number of images compared.
+        top1: The share of images with the same highest logit. `None` if the network is not a classifier.
+        selection: The share of the selected channels that both select, in any order. It is 1 without MoD blocks.
+        selection_in_order: The share of the selected channels that both select in the same place.
     """
 
     images: int
@@ -59,30 +58,30 @@ class Agreement:
 
 
 def check_agreement(model: nn.Module, run: Run, batches: Iterable[Tensor]) -> Agreement:
-    """Compare classes and selections.
+    """Compare the classes and the selected channels of a file and its network.
 
     Args:
         model: The network, in evaluation mode.
         run: The file in its runtime.
-        batches: Images (N, C, H, W).
+        batches: Batches of images (N, C, H, W).
     """
     images = same_class = selected_by_both = in_order = selected_channels = 0
     is_classifier = True
     for images_NCHW in batches:
         with torch.inference_mode(), recorded_selection(model) as selected:
             expected = model(images_NCHW)
-        found = run(images_NCHW)
+        outputs = run(images_NCHW)
         images += len(images_NCHW)
         for block, (index_NK,) in selected.items():
-            if (theirs := found.get(f"{block}{SELECTED}")) is not None:
-                theirs_NK = theirs.flatten(1)
-                selected_by_both += int((index_NK[:, :, None] == theirs_NK[:, None]).sum())
-                in_order += int((index_NK == theirs_NK).sum())
+            if (file_index := outputs.get(f"{block}{SELECTED}")) is not None:
+                file_index_NK = file_index.flatten(1)
+                selected_by_both += int((index_NK[:, :, None] == file_index_NK[:, None]).sum())
+                in_order += int((index_NK == file_index_NK).sum())
                 selected_channels += index_NK.numel()
         is_classifier = is_classifier and isinstance(expected, Tensor) and expected.ndim == 2
         if is_classifier:
             (name,) = named_outputs(expected)
-            same_class += int((found[name].argmax(1) == expected.argmax(1)).sum())
+            same_class += int((outputs[name].argmax(1) == expected.argmax(1)).sum())
     return Agreement(
         images=images,
         top1=same_class / images if is_classifier else None,
@@ -92,91 +91,92 @@ def check_agreement(model: nn.Module, run: Run, batches: Iterable[Tensor]) -> Ag
 
 
 def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Sequence[int]) -> Parity:
-    """Compare outputs and selections, on random images and on a black one.
+    """Compare the outputs and the selected channels of a file and its network, on random images and on black images.
 
     Args:
         model: The network, in evaluation mode.
         run: The file in its runtime.
-        example: Images (N, C, H, W); random ones are drawn with its mean and standard deviation.
-        batch_sizes: How many images at a time.
+        example: Images (N, C, H, W). The random images have its mean and standard deviation.
+        batch_sizes: The sizes of the batches of random images. The black images are a batch of the last size.
 
     Raises:
-        ValueError: The file's outputs have other names, types or shapes than the network's, or the network's own are
-            not numbers.
+        ValueError: If the names, types or shapes of the file's outputs differ from the network's, or the network itself
+            returns NaN for random images.
     """
     order = {name: block.config.order for name, block in mod_blocks(model).items()}
     device = next(model.parameters(), example).device
-    errors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # of each output
-    same, all_of_them = 0, 0
+    errors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # output → error and seed of each input
+    same_channels = selected_channels = 0
     for seed, images_NCHW in _inputs(example, batch_sizes):
         with torch.inference_mode(), recorded_selection(model) as selected:
             returned = named_outputs(model(images_NCHW.to(device)))
         expected = {name: value.cpu() for name, value in returned.items()}
-        found = {name: value.cpu() for name, value in run(images_NCHW).items()}
-        alike_N = torch.ones(len(images_NCHW), dtype=torch.bool)
+        outputs = {name: value.cpu() for name, value in run(images_NCHW).items()}
+        same_selection_N = torch.ones(len(images_NCHW), dtype=torch.bool)
         for block, (index_NK,) in selected.items():
-            if (theirs := found.pop(f"{block}{SELECTED}", None)) is not None:
-                theirs_NK = theirs.flatten(1)
-                if order[block] == "index":  # what a file names stands by score
-                    index_NK, theirs_NK = index_NK.sort(1).values, theirs_NK.sort(1).values
-                equal_NK = index_NK == theirs_NK
-                same, all_of_them = same + int(equal_NK.sum()), all_of_them + equal_NK.numel()
-                alike_N &= equal_NK.all(1)
-        _check_outputs(found, expected, seed)
-        for name, wanted in expected.items():
-            if (chosen := _comparable(wanted, alike_N)) is not None:
-                errors[name].append((_error(found[name][chosen], wanted[chosen]), seed))
+            if (file_index := outputs.pop(f"{block}{SELECTED}", None)) is not None:
+                file_index_NK = file_index.flatten(1)
+                if order[block] == "index":  # in a file the selected channels are in the order of their scores
+                    index_NK, file_index_NK = index_NK.sort(1).values, file_index_NK.sort(1).values
+                equal_NK = index_NK == file_index_NK
+                same_channels += int(equal_NK.sum())
+                selected_channels += equal_NK.numel()
+                same_selection_N &= equal_NK.all(1)
+        _check_outputs(outputs, expected, seed)
+        for name, value in expected.items():
+            if (comparable := _comparable(value, same_selection_N)) is not None:
+                errors[name].append((_error(outputs[name][comparable], value[comparable]), seed))
             else:
                 errors[name] += []
-    worst = {name: max(of_inputs, default=(math.inf, 0)) for name, of_inputs in errors.items()}
-    output, (largest_error, seed_of_it) = max(worst.items(), key=lambda one: one[1])
-    return Parity(largest_error, same / all_of_them if all_of_them else 1.0, output, seed_of_it)
+    worst = {name: max(input_errors, default=(math.inf, 0)) for name, input_errors in errors.items()}
+    output, (largest_error, largest_seed) = max(worst.items(), key=lambda item: item[1])
+    agreement = same_channels / selected_channels if selected_channels else 1.0
+    return Parity(largest_error, agreement, output, largest_seed)
 
 
-def _check_outputs(found: dict[str, Tensor], expected: dict[str, Tensor], seed: int) -> None:
-    if found.keys() != expected.keys():
-        raise ValueError(f"the file's outputs are {', '.join(found)}, the network's {', '.join(expected)}")
-    for name, wanted in expected.items():
-        ours, theirs = ((str(one.dtype), tuple(one.shape)) for one in (wanted, found[name]))
-        if ours != theirs:
-            raise ValueError(f"the file's output {name!r} is {_said(theirs)}, the network's {_said(ours)}")
-        if seed >= 0 and wanted.isnan().any():
+def _check_outputs(outputs: dict[str, Tensor], expected: dict[str, Tensor], seed: int) -> None:
+    if outputs.keys() != expected.keys():
+        raise ValueError(f"the file has the outputs {', '.join(outputs)}, but the network has {', '.join(expected)}")
+    for name, value in expected.items():
+        output = outputs[name]
+        if (output.dtype, output.shape) != (value.dtype, value.shape):
             raise ValueError(
-                f"the network itself gives NaN in {name!r} on the input of seed {seed}, so that the file cannot be "
-                "checked"
+                f"the file's output {name!r} is {output.dtype} {tuple(output.shape)}, but the network's is "
+                f"{value.dtype} {tuple(value.shape)}"
+            )
+        if seed >= 0 and value.isnan().any():
+            raise ValueError(
+                f"the file cannot be checked: the network itself returns NaN in {name!r} on the input of seed {seed}"
             )
 
 
-def _said(kind: tuple[str, tuple[int, ...]]) -> str:
-    return f"{kind[0]} {kind[1]}"
-
-
-def _comparable(value: Tensor, alike_N: Tensor) -> Any:
-    """Which part of an output belongs to images that select alike; `None` for nothing."""
-    if alike_N.all():
+def _comparable(value: Tensor, same_selection_N: Tensor) -> Any:
+    """Return an index of the part of an output that belongs to images with equal selections, or `None` without any."""
+    if same_selection_N.all():
         return ...
-    return alike_N if value.ndim and len(value) == len(alike_N) and alike_N.any() else None
+    is_batch = value.ndim and len(value) == len(same_selection_N)
+    return same_selection_N if is_batch and same_selection_N.any() else None
 
 
-def _error(output: Tensor, wanted: Tensor) -> float:
-    if not (wanted.is_floating_point() or wanted.is_complex()):
-        return float((output != wanted).float().mean()) if wanted.numel() else 0.0
-    rounding = torch.finfo(wanted.dtype).eps if wanted.dtype.itemsize == 2 else 0.0
+def _error(output: Tensor, expected: Tensor) -> float:
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return float((output != expected).float().mean()) if expected.numel() else 0.0
+    rounding = torch.finfo(expected.dtype).eps if expected.dtype.itemsize == 2 else 0.0
     if rounding:
-        output, wanted = output.float(), wanted.float()
-    equal = (output == wanted) | (output.isnan() & wanted.isnan())
+        output, expected = output.float(), expected.float()
+    equal = (output == expected) | (output.isnan() & expected.isnan())
     if equal.all():
-        return 0.0  # also where all outputs are zero, or there are none
-    largest = wanted[wanted.isfinite()].abs().max() if wanted.isfinite().any() else 0
-    if not (output.isfinite() & wanted.isfinite())[~equal].all() or largest == 0:
+        return 0.0  # this includes empty outputs and outputs of zeros
+    largest = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 0
+    if not (output.isfinite() & expected.isfinite())[~equal].all() or largest == 0:
         return math.inf
-    difference = ((output - wanted).abs() - rounding * wanted.abs())[~equal].max()
+    difference = ((output - expected).abs() - rounding * expected.abs())[~equal].max()
     return float(difference.clamp_min(0) / largest)
 
 
 def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
     std, mean = torch.std_mean(example, correction=0)
-    std = torch.where(std > 0, std, 1.0)  # of an example of zeros, too, the images are random
+    std = torch.where(std > 0, std, 1.0)  # the images are random for a constant example too
     for seed, count in enumerate(batch_sizes):
         generator = torch.Generator().manual_seed(seed)
         yield seed, torch.randn(count, *example.shape[1:], generator=generator) * std + mean
@@ -184,16 +184,16 @@ def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def tied(model: nn.Module) -> nn.Module:
-    """A copy whose channel selectors score channels alike in groups, so that a runtime must break ties as we do.
+    """Return a copy in which importance scores are equal in groups of channels, to verify tie-breaking.
 
-    The groups' size does not divide k, so that one of them is only selected in part.
+    The size of the groups does not divide k, so that a group is selected only in part.
     """
     model = copy.deepcopy(model)
     for block in mod_blocks(model).values():
         if block.config.select == "learned":
             size = next(size for size in itertools.count(2) if block.k % size)
             first_C = torch.arange(block.num_candidates) // size
-            if has_plain_selector(block):  # of which a form may read the weights
+            if has_plain_selector(block):  # a form may read the weights without calling the layer
                 weight = block.selector.expand.weight.data
                 weight.copy_(weight[first_C].clone())
             else:
@@ -202,7 +202,7 @@ def tied(model: nn.Module) -> nn.Module:
 
 
 class _Tied(nn.Module):
-    """A layer whose outputs are copies of some of them."""
+    """A layer whose outputs are copies of some outputs of another layer: output `first_C[c]` in the place c."""
 
     first_C: Tensor
 

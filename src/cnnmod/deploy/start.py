@@ -1,4 +1,4 @@
-"""start: a network, ready to run in a runtime."""
+"""`start(model, runtime, example)`: a network that is ready to run in a runtime."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,20 @@ from cnnmod.deploy.weights import check_finite
 
 
 def start(model: nn.Module, runtime: str, example: Tensor, *, channels_last: bool = False) -> Callable[[Tensor], Any]:
-    """Lower a network to a runtime and load it there, with as many threads as torch has.
+    """Lower a network, load it in a runtime, and return a function that runs it.
+
+    The runtime uses as many threads as torch.
 
     Args:
-        model: Any network. It stays as it is.
-        runtime: A target, as `"openvino"`, or a target in one of its precisions, as `"openvino-int8"`.
-        example: Images (N, C, H, W), of the batch size that will be run; INT8 is calibrated on them.
-        channels_last: The memory format, where torch runs.
+        model: Any network. It is not changed.
+        runtime: A target, such as `"openvino"`, or a target with a precision, such as `"openvino-int8"`.
+        example: Images (N, C, H, W) with the batch size that will be run. INT8 is calibrated on them.
+        channels_last: Whether to use the channels-last memory format. Only runtimes in PyTorch use it.
 
     Raises:
-        ValueError: An unknown runtime, a network that cannot be lowered or exported, or images that are on another
-            device than the runtime.
-        ModuleNotFoundError: A package that the runtime needs is not installed.
+        ValueError: If the runtime is unknown, the network cannot be lowered or exported, or the images are not on the
+            runtime's device.
+        ModuleNotFoundError: If a package that the runtime needs is not installed.
 
     Examples:
         >>> import timm
@@ -34,7 +36,9 @@ def start(model: nn.Module, runtime: str, example: Tensor, *, channels_last: boo
     """
     target, precision = find_runtime(runtime)
     if not target.in_torch and example.device.type != "cpu":
-        raise ValueError(f"{runtime} runs on the CPU; give the example and the networks there, not on {example.device}")
+        raise ValueError(
+            f"{runtime} runs on the CPU; the example and the networks must be there too, not on {example.device}"
+        )
     if precision == INT8:
         check_finite(model)
     lowered = lower(model, target.name, example=example[:1])

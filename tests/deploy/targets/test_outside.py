@@ -218,7 +218,7 @@ def test_exports_and_is_checked(tmp_path):
 @pytest.mark.usefixtures("registered")
 def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(OPERATORS, "sigmoid", lambda x: _sigmoid(x) * 0.5)
-    with pytest.raises(ValueError, match="the file computes something else than the network"):
+    with pytest.raises(ValueError, match="the file does not compute the same as the network"):
         cnnmod.export(network(), EXAMPLE, tmp_path / "network.npz")
     assert not list(tmp_path.iterdir())
 

@@ -73,12 +73,12 @@ def test_an_outside_target_is_known_by_its_name():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (3, "a target is a subclass of cnnmod.deploy.Target, not 3"),
-        (Outside(), "a target is a subclass of cnnmod.deploy.Target, not <"),
-        (type("A", (Outside,), {"name": "eager"}), "the target A is called 'eager', as EagerTarget is"),
+        (3, "a target must be a subclass of cnnmod.deploy.Target, not 3"),
+        (Outside(), "a target must be a subclass of cnnmod.deploy.Target, not <"),
+        (type("A", (Outside,), {"name": "eager"}), "the target A has the name 'eager', which EagerTarget already has"),
         (
             type("A", (Outside,), {"name": "openvino-bf16"}),
-            "the target A is called 'openvino-bf16', as OpenVinoTarget is",
+            "the target A has the name 'openvino-bf16', which OpenVinoTarget already has",
         ),
         (
             type("A", (Target,), {"name": "a", "forms": ()}),
@@ -90,13 +90,13 @@ def test_an_outside_target_is_known_by_its_name():
         ),
         (
             type("A", (OutsideFile,), {"precisions": ("int8",)}),
-            "the precision 'int8', but no quantize",
+            "the precision 'int8' but no quantize",
         ),
         (
             type("A", (OutsideFile,), {"suffix": ".onnx"}),
-            "and the ending '.onnx'; OnnxRuntimeTarget has",
+            "and the suffix '.onnx', but OnnxRuntimeTarget already has",
         ),
-        (type("A", (OutsideFile,), {"format": "pt2"}), "format 'pt2' and the ending '.out'; Pt2Target has"),
+        (type("A", (OutsideFile,), {"format": "pt2"}), "format 'pt2' and the suffix '.out', but Pt2Target already has"),
     ],
 )
 def test_what_is_no_target(target, message):

@@ -1,4 +1,4 @@
-"""Where a lowered network runs: one object for each runtime."""
+"""The targets: one object for each way to run a lowered network."""
 
 from cnnmod.deploy.targets.table import TARGETS, register_target
 from cnnmod.deploy.targets.target import FileTarget, Loaded, Target

@@ -1,4 +1,4 @@
-"""torch.compile."""
+"""The target `compile`: torch.compile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ from cnnmod.deploy.targets.target import Target
 
 
 class CompileTarget(Target):
-    """torch.compile with its default settings, for one shape of images."""
+    """torch.compile with its default settings, for one image shape."""
 
     name = "compile"
     forms = (FusedForm,)
     in_torch = True
 
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
-        """The network, compiled on the example."""
+        """Compile the network on the example."""
         compiled = InTorch(torch.compile(lowered, dynamic=False))
-        with torch._dynamo.config.patch(recompile_limit=1000):  # of one class's forward; beyond it torch runs in eager
+        with torch._dynamo.config.patch(recompile_limit=1000):  # per class; torch runs eagerly beyond the limit
             compiled(example)
         return compiled

@@ -1,4 +1,4 @@
-"""Eager PyTorch."""
+"""The target `eager`: PyTorch without a compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ class EagerTarget(Target):
     in_torch = True
 
     def finish_(self, lowered: nn.Module) -> None:
-        """Let MoD blocks overwrite their input where nobody else reads it."""
+        """Let MoD blocks overwrite their input if nothing else reads it."""
         overwrite_where_nobody_reads_(lowered)
 
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
-        """The network without gradients."""
+        """Return the network, called without gradients."""
         return InTorch(lowered)
 
 

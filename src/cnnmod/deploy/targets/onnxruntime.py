@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU."""
+"""The target `onnxruntime`: ONNX files in ONNX Runtime, on the CPU."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from cnnmod.deploy.targets.target import FLOAT32, INT8, FileTarget
 
 
 class OnnxRuntimeTarget(FileTarget):
-    """ONNX files, in ONNX Runtime."""
+    """ONNX files in ONNX Runtime, on the CPU."""
 
     name = "onnxruntime"
     forms = (OnnxForm, GraphForm)
@@ -30,32 +30,32 @@ class OnnxRuntimeTarget(FileTarget):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """As `FileTarget.write`."""
+        """See `FileTarget.write`."""
         write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, half=half, split=True)
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Session":
-        """As `FileTarget.load`; an INT8 file says itself that it is one."""
+        """See `FileTarget.load`. The precision is not used, since an INT8 file contains INT8 operators."""
         return Session(path, threads, selected)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """As `FileTarget.operators`."""
+        """See `FileTarget.operators`."""
         import onnx
 
         return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
 
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
-        """As `FileTarget.quantize`, by ONNX Runtime's static quantizer."""
+        """See `FileTarget.quantize`. ONNX Runtime's static quantizer is used."""
         quantize_onnx(source, path, images_NCHW)
 
     def opset(self, path: Path) -> int | None:
-        """As `FileTarget.opset`."""
+        """See `FileTarget.opset`."""
         import onnx
 
         return onnx.load(path, load_external_data=False).opset_import[0].version
 
 
 class Session:
-    """An ONNX file that ONNX Runtime has loaded."""
+    """An ONNX file, loaded in ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int, selected: bool = False) -> None:
         import onnx
@@ -63,21 +63,21 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # A session's threads go on spinning after a run: beside another network's run they would take its cores.
+        # By default, the threads of a session keep spinning after a run and take the cores from the next network.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        proto: Any = str(path)
+        source: Any = str(path)
         if selected:
             loaded = onnx.load(path)
             names = [name for node in loaded.graph.node for name in node.output if name.endswith(SELECTED)]
             loaded.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-            proto = loaded.SerializeToString()
-        self._session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+            source = loaded.SerializeToString()
+        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """All outputs by name."""
+        """Return all outputs by name."""
         return {name: torch.from_numpy(value) for name, value in zip(self._names, self(images_NCHW), strict=True)}
 
     def __call__(self, images_NCHW: Tensor) -> Any:
-        """The outputs, as arrays."""
+        """Return the outputs as arrays."""
         return self._session.run(None, {IMAGES: images_NCHW.detach().numpy()})

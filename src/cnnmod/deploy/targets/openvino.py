@@ -1,4 +1,4 @@
-"""OpenVINO, on the CPU."""
+"""The target `openvino`: OpenVINO files in OpenVINO, on the CPU."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ BFLOAT16 = "bf16"
 
 
 class OpenVinoTarget(FileTarget):
-    """OpenVINO's two files (.xml, and .bin beside it), in OpenVINO."""
+    """OpenVINO files (.xml and .bin) in OpenVINO, on the CPU."""
 
     name = "openvino"
     forms = (OnnxForm, GraphForm)
@@ -33,30 +33,30 @@ class OpenVinoTarget(FileTarget):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """As `FileTarget.write`, through an ONNX file beside it that is deleted."""
-        onnx_path = path.with_name(f".{path.name}.onnx")  # a file of the same stem may be the user's
+        """See `FileTarget.write`. An ONNX file is written first, in the same folder, and then deleted."""
+        onnx_path = path.with_name(f".{path.name}.onnx")  # the user may have a file `stem.onnx`
         write_onnx(lowered, example, onnx_path, dynamic_batch=dynamic_batch, split=False)
         write_openvino(onnx_path, path, half)
         onnx_path.unlink()
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Request":
-        """As `FileTarget.load`; an INT8 file says itself that it is one."""
+        """See `FileTarget.load`. `"int8"` loads as float32, since an INT8 file contains INT8 operators."""
         return Request(path, threads, BFLOAT16 if precision == BFLOAT16 else "f32", selected)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """As `FileTarget.operators`."""
+        """See `FileTarget.operators`."""
         import openvino
 
-        names = [op.get_type_name() for op in openvino.Core().read_model(path).get_ops()]
-        return dict(Counter(n for n in names if n not in ("Constant", "Parameter", "Result")).most_common())
+        names = [node.get_type_name() for node in openvino.Core().read_model(path).get_ops()]
+        return dict(Counter(name for name in names if name not in ("Constant", "Parameter", "Result")).most_common())
 
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
-        """As `FileTarget.quantize`, by NNCF."""
+        """See `FileTarget.quantize`. NNCF is used."""
         quantize_openvino(source, path, images_NCHW)
 
 
 class Request:
-    """Files that OpenVINO has compiled for the CPU."""
+    """An OpenVINO file, compiled for the CPU."""
 
     def __init__(self, path: Path, threads: int, precision: str, selected: bool = False) -> None:
         import openvino
@@ -75,10 +75,10 @@ class Request:
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """All outputs by name."""
+        """Return all outputs by name."""
         outputs = self._request.infer([images_NCHW.detach().numpy()], share_inputs=True)
         return {output.get_any_name(): torch.from_numpy(value.copy()) for output, value in outputs.items()}
 
     def __call__(self, images_NCHW: Tensor) -> Any:
-        """The outputs, as arrays that the next call overwrites."""
+        """Return the outputs as arrays. The next call overwrites them."""
         return self._request.infer([images_NCHW.detach().numpy()], share_inputs=True, share_outputs=True)

@@ -1,4 +1,4 @@
-"""Files of torch.export, in PyTorch."""
+"""The target `pt2`: files of torch.export in PyTorch."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,7 +15,7 @@ from cnnmod.deploy.torch_export import check_outputs, exported, images_for, quie
 
 
 class Pt2Target(FileTarget):
-    """Files of torch.export, in PyTorch."""
+    """Files of torch.export in PyTorch."""
 
     name = "pt2"
     forms = (GraphForm,)
@@ -26,7 +26,7 @@ class Pt2Target(FileTarget):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """As `FileTarget.write`."""
+        """See `FileTarget.write`."""
         check_outputs(lowered, example, for_numpy=False)
         images, shapes = images_for(example, dynamic_batch), shapes_for(lowered, dynamic_batch)
         with quiet():
@@ -36,23 +36,23 @@ class Pt2Target(FileTarget):
             torch.export.save(program, path)
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Program":
-        """As `FileTarget.load`; torch's threads are set by torch."""
+        """See `FileTarget.load`. The number of threads is not used, since the file runs with torch's threads."""
         return Program(path)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """As `FileTarget.operators`."""
+        """See `FileTarget.operators`."""
         nodes = torch.export.load(path).graph.nodes
         return dict(Counter(str(node.target) for node in nodes if node.op == "call_function").most_common())
 
 
 class Program:
-    """A file of torch.export that torch has loaded."""
+    """A file of torch.export, loaded in PyTorch."""
 
     def __init__(self, path: Path) -> None:
         self.module = torch.export.load(path).module()
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """All outputs by name, and the selected channels."""
+        """Return all outputs and the selected channels, by name."""
         recorder = _Recorder(self.module)
         device = next(self.module.parameters(), images_NCHW).device
         with torch.inference_mode():
@@ -60,13 +60,13 @@ class Program:
         return named_outputs(output) | recorder.selected
 
     def __call__(self, images_NCHW: Tensor) -> Any:
-        """The outputs."""
+        """Return the outputs."""
         with torch.inference_mode():
             return self.module(images_NCHW)
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a graph, and keeps what the MoD blocks' topk gives."""
+    """An interpreter that keeps the selected channels of the MoD blocks."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)

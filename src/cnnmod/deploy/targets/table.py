@@ -1,4 +1,4 @@
-"""All targets, and those that users add."""
+"""The table of all targets. Users add their own targets to it."""
 
 import functools
 import logging
@@ -21,22 +21,27 @@ TARGETS: dict[str, Target] = {
 
 
 class Runtime(NamedTuple):
-    """A target in one of its precisions."""
+    """A target with one of its precisions."""
 
     target: Target
     precision: str
 
 
 def register_target(target: TargetT) -> TargetT:
-    """Register a target. It is then known by its name to `lower`, `export`, `compare`, and the command line.
+    """Register a target, so that `lower`, `export`, `compare`, and the command line accept its name.
 
-    An installed package whose entry point in the group `cnnmod.targets` names the class is registered by itself.
+    A target of an installed package is registered automatically if an entry point in the group `cnnmod.targets` names
+    its class.
 
     Args:
-        target: A subclass of `Target` or `FileTarget`, built without arguments.
+        target: A subclass of `Target` or `FileTarget` that can be created without arguments.
+
+    Returns:
+        The class.
 
     Raises:
-        ValueError: It is no such class, lacks a method or an attribute, or has a name that another target has.
+        ValueError: If the class is not a target, lacks a method or an attribute, or has a name, format or suffix that
+            another target has.
 
     Examples:
         >>> import torch
@@ -54,63 +59,65 @@ def register_target(target: TargetT) -> TargetT:
         >>> del TARGETS["torchscript"]
     """
     if not (isinstance(target, type) and issubclass(target, Target)):
-        raise ValueError(f"a target is a subclass of cnnmod.deploy.Target, not {target!r}")
+        raise ValueError(f"a target must be a subclass of cnnmod.deploy.Target, not {target!r}")
     label = target.__name__
-    wanted = ("name", "forms", *(("format", "suffix") if issubclass(target, FileTarget) else ()))
+    required = ("name", "forms", *(("format", "suffix") if issubclass(target, FileTarget) else ()))
     if missing := [f"{name}()" for name in sorted(getattr(target, "__abstractmethods__", ()))] + [
-        name for name in wanted if not hasattr(target, name)
+        name for name in required if not hasattr(target, name)
     ]:
         raise ValueError(f"the target {label} has no {', '.join(missing)}")
     if INT8 in target.precisions and getattr(target, "quantize", None) in (None, FileTarget.quantize):
-        raise ValueError(f"the target {label} has the precision 'int8', but no quantize()")
-    made = target()
-    taken = _runtimes()
-    if name := next((name for name in _named(made) if name in taken), None):
-        raise ValueError(f"the target {label} is called {name!r}, as {type(taken[name].target).__name__} is")
-    if isinstance(made, FileTarget):
-        _check_format(made)
-    TARGETS[made.name] = made
+        raise ValueError(f"the target {label} has the precision 'int8' but no quantize()")
+    instance = target()
+    registered = _runtimes()
+    if name := next((name for name in _runtimes_of(instance) if name in registered), None):
+        other = type(registered[name].target).__name__
+        raise ValueError(f"the target {label} has the name {name!r}, which {other} already has")
+    if isinstance(instance, FileTarget):
+        _check_format(instance)
+    TARGETS[instance.name] = instance
     return target
 
 
-def _check_format(made: FileTarget) -> None:
+def _check_format(target: FileTarget) -> None:
     for other in TARGETS.values():
-        if isinstance(other, FileTarget) and (other.format == made.format or other.suffix == made.suffix):
+        if isinstance(other, FileTarget) and (other.format == target.format or other.suffix == target.suffix):
             raise ValueError(
-                f"the target {type(made).__name__} has the format {made.format!r} and the ending {made.suffix!r}; "
-                f"{type(other).__name__} has {other.format!r} and {other.suffix!r}"
+                f"the target {type(target).__name__} has the format {target.format!r} and the suffix "
+                f"{target.suffix!r}, but {type(other).__name__} already has {other.format!r} and {other.suffix!r}"
             )
 
 
 def runtimes() -> dict[str, Runtime]:
-    """All runtimes by name: each target, and each target in each of its other precisions."""
+    """Return all runtimes by name: each target in float32 and in each of its other precisions."""
     _load_entry_points()
     return _runtimes()
 
 
 def find_runtime(name: str) -> Runtime:
-    """The runtime of this name.
+    """Return the runtime with this name.
 
     Raises:
-        ValueError: It is unknown.
-        ModuleNotFoundError: A package that it needs is not installed.
+        ValueError: If the runtime is unknown.
+        ModuleNotFoundError: If a package that the runtime needs is not installed.
 
     Examples:
         >>> find_runtime("eager").precision
         'float32'
     """
-    known = runtimes()
-    if name not in known:
-        raise ValueError(f"unknown runtime {name!r}; the runtimes are {', '.join(known)}")
-    known[name].target.check_installed(known[name].precision)
-    return known[name]
+    all_runtimes = runtimes()
+    if name not in all_runtimes:
+        raise ValueError(f"unknown runtime {name!r}; the runtimes are {', '.join(all_runtimes)}")
+    runtime = all_runtimes[name]
+    runtime.target.check_installed(runtime.precision)
+    return runtime
 
 
 def find_target(name: str) -> Target:
-    """The target of this name.
+    """Return the target with this name.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: If the target is unknown.
     """
     _load_entry_points()
     if name not in TARGETS:
@@ -119,29 +126,30 @@ def find_target(name: str) -> Target:
 
 
 def find_format(name: str) -> FileTarget:
-    """The target whose files have this format.
+    """Return the target whose files have this format.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: If the format is unknown.
     """
-    known = {target.format: target for target in file_targets()}
-    if name not in known:
-        raise ValueError(f"unknown format {name!r}; the formats are {', '.join(known)}")
-    return known[name]
+    targets = {target.format: target for target in file_targets()}
+    if name not in targets:
+        raise ValueError(f"unknown format {name!r}; the formats are {', '.join(targets)}")
+    return targets[name]
 
 
 def file_targets() -> list[FileTarget]:
-    """The targets that run files."""
+    """Return the targets that run files."""
     _load_entry_points()
     return [target for target in TARGETS.values() if isinstance(target, FileTarget)]
 
 
 def _runtimes() -> dict[str, Runtime]:
-    return {name: runtime for target in TARGETS.values() for name, runtime in _named(target).items()}
+    return {name: runtime for target in TARGETS.values() for name, runtime in _runtimes_of(target).items()}
 
 
-def _named(target: Target) -> dict[str, Runtime]:
-    return {runtime_name(target, each): Runtime(target, each) for each in (FLOAT32, *target.precisions)}
+def _runtimes_of(target: Target) -> dict[str, Runtime]:
+    precisions = (FLOAT32, *target.precisions)
+    return {runtime_name(target, precision): Runtime(target, precision) for precision in precisions}
 
 
 @functools.cache
@@ -149,9 +157,9 @@ def _load_entry_points() -> None:
     for entry in entry_points(group="cnnmod.targets"):
         try:
             target = entry.load()
-            if not any(type(known) is target for known in TARGETS.values()):
+            if not any(type(registered) is target for registered in TARGETS.values()):
                 register_target(target)
-        except Exception as error:  # whatever a foreign module raises; ours must run without it
+        except Exception as error:  # a foreign module can raise anything, and cnnmod must run without it
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning("the target %r of the package %s is not used: %s", entry.name, _package_of(entry), reason)
 

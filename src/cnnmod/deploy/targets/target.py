@@ -1,4 +1,4 @@
-"""What a target is: one way to run a lowered network."""
+"""The interface of a target, which is one way to run a lowered network."""
 
 import importlib
 import tempfile
@@ -19,26 +19,31 @@ class Loaded(Protocol):
     """A file that a runtime has loaded."""
 
     def __call__(self, images_NCHW: Tensor) -> Any:
-        """The outputs, as the runtime gives them. This is what is timed."""
+        """Return the outputs as the runtime returns them. `compare` times this call."""
         ...
 
     def run(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """All outputs by name, as `named_outputs` names them; with `load(selected=True)` also the selected channels
-        (N, K) of each MoD block, named after the block with `SELECTED` added."""
+        """Return all outputs, with the names that `named_outputs` gives them.
+
+        After `load(selected=True)`, the selected channels (N, K) of each MoD block are included. Their name is the name
+        of the block followed by `SELECTED`.
+        """
         ...
 
 
 class Target(ABC):
-    """A runtime for lowered networks. Subclass it, or `FileTarget`, and register the class with `@register_target`.
+    """A runtime for lowered networks.
+
+    To add a runtime, subclass this class or `FileTarget` and register the class with `@register_target`.
 
     Attributes:
-        name: What users call it.
-        forms: The forms of a MoD block that it runs, the fastest first. A block gets the first form that accepts it.
-        precisions: Those that it has besides float32. `"int8"` needs `FileTarget.quantize`.
-        packages: What must be installed.
-        packages_int8: What INT8 needs besides.
-        extra: The extra of cnnmod that installs these packages; `None`: `pip install` of their names.
-        in_torch: Whether it runs in PyTorch: on the device of the network, and in its memory format.
+        name: The name that users pass to `lower` and `compare`.
+        forms: The supported forms of a MoD block, the fastest first. A block gets the first form that accepts it.
+        precisions: The supported precisions other than float32. `"int8"` needs `FileTarget.quantize`.
+        packages: The packages that must be installed.
+        packages_int8: The packages that INT8 needs in addition.
+        extra: The extra of cnnmod that installs these packages. `None` if they are installed by their own names.
+        in_torch: Whether the target runs in PyTorch, on the device and in the memory format of the network.
     """
 
     name: ClassVar[str]
@@ -50,27 +55,31 @@ class Target(ABC):
     in_torch: ClassVar[bool] = False
 
     def finish_(self, lowered: nn.Module) -> None:  # noqa: B027  most targets do nothing
-        """Change the lowered network in place, after its MoD blocks have their forms."""
+        """Change the lowered network in place, after its MoD blocks are replaced by forms."""
 
     @abstractmethod
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
-        """The network, ready to run on images of the example's shape, with as many threads as torch has.
+        """Return a function that runs the network on images of the example's shape, with as many threads as torch.
 
         Args:
-            lowered: What `lower` returns for this target.
+            lowered: The network that `lower` returns for this target.
             example: Images (N, C, H, W). INT8 is calibrated on them.
             precision: `"float32"` or one of `precisions`.
         """
 
     def check_installed(self, precision: str = FLOAT32) -> None:
-        """Raise `ModuleNotFoundError` for a missing package, with the command that installs it."""
+        """Check that the packages that the target needs are installed.
+
+        Raises:
+            ModuleNotFoundError: If a package is not installed. The error names the command that installs it.
+        """
         for package in (*self.packages, *(self.packages_int8 if precision == INT8 else ())):
             try:
                 importlib.import_module(package)
             except ModuleNotFoundError as error:
-                what = package if self.extra is None else f"'cnnmod[{self.extra}]'"
+                requirement = package if self.extra is None else f"'cnnmod[{self.extra}]'"
                 raise ModuleNotFoundError(
-                    f"{runtime_name(self, precision)} needs {package}: pip install {what}"
+                    f"{runtime_name(self, precision)} needs {package}: pip install {requirement}"
                 ) from error
 
 
@@ -78,8 +87,8 @@ class FileTarget(Target):
     """A target that runs a file.
 
     Attributes:
-        format: What `export` calls the file's format.
-        suffix: The ending of the file. Files of the same stem beside it belong to it.
+        format: The name of the file's format in `export`.
+        suffix: The suffix of the file. Files with the same stem in the same folder belong to it.
         stores_half: Whether `write` can store weights in 16 bits.
     """
 
@@ -91,43 +100,44 @@ class FileTarget(Target):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """Write a lowered network.
+        """Write a lowered network as a file.
 
         Args:
-            lowered: What `lower` returns for this target.
-            example: Images (N, C, H, W); without a dynamic batch the file takes N at a time.
-            path: The file.
-            dynamic_batch: Whether the file takes any number of images.
-            half: Store weights in 16 bits; they are widened when the file is loaded.
+            lowered: The network that `lower` returns for this target.
+            example: Images (N, C, H, W). Without a dynamic batch, the file takes batches of N images.
+            path: The file to write.
+            dynamic_batch: Whether the file takes any batch size.
+            half: Store weights in 16 bits. They are converted to float32 when the file is loaded.
 
         Raises:
-            ValueError: The network cannot be exported, with the layer that cannot.
+            ValueError: If the network cannot be exported. The error names the layer.
         """
 
     @abstractmethod
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> Loaded:
-        """Load a file; `selected` adds the selected channels to the outputs of `run`."""
+        """Load a file. `selected` adds the selected channels to the outputs of `run`."""
 
     @abstractmethod
     def operators(self, path: Path) -> dict[str, int]:
-        """How many operators of each kind a file has, the most frequent first."""
+        """Count the operators in a file by name, the most frequent first."""
 
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
-        """Write the INT8 file of a float one.
+        """Write a float file as an INT8 file.
 
         Args:
-            source: The float file, as `write` writes it.
-            path: The INT8 file.
-            images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
+            source: The float file that `write` wrote.
+            path: The INT8 file to write.
+            images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a
+                multiple of it.
         """
-        raise NotImplementedError(f"{self.name} has no INT8")
+        raise NotImplementedError(f"int8 is not supported for {self.name}")
 
     def opset(self, path: Path) -> int | None:
-        """The version of ONNX's operators in a file; `None` for other formats."""
+        """Return the version of the ONNX operators in a file, or `None` for other formats."""
         return None
 
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
-        """As `Target.start`, by a file that is deleted once it is loaded."""
+        """See `Target.start`. The network is written to a temporary file and loaded from it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"network{self.suffix}"
             self.write(lowered, example, path, dynamic_batch=False)
@@ -138,5 +148,5 @@ class FileTarget(Target):
 
 
 def runtime_name(target: Target, precision: str) -> str:
-    """What users call a target in a precision: `"openvino"` in float32, `"openvino-int8"`."""
+    """Return the name of a target with a precision, such as `"openvino"` for float32 or `"openvino-int8"`."""
     return target.name if precision == FLOAT32 else f"{target.name}-{precision}"
