@@ -1,4 +1,4 @@
-"""The whole of cnnmod in under three minutes, on images that come with scikit-learn."""
+"""A demo of cnnmod that takes less than three minutes, on images that are part of scikit-learn."""
 
 import copy
 from collections.abc import Callable
@@ -30,12 +30,12 @@ _TIMED = ("resnet50", "resnet75_mod")
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made.
+    """The results of the demo.
 
     Attributes:
-        digits: The three small networks, with their accuracies.
-        imagenet: ResNet50, ResNet75-MoD and its control at 224 pixels.
-        files: What it wrote.
+        digits: The comparison of the three small networks, with their accuracies.
+        imagenet: The comparison of ResNet50, ResNet75-MoD and its control at 224 pixels.
+        files: The files that were written.
     """
 
     digits: Comparison
@@ -44,14 +44,14 @@ class Demo:
 
 
 def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> Demo:
-    """Train a small dense network, its MoD form and its control; time ResNet50 against ResNet75-MoD; write it down.
+    """Train a small dense network, its MoD network and its control, time ResNet50 and ResNet75-MoD, and write results.
 
     Args:
-        out: The folder for table, figure, result files and checkpoint; it is made if need be.
-        progress: Called with what is being done, how much of it is done, and how much there is.
+        out: The folder for the table, figure, result files and checkpoint. It is created if it does not exist.
+        progress: Called with the current task, the number of steps done and the number of steps.
 
     Raises:
-        OSError: The folder cannot be made or written to; that shows before the training.
+        OSError: If the folder cannot be created or written to. This is checked before the training.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "digits_mod.safetensors"
@@ -90,12 +90,12 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     write_result(small, files[0])
     write_result(large, files[1])
     four_panels([large], files[2])
-    write_whole(files[3], "\n\n".join(comparison_cells(one).markdown() for one in (small, large)) + "\n")
+    write_whole(files[3], "\n\n".join(comparison_cells(result).markdown() for result in (small, large)) + "\n")
     return Demo(small, large, [*files, checkpoint])
 
 
 def _small_networks(how: Recipe) -> dict[str, nn.Module]:
-    """Dense, MoD and control with equal weights outside their MoD blocks."""
+    """Return the dense network, the MoD network and the control. Weights outside of MoD blocks are equal."""
     torch.manual_seed(0)
     dense = build_row(how, "baseline", 10)
     mod = convert_(copy.deepcopy(dense), how.networks.config, example=torch.rand(1, 1, 8, 8))

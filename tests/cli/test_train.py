@@ -25,7 +25,7 @@ START = ["train", "digits", "--data", "digits", "--out"]
         (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
         (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
         (["inspect", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
-        (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "file name ends in one of"),
+        (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "suffix of a figure must be one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

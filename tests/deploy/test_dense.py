@@ -131,7 +131,7 @@ def test_detectors_are_compared() -> None:
     mod = convert_(faster_rcnn("resnet18", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW))
     found = compare({"dense": dense, "mod": mod}, EXAMPLE, rounds=1)
     assert [row.role for row in found.rows] == ["baseline", "mod", "control"]
-    with pytest.raises(ValueError, match=r"a training step is timed of networks that classify"):
+    with pytest.raises(ValueError, match=r"a training step is timed for classifiers only"):
         compare({"dense": dense, "mod": mod}, EXAMPLE, rounds=1, training=True)
     assert found.rows[0].gmacs > found.rows[2].gmacs > 0
 

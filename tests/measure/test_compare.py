@@ -63,7 +63,7 @@ def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
         ({"runtimes": ("a", "b"), "training": True}, "a training step runs in 'eager' only"),
         ({"batch_sizes": ()}, "batch sizes and rounds must be ≥ 1"),
         ({"batch_sizes": (0,)}, "batch sizes and rounds must be ≥ 1"),
-        ({"batch_sizes": (2, 2)}, r"none may be given twice: \[2, 2\]"),
+        ({"batch_sizes": (2, 2)}, r"batch sizes must be distinct, not \[2, 2\]"),
         ({"rounds": 0}, "batch sizes and rounds must be ≥ 1"),
         ({"threads": 0}, "threads must be ≥ 1, not 0"),
         ({"example": torch.rand(1, 8, 8)}, r"example must be images \(N, C, H, W\), not of shape \(1, 8, 8\)"),
@@ -79,7 +79,7 @@ def test_bad_input(networks, changes, message):
 
 def test_a_name_that_a_control_takes(networks):
     models = {"dense": networks["dense"], "mod": networks["mod"], "mod control": networks["mod all"]}
-    with pytest.raises(ValueError, match="'mod control' is what the control of 'mod' is called"):
+    with pytest.raises(ValueError, match="the control of 'mod' has the name 'mod control'"):
         compare(models, X)
 
 

@@ -96,14 +96,14 @@ def test_notebooks_show_an_escaped_table():
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ([], "its first row is not the baseline"),
-        (make().rows[:2], "it has no row 'net control'"),
-        ([replace(make().rows[0], measurements=[])], "'base' was measured under no condition"),
+        ([], "the first row is not the baseline"),
+        (make().rows[:2], "the row 'net control' is missing"),
+        ([replace(make().rows[0], measurements=[])], "'base' has no measurements"),
     ],
 )
 def test_one_that_cannot_be_compared_prints_why(rows, fault):
-    assert repr(make(rows=rows)).splitlines()[1] == f"not a comparison: {fault}"
-    assert "not a comparison" in make(rows=rows)._repr_html_()
+    assert repr(make(rows=rows)).splitlines()[1] == f"not a valid comparison: {fault}"
+    assert "not a valid comparison" in make(rows=rows)._repr_html_()
 
 
 def spoil(change):
@@ -125,15 +125,15 @@ def spoil(change):
         (spoil(lambda v: v["rows"][1].update(parameters="many")), r"rows\[1\]: parameters is 'many'"),
         (spoil(lambda v: v["rows"][0]["measurements"][0].update(times_ms=[None])), r"times_ms\[0\] is None"),
         (spoil(lambda v: v["provenance"].update(commit=3)), "provenance: commit is 3"),
-        (spoil(lambda v: v.update(rows=[])), "result.json: its first row is not the baseline"),
-        (spoil(lambda v: v["rows"].pop(0)), "result.json: its first row is not the baseline"),
-        (spoil(lambda v: v["rows"].pop()), "it has no row 'net control'"),
-        (spoil(lambda v: v["rows"].append(v["rows"][1])), "two of its rows are called 'net'"),
+        (spoil(lambda v: v.update(rows=[])), "result.json: the first row is not the baseline"),
+        (spoil(lambda v: v["rows"].pop(0)), "result.json: the first row is not the baseline"),
+        (spoil(lambda v: v["rows"].pop()), "the row 'net control' is missing"),
+        (spoil(lambda v: v["rows"].append(v["rows"][1])), "two rows have the name 'net'"),
         (
             spoil(lambda v: v["rows"][1].update(measurements=[])),
             "'net' was not measured under the same conditions as 'ba",
         ),
-        (spoil(lambda v: [row.update(measurements=[]) for row in v["rows"]]), "'base' was measured under no condition"),
+        (spoil(lambda v: [row.update(measurements=[]) for row in v["rows"]]), "'base' has no measurements"),
         (
             spoil(lambda v: v["rows"][2]["measurements"][0]["times_ms"].pop()),
             "'net control' must have as many times_ms as",

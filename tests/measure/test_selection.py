@@ -63,5 +63,5 @@ def test_table_and_picture(tmp_path):
 
 
 def test_no_mod_block():
-    with pytest.raises(ValueError, match="Sequential has no MoD block that could select anything"):
+    with pytest.raises(ValueError, match="Sequential has no MoD blocks, so it selects no channels"):
         inspect_selection(nn.Sequential(Channels()), images(), CLASSES)

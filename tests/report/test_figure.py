@@ -62,7 +62,7 @@ def test_other_baselines_give_no_mark(tmp_path, monkeypatch):
 
 
 def test_unknown_ending(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in one of \.eps, .*bmpx' does not"):
+    with pytest.raises(ValueError, match=r"must be one of \.eps, .*, not '.*bmpx'"):
         four_panels([], tmp_path / "figure.bmpx")
     assert not [*tmp_path.iterdir()]
 
@@ -82,6 +82,6 @@ def test_ones_own_networks(tmp_path, monkeypatch):
 
 
 def test_ones_own_need_accuracies(tmp_path):
-    with pytest.raises(ValueError, match="make no one figure"):
+    with pytest.raises(ValueError, match="must be inference results with accuracies"):
         measured_panels([with_accuracies([1.0, 2.0, 3.0]), comparison()], tmp_path / "figure.png")
     assert not [*tmp_path.iterdir()]

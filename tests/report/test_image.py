@@ -16,7 +16,7 @@ def test_the_ending_is_the_format(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure", "figure.bmpx"])
 def test_an_ending_that_is_none(name, tmp_path):
-    with pytest.raises(ValueError, match=rf"file name ends in one of \.eps, .*{name}' does not"):
+    with pytest.raises(ValueError, match=rf"suffix of a figure must be one of \.eps, .*, not '.*{name}'"):
         write_figure(Figure(), tmp_path / name)
     assert not [*tmp_path.iterdir()]
 

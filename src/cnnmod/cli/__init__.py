@@ -1,4 +1,4 @@
-"""`cnnmod`: each subcommand prints for people, or JSON with `--json`."""
+"""The command line `cnnmod`. Each subcommand prints tables or text, or JSON with `--json`."""
 
 import sys
 import warnings
@@ -12,13 +12,16 @@ from cnnmod.cli.app import app
 
 
 def run(args: list[str] | None = None) -> None:
-    """Run the command line; what the user can mend is one line on standard error and exit code 2."""
-    sys.path.append(str(Path.cwd()))  # package.module:factory may be the user's own; last, so that it hides nothing
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of image files, without their names
+    """Run the command line.
+
+    An error that the user can fix is printed as one line on standard error, and the exit code is 2.
+    """
+    sys.path.append(str(Path.cwd()))  # for the user's own package.module:factory; last, so that it hides no package
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # these warnings do not name the image file
     try:
         app.cli(
             prog="cnnmod",
-            description="CNN Mixture-of-Depths: what it is worth, for which network, on this machine.",
+            description="CNN Mixture-of-Depths: convert, train, export and time CNNs that select channels.",
             args=args,
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:

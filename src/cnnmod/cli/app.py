@@ -1,4 +1,4 @@
-"""What the subcommands share: the app they register with, and how they print."""
+"""What the subcommands share: the app that registers them, and printing."""
 
 import json
 from typing import Annotated
@@ -16,13 +16,14 @@ console = Console()
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of tables.")]
 
 
-def show(people: Cells | str, values: object, as_json: bool) -> None:
+def show(table: Cells | str, values: object, as_json: bool) -> None:
+    """Print a table or text, or the values as JSON. Only the main process prints."""
     if not all_processes().is_main_process:
         return
     if as_json:
         print_json(values)
     else:
-        console.print(people.rich() if isinstance(people, Cells) else people)
+        console.print(table.rich() if isinstance(table, Cells) else table)
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""export: a file that a runtime runs fast."""
+"""The subcommand `export`."""
 
 import dataclasses
 from pathlib import Path
@@ -29,8 +29,8 @@ def export(
     data: str | None = None,
     as_json: Json = False,
 ) -> None:
-    """Write a network as a file for ONNX Runtime, OpenVINO or torch.export, in the form that is fastest there; it is
-    compared with eager PyTorch before it is kept.
+    """Write a network as a file for ONNX Runtime, OpenVINO or torch.export. MoD blocks get the form that is fastest
+    there. The file is compared with eager PyTorch before it is kept.
 
     Example: cnnmod export runs/fast/best.safetensors --out network.onnx
 
@@ -39,26 +39,27 @@ def export(
     Example: cnnmod export runs/fast/best.safetensors --out network_int8.onnx --int8 --data data/cifar10
 
     Args:
-        network: A checkpoint that holds how its network is built, or a name as `cnnmod info` takes it (fresh weights).
-        out: The file, ending in .onnx, .xml or .pt2.
-        format: `onnx`, `openvino` or `pt2`; what the ending of the file says if not given.
-        batch: Fix the number of images; any number if not given.
-        size: Height and width in pixels; if not given what it was tested at, what it states, or 224.
+        network: A checkpoint that says how its network is built, or a name as in `cnnmod info` (initial weights).
+        out: The file to write, with the suffix .onnx, .xml or .pt2.
+        format: `onnx`, `openvino` or `pt2`. Default: the format of the suffix.
+        batch: The fixed batch size. Default: any batch size.
+        size: Height and width of the images in pixels. Default: the size that the checkpoint was tested at, the
+            network's own size, or 224.
         half: Store weights in 16 bits.
-        int8: Quantize a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images; the channel selectors
+        int8: Quantize a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images. The channel selectors
             stay in float.
-        data: Where these images are, as for `cnnmod train`.
+        data: The data set with the training images, as in `cnnmod train`.
     """
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
     if size is not None and min(size) < 1:
         raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
     if int8 != (data is not None):
-        raise ValueError("--int8 and --data go together: INT8 is calibrated on images")
+        raise ValueError("--int8 and --data must be given together: INT8 is calibrated on images")
     if int8 and size is not None:
-        raise ValueError("--size does not go with --int8: the file takes images of the size of those in --data")
+        raise ValueError("--size and --int8 cannot be combined: the file takes images of the size in --data")
     if int8 and not network.endswith(".safetensors"):
-        raise ValueError(f"--int8 quantizes a trained network; {network} is no checkpoint")
+        raise ValueError(f"--int8 takes a checkpoint (.safetensors) of a trained network, not {network}")
     model = (load(Path(network)) if network.endswith(".safetensors") else build(network)).eval()
     if data is None:
         calibration = None
@@ -79,18 +80,16 @@ def export(
 
 
 def _trained_size(checkpoint: Path) -> tuple[int, int] | None:
-    """What it was tested at, if it is a checkpoint in a run's folder."""
-    return (
-        recipe_of(checkpoint).images.size
-        if (checkpoint.parent / "run.json").is_file() and checkpoint.is_file()
-        else None
-    )
+    """Return the size that a checkpoint in a run's folder was tested at, or `None`."""
+    if not checkpoint.is_file() or not (checkpoint.parent / "run.json").is_file():
+        return None
+    return recipe_of(checkpoint).images.size
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:
-    how = recipe_of(checkpoint)
+    recipe = recipe_of(checkpoint)
     with progress_bars() as progress:
-        found = calibration_images(open_data(data, how, progress=progress))
-    if len(found) < multiple:
-        raise ValueError(f"--batch {multiple} is more than the {len(found)} images that INT8 is calibrated on")
-    return found[: len(found) // multiple * multiple]
+        images = calibration_images(open_data(data, recipe, progress=progress))
+    if len(images) < multiple:
+        raise ValueError(f"--batch must be ≤ {len(images)}, the number of calibration images of INT8, not {multiple}")
+    return images[: len(images) // multiple * multiple]

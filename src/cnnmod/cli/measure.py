@@ -1,4 +1,4 @@
-"""demo, info, compare, plot: what networks are, and what they cost."""
+"""The subcommands `demo`, `info`, `compare` and `plot`."""
 
 import dataclasses
 from pathlib import Path
@@ -26,41 +26,38 @@ from cnnmod.records.changes import read_change
 from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels, measured_panels
 from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import (
-    comparison_cells,
-    network_cells,
-)
+from cnnmod.report.table import comparison_cells, network_cells
 
 
 @app.command
 def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
-    """See the whole of cnnmod in under three minutes, on images that come with scikit-learn.
+    """Run a demo of cnnmod in less than three minutes, on images that are part of scikit-learn.
 
-    Trains a small dense network, its MoD form and its control on scanned digits; times ResNet50, ResNet75-MoD and its
-    control at 224 pixels; writes a folder with tables, figure, result files and a checkpoint.
+    It trains a small dense network, its MoD network and its control on scanned digits. It times ResNet50, ResNet75-MoD
+    and its control at 224 pixels. It writes a folder with tables, a figure, result files and a checkpoint.
 
     Example: cnnmod demo --out my-demo
 
     Args:
-        out: The folder to write.
+        out: The output folder.
     """
     with progress_bars() as progress:
-        made = run_demo(out, progress)
+        result = run_demo(out, progress)
     if as_json:
-        print_json({name: dataclasses.asdict(getattr(made, name)) for name in ("digits", "imagenet")})
+        print_json({name: dataclasses.asdict(getattr(result, name)) for name in ("digits", "imagenet")})
         return
-    for comparison in (made.digits, made.imagenet):
+    for comparison in (result.digits, result.imagenet):
         console.print(comparison_cells(comparison).rich())
         console.print()
-    console.print(f"Written to {out.resolve()}: {', '.join(file.name for file in made.files)}")
+    console.print(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
 
 
 @app.command
 def info(
     name: Annotated[str, tyro.conf.Positional], size: tuple[int, int] | None = None, as_json: Json = False
 ) -> None:
-    """Show a network block by block: C, k, parameters, MACs; which blocks are MoD blocks or, for a dense network, which
-    `convert_` would make MoD blocks and why not the others; the paper's figures beside ours.
+    """Show a network block by block: C, k, parameters, MACs, and the paper's figures. For a dense network, show which
+    blocks `convert_` replaces by MoD blocks, and why the others stay.
 
     Example: cnnmod info resnet75_mod
 
@@ -69,9 +66,9 @@ def info(
     Example: cnnmod info my_package.networks:make_network --size 64 64
 
     Args:
-        name: A network of cnnmod's or timm's, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`, which
-            imports the module and calls the factory.
-        size: Height and width of its images in pixels; what the network states, or 224, if not given.
+        name: The name of a network of cnnmod or timm, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`.
+            The last imports the module and calls the factory.
+        size: Height and width of the images in pixels. Default: the network's own size, or 224.
     """
     model = without_auxiliary_head(build(name))
     example = example_for(model)
@@ -96,8 +93,8 @@ def info(
             "network": name,
             **dataclasses.asdict(sizes[""]),
             "mod_blocks": {
-                block: {"channels": found.channels, "k": found.k, **dataclasses.asdict(sizes[block])}
-                for block, found in mod.items()
+                block_name: {"channels": block.channels, "k": block.k, **dataclasses.asdict(sizes[block_name])}
+                for block_name, block in mod.items()
             },
             "plan": planned,
             "paper": paper and dataclasses.asdict(paper),
@@ -122,7 +119,7 @@ def compare(
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Time MoD networks beside their baseline and their controls, interleaved in one process.
+    """Time MoD networks, their baseline and their controls, interleaved in one process.
 
     Example: cnnmod compare resnet75_mod --batch 1 8
 
@@ -137,36 +134,38 @@ def compare(
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
-        names: MoD networks, before all options; `cnnmod info NAME` shows one.
-        accuracy: A file that `cnnmod train --rows` wrote: time its networks, with their accuracies beside.
-        batch: Batch sizes.
-        runtimes: Where to run: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,
-            `openvino-int8`, `pt2`, or `all` of them.
-        against: The baseline; the paper's dense counterpart of the first network if not given.
-        changes: Changes of `MoDConfig` for the MoD networks, as `candidates=4`.
+        names: The names of MoD networks, before all options. `cnnmod info NAME` shows a network.
+        accuracy: A file that `cnnmod train --rows` wrote. Its networks are timed, and their accuracies are shown.
+        batch: The batch sizes.
+        runtimes: The runtimes: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,
+            `openvino-int8`, `pt2`, or `all`.
+        against: The baseline. Default: the paper's dense counterpart of the first network.
+        changes: Changes of `MoDConfig` for the MoD networks, such as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.
-        size: Height and width of the images in pixels, or one number for both; the network's own if not given.
+        size: Height and width of the images in pixels, or one number for both. Default: the network's own size.
         channels_last: Use the channels-last memory format.
-        threads: torch's threads; all cores' if not given.
+        threads: The number of torch's threads. Default: one for each core.
         rounds: How many times each network is timed at each batch size.
         device: `cpu`, or `cuda` for a GPU.
-        out: A result file to write; `cnnmod plot` reads it.
+        out: A result file to write. `cnnmod plot` reads it.
     """
     if bool(names) == (accuracy is not None):
-        raise ValueError("compare takes the names of MoD networks, or --accuracy: cnnmod compare resnet75_mod")
+        raise ValueError("compare takes either names of MoD networks or --accuracy: cnnmod compare resnet75_mod")
     if accuracy is not None and (against is not None or size or changes):
-        raise ValueError("--accuracy says which networks at which size; give it without --against, --size and --set")
+        raise ValueError(
+            "--accuracy sets the networks and the size; --against, --size and --set are not accepted with it"
+        )
     if out is not None:
         check_writable(out)
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here")
+        raise ValueError("--device cuda needs a GPU, but torch finds none")
     if len(size) > 2 or min(size, default=1) < 1:
         raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
-    chosen = list(all_runtimes()) if "all" in runtimes else list(runtimes)
-    for name in chosen:
-        find_runtime(name)  # an unknown or missing one is an error before networks are built
+    runtime_names = list(all_runtimes()) if "all" in runtimes else list(runtimes)
+    for name in runtime_names:
+        find_runtime(name)  # raise for an unknown or missing runtime before networks are built
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()
@@ -187,7 +186,7 @@ def compare(
         comparison = compare_networks(
             {name: model.to(device) for name, model in models.items()},
             torch.rand(shape, device=device),
-            runtimes=chosen,
+            runtimes=runtime_names,
             batch_sizes=batch,
             threads=threads,
             training=train,
@@ -212,18 +211,19 @@ def plot(
     out: Path = Path("figure.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw the paper's figure: top-1 over GMACs, parameters, CPU and GPU time, with measured times as hollow marks; or,
-    of results with accuracies, their own.
+    """Draw the paper's figure: top-1 over GMACs, parameters, CPU time and GPU time. Measured times are hollow marks.
+    For results with accuracies, draw the measured accuracies instead.
 
     Example: cnnmod plot result.json --out figure.png
 
     Args:
-        results: Result files of `cnnmod compare`; the paper's lines alone without any.
-        out: The image file; its ending (.png, .svg, .pdf) says the format.
+        results: Result files of `cnnmod compare`. Without them, only the paper's figures are drawn.
+        out: The image file to write. Its suffix (.png, .svg, .pdf) sets the format.
     """
     comparisons = [read_result(path) for path in results]
-    own = any(comparison.accuracy_source is not None for comparison in comparisons)
-    (measured_panels if own else four_panels)(comparisons, out)
+    has_accuracies = any(comparison.accuracy_source is not None for comparison in comparisons)
+    draw = measured_panels if has_accuracies else four_panels
+    draw(comparisons, out)
     if as_json:
         print_json({"figure": str(out)})
     else:
@@ -235,10 +235,10 @@ def _seeds(experiment: Experiment) -> str:
 
 
 def _counterpart(name: str) -> str:
-    build(name)  # a misspelt name is the likelier mistake, and its error names the nearest
+    build(name)  # a misspelled name is the more likely mistake, and its error suggests the nearest name
     row = paper_rows().get(name)
     if row is None or row.baseline is None:
-        raise ValueError(f"the paper has no dense counterpart of {name!r}; name one with --against")
+        raise ValueError(f"the paper has no dense counterpart of {name!r}; set the baseline with --against")
     return row.baseline
 
 

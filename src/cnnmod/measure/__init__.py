@@ -1,6 +1,6 @@
-"""What a network costs, and what a MoD network costs beside its baseline and its control.
+"""Measure what a network costs, and compare MoD networks with their baseline and their controls.
 
-`cnnmod.measure.experiment` and `.selection` are imported by name, since they need what training needs.
+Import `cnnmod.measure.experiment` and `cnnmod.measure.selection` by name, since they need the packages of training.
 """
 
 from cnnmod.measure.compare import compare

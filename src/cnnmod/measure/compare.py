@@ -1,4 +1,4 @@
-"""compare: three rows, every runtime and batch size, interleaved."""
+"""`compare(models, example)`: measure baseline, MoD networks and controls in each runtime and at each batch size."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.trace import meta_forward
 from cnnmod.records.provenance import Provenance
 
-Progress = Callable[[str, int, int], None]  # what is measured, rounds done, rounds in all
+Progress = Callable[[str, int, int], None]  # what is measured, rounds done, number of rounds
 
 
 def compare(
@@ -35,28 +35,28 @@ def compare(
     accuracy_source: str | None = None,
     progress: Progress = lambda condition, done, total: None,
 ) -> Comparison:
-    """Measure MoD networks beside their baseline and their controls.
+    """Measure MoD networks, their baseline and their controls.
 
-    Each MoD network's control is made here, so that no comparison goes without. Every row is lowered to the runtime
-    in the same way, and the rows of a runtime and batch size are timed in the same rounds.
+    The control of each MoD network is made here. All rows are lowered to a runtime in the same way. The rows of a
+    runtime and batch size are timed in the same rounds.
 
     Args:
-        models: Name → network, the baseline first, then MoD networks. They stay as they are.
-        example: Images (N, C, H, W), repeated to the batch sizes; its device is where all runs.
-        runtimes: Targets by name, as `"openvino"`, or in one of their precisions, as `"openvino-int8"`. A training step
-            runs in eager only. Files for a runtime are
-            written for the batch size that is timed, and deleted.
-        batch_sizes: Images in a batch.
-        threads: torch's threads; `None` leaves them.
+        models: The networks by name: first the baseline, then MoD networks. They are not changed.
+        example: Images (N, C, H, W), repeated to the batch sizes. All rows run on its device.
+        runtimes: The names of targets, such as `"openvino"`, or of targets with a precision, such as `"openvino-int8"`.
+            A training step runs only in `"eager"`. Temporary files for a runtime are written for each batch size.
+        batch_sizes: The batch sizes.
+        threads: The number of torch's threads. `None` keeps the current number.
         training: Time a training step (forward, backward, SGD with momentum) instead of inference.
-        channels_last: Put weights and images into the channels-last memory format, where torch runs them.
+        channels_last: Use the channels-last memory format for weights and images, in runtimes that run in PyTorch.
         rounds: How many times each row is timed under each condition.
-        accuracy_pct: Row name → accuracy, for the rows that have one.
-        accuracy_source: What these accuracies are of.
-        progress: Called after every round.
+        accuracy_pct: The accuracies by row name. Rows can be missing.
+        accuracy_source: A text that says what the accuracies are, for example the metric and the data set.
+        progress: Called after each round with what is measured, the rounds done and the number of rounds.
 
     Raises:
-        ValueError: No MoD network after the baseline, names without a row, an example or a number that does not fit.
+        ValueError: If no MoD network follows the baseline, an accuracy has no row, or the example or a number is not
+            valid.
 
     Examples:
         >>> import cnnmod, timm
@@ -68,7 +68,7 @@ def compare(
     networks = _rows(models)
     _check(networks, example, batch_sizes, rounds, threads, accuracy_pct or {})
     if training and not isinstance(meta_forward(next(iter(networks.values()))[0], example[:1]), Tensor):
-        raise ValueError("a training step is timed of networks that classify; time these without it")
+        raise ValueError("a training step is timed for classifiers only; these networks can be timed in inference")
     if training and tuple(runtimes) != ("eager",):
         raise ValueError(f"a training step runs in 'eager' only, not in {', '.join(map(repr, runtimes))}")
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -82,12 +82,12 @@ def compare(
                 if target.in_torch:
                     images = images.contiguous(memory_format=memory_format)
                 runs: dict[str, Run] = {}
-                for number, (name, (model, _)) in enumerate(networks.items()):
+                for index, (name, (model, _)) in enumerate(networks.items()):
                     if training:
                         runs[name] = _training_step(copy.deepcopy(model).to(memory_format=memory_format), images)
                     else:
                         if runtime != "eager":
-                            progress(f"preparing {runtime}, batch {batch_size}", number, len(networks))
+                            progress(f"preparing {runtime}, batch {batch_size}", index, len(networks))
                         runs[name] = partial(start(model, runtime, images, channels_last=channels_last), images)
                 done = iter(range(1, warmup + rounds + 1))
                 condition = f"{'training step' if training else runtime}, batch {batch_size}"
@@ -131,17 +131,17 @@ def compare(
 
 
 def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
-    """The given networks and their controls, each with its role."""
+    """Return the networks and their controls, each with its role."""
     if len(models) < 2:
         raise ValueError("compare takes a baseline and at least one MoD network after it")
-    baseline, *others = models
+    baseline, *mod_names = models
     rows: dict[str, tuple[nn.Module, Role]] = {baseline: (models[baseline], "baseline")}
-    for name in others:
+    for name in mod_names:
         if not mod_blocks(models[name]):
-            raise ValueError(f"{name!r} has no MoD blocks; only the first network, the baseline, may be without")
+            raise ValueError(f"{name!r} has no MoD blocks; only the first network, the baseline, may have none")
         rows[name] = (models[name], "mod")
         if control_name(name) in models:
-            raise ValueError(f"{control_name(name)!r} is what the control of {name!r} is called; give it another name")
+            raise ValueError(f"the control of {name!r} has the name {control_name(name)!r}; use another for a network")
         rows[control_name(name)] = (control_(copy.deepcopy(models[name])), "control")
     return rows
 
@@ -159,7 +159,7 @@ def _check(
     if not batch_sizes or min(batch_sizes) < 1 or rounds < 1:
         raise ValueError(f"batch sizes and rounds must be ≥ 1, not {list(batch_sizes)} and {rounds}")
     if len(set(batch_sizes)) < len(batch_sizes):
-        raise ValueError(f"each batch size is measured once, so none may be given twice: {list(batch_sizes)}")
+        raise ValueError(f"batch sizes must be distinct, not {list(batch_sizes)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be ≥ 1, not {threads}")
     if unknown := [name for name in accuracy_pct if name not in networks]:

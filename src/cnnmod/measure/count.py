@@ -1,4 +1,4 @@
-"""Parameters and GMACs, without running the network."""
+"""Count parameters and GMACs without running the network."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Count:
     """The size of a network or layer.
 
     Attributes:
-        parameters: How many parameters.
+        parameters: The number of parameters.
         gmacs: 10⁹ multiply-adds (one multiply-add is one MAC) of convolutions and linear layers, for one image.
     """
 
@@ -26,15 +26,15 @@ class Count:
 def count(model: nn.Module, example: Tensor | None = None) -> Count:
     """Count a network's parameters and multiply-adds.
 
-    The multiply-adds are torch's own count for convolutions and matrix products, and nothing else; ptflops, the
-    paper's tool, adds norms, activations and pooling and so comes out about 1 % higher.
+    The multiply-adds are torch's own count for convolutions and matrix products only. The count of ptflops, the
+    paper's tool, is about 1 % higher, since it includes norms, activations and pooling.
 
     Args:
-        model: The network; it stays as it is. It is run on its device only if it asks for values.
-        example: Images (N, C, H, W), of which the first is taken; `None` takes timm's input size or 224 pixels square.
+        model: The network. It is not changed. It runs on its own device only if its forward pass depends on values.
+        example: Images (N, C, H, W). Only the first image is used. `None` uses timm's input size, or 224 × 224 pixels.
 
     Raises:
-        ValueError: The network does not run on the example, or is wrapped.
+        ValueError: If the network does not run on the example, or is wrapped.
 
     Examples:
         >>> import timm
@@ -46,7 +46,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
 
 
 def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, Count]:
-    """The same for every module inside, by qualified name; `""` is the whole network."""
+    """Count the parameters and multiply-adds of each module, by qualified name. `""` is the whole network."""
     check_bare(model)
     flops = trace(model, _flops, example if example is None else example[:1])
     root = type(model).__name__

@@ -1,4 +1,4 @@
-"""Peak memory of one run."""
+"""The peak memory of one run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory_mib(run: Callable[[], object]) -> float:
-    """The most memory that tensors held at once during one run, its weights included, in MiB.
+    """Return the largest memory in MiB that tensors held at the same time during one run, including weights.
 
-    Temporary memory inside an operator does not count.
+    Temporary memory inside an operator is not counted.
 
     Examples:
         >>> import torch
@@ -26,25 +26,26 @@ def peak_memory_mib(run: Callable[[], object]) -> float:
 
 
 class _Storages(TorchDispatchMode):
-    """Follows tensors' memory.
+    """Track the memory of tensors.
 
     Attributes:
-        before: Storage → bytes, of those that operators read without one having made them: weights, images.
-        peak_bytes: The most that storages made by operators held at once.
+        before: The bytes of each storage that existed before the run, such as weights and images. Operators read these
+            storages, but no operator created them.
+        peak_bytes: The largest number of bytes that storages created by operators held at the same time.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[StorageWeakRef, int] = {}
         self.peak_bytes = 0
-        self._made: dict[StorageWeakRef, int] = {}
+        self._created: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.before |= {storage: size for storage, size in _storages((args, kwargs)) if storage not in self._made}
+        self.before |= {storage: size for storage, size in _storages((args, kwargs)) if storage not in self._created}
         result = func(*args, **(kwargs or {}))
-        self._made = {storage: size for storage, size in self._made.items() if not storage.expired()}
-        self._made |= {storage: size for storage, size in _storages(result) if storage not in self.before}
-        self.peak_bytes = max(self.peak_bytes, sum(self._made.values()))
+        self._created = {storage: size for storage, size in self._created.items() if not storage.expired()}
+        self._created |= {storage: size for storage, size in _storages(result) if storage not in self.before}
+        self.peak_bytes = max(self.peak_bytes, sum(self._created.values()))
         return result
 
 

@@ -1,4 +1,4 @@
-"""The result file: every number with the conditions under which it was measured."""
+"""The result file of a comparison: the measurements and the conditions under which they were made."""
 
 import dataclasses
 import json
@@ -19,11 +19,14 @@ Role = Literal["baseline", "mod", "control"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One row in one runtime at one batch size.
+    """The measurements of one row in one runtime at one batch size.
 
     Attributes:
-        times_ms: Milliseconds of one batch, a number a round; the same round of all rows ran side by side.
-        peak_memory_mib: The most memory that tensors held at once, parameters included; where torch runs the network.
+        runtime: The name of the runtime.
+        batch_size: The batch size.
+        times_ms: The time of one batch in milliseconds, one number per round. All rows were timed in the same rounds.
+        peak_memory_mib: The largest memory that tensors held at the same time, including parameters. `None` if the
+            runtime is not in PyTorch.
     """
 
     runtime: str
@@ -45,12 +48,12 @@ class Row:
     """One network of a comparison.
 
     Attributes:
-        name: The network's name; a control has its MoD network's and `control` after it.
-        role: The comparison's `"baseline"`, a `"mod"` network, or a `"control"`.
-        parameters: How many.
-        gmacs: Of convolutions and linear layers, for one image; one multiply-add is one MAC.
-        accuracy_pct: Where given.
-        measurements: One for each runtime and batch size.
+        name: The name of the network. The name of a control is the name of its MoD network followed by ` control`.
+        role: `"baseline"`, `"mod"` or `"control"`.
+        parameters: The number of parameters.
+        gmacs: 10⁹ multiply-adds of convolutions and linear layers, for one image. One multiply-add is one MAC.
+        accuracy_pct: The accuracy, or `None`.
+        measurements: One measurement for each runtime and batch size.
     """
 
     name: str
@@ -63,17 +66,18 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Baseline, MoD networks and their controls, measured side by side. Ratios are medians over rounds.
+    """Measurements of a baseline, MoD networks and their controls. Ratios are medians over rounds.
 
-    It shows itself as a table of medians.
+    A comparison is printed as a table of medians.
 
     Attributes:
-        step: `"inference"`, or `"training"`: forward, backward and optimizer.
+        step: `"inference"`, or `"training"` for forward, backward and optimizer.
         image_shape: (C, H, W).
-        dtype: Of weights and images.
+        dtype: The dtype of weights and images.
         channels_last: Whether weights and images are in the channels-last memory format.
-        accuracy_source: What the rows' accuracies are of; `None` where none is given.
-        rows: The baseline first; each MoD network's control stands after it.
+        accuracy_source: What the accuracies of the rows are. `None` if no row has an accuracy.
+        rows: The rows. The baseline is first, and each control follows its MoD network.
+        provenance: Where, when and with which versions the measurements were made.
     """
 
     step: Literal["inference", "training"]
@@ -86,38 +90,39 @@ class Comparison:
 
     @property
     def conditions(self) -> list[tuple[str, int]]:
-        """The runtimes and batch sizes measured."""
-        return [(found.runtime, found.batch_size) for found in self.rows[0].measurements]
+        """The measured pairs of runtime and batch size."""
+        return [(measurement.runtime, measurement.batch_size) for measurement in self.rows[0].measurements]
 
     def row(self, name: str) -> Row:
-        """The row of this name."""
+        """Return the row with this name."""
         return next(row for row in self.rows if row.name == name)
 
     def control_of(self, mod: Row) -> Row:
-        """A MoD network's control."""
+        """Return the control of a MoD network."""
         return self.row(control_name(mod.name))
 
     def speedups(self, row: Row, runtime: str, batch_size: int) -> list[float]:
-        """How many times as fast as the baseline, round by round."""
+        """Return time(baseline) / time(row) for each round."""
         return _ratios(self._times(self.rows[0], runtime, batch_size), self._times(row, runtime, batch_size))
 
     def mod_taxes(self, mod: Row, runtime: str, batch_size: int) -> list[float]:
-        """time(MoD) / time(control) - 1, round by round."""
+        """Return time(MoD) / time(control) - 1 for each round."""
         control = self.control_of(mod)
         ratios = _ratios(self._times(mod, runtime, batch_size), self._times(control, runtime, batch_size))
         return [ratio - 1 for ratio in ratios]
 
     def speedup(self, row: Row, runtime: str, batch_size: int) -> float:
-        """How many times as fast as the baseline."""
+        """Return how many times as fast as the baseline a row is."""
         return statistics.median(self.speedups(row, runtime, batch_size))
 
     def mod_tax(self, mod: Row, runtime: str, batch_size: int) -> float:
-        """What the MoD blocks cost: 0.05 is 5 % of the control's time."""
+        """Return the MoD tax. For example, 0.05 stands for 5 % of the control's time."""
         return statistics.median(self.mod_taxes(mod, runtime, batch_size))
 
     def measurement(self, row: Row, runtime: str, batch_size: int) -> Measurement:
-        """One row under one condition."""
-        return next(one for one in row.measurements if (one.runtime, one.batch_size) == (runtime, batch_size))
+        """Return the measurement of a row under one condition."""
+        condition = (runtime, batch_size)
+        return next(value for value in row.measurements if (value.runtime, value.batch_size) == condition)
 
     def _times(self, row: Row, runtime: str, batch_size: int) -> list[float]:
         return self.measurement(row, runtime, batch_size).times_ms
@@ -126,20 +131,20 @@ class Comparison:
         return str(self._table())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the HTML that a notebook shows."""
         return self._table().html()
 
     def _table(self) -> TextTable:
-        """A line for each network and condition, with medians; `cnnmod.report.table` has the spreads too."""
+        """Return a table with a line for each network and condition. `cnnmod.report.table` also shows the spreads."""
         memory = "channels last" if self.channels_last else "channels first"
         title = f"Comparison: {self.step}, {'×'.join(map(str, self.image_shape))}, {self.dtype}, {memory}"
         if (fault := _fault(self)) is not None:
-            return TextTable(title, [], [], f"not a comparison: {fault}")
+            return TextTable(title, [], [], f"not a valid comparison: {fault}")
         lines = [[row.name, *self._cells(row, *condition)] for condition in self.conditions for row in self.rows]
-        made, rounds = self.provenance, len(self.rows[0].measurements[0].times_ms)
-        where = f"{made.device} ({made.processor})"
-        threads = f"{made.threads} thread{'s' * (made.threads != 1)}"
-        note = f"{where}, {threads}; medians of {rounds} round{'s' * (rounds != 1)}"
+        provenance, rounds = self.provenance, len(self.rows[0].measurements[0].times_ms)
+        machine = f"{provenance.device} ({provenance.processor})"
+        threads = f"{provenance.threads} thread{'s' * (provenance.threads != 1)}"
+        note = f"{machine}, {threads}; medians of {rounds} round{'s' * (rounds != 1)}"
         return TextTable(title, ["network", "runtime", "batch", "ms", "speed-up", "MoD tax %"], lines, note)
 
     def _cells(self, row: Row, runtime: str, batch_size: int) -> list[str]:
@@ -150,12 +155,12 @@ class Comparison:
 
 
 def control_name(name: str) -> str:
-    """What the control of the MoD network of this name is called."""
+    """Return the name of the control of a MoD network."""
     return f"{name} control"
 
 
 def interquartile_range(values: Sequence[float]) -> float:
-    """The width of the middle half."""
+    """Return the difference between the third and the first quartile."""
     if len(values) < 2:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -163,21 +168,21 @@ def interquartile_range(values: Sequence[float]) -> float:
 
 
 def write_result(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Write a result file: beside `path`, then renamed.
+    """Write a result file. It replaces the file at `path` only after it is complete.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: If the file cannot be written.
     """
     text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(comparison)}, indent=1, allow_nan=False)
     write_whole(path, text + "\n")
 
 
 def read_result(path: str | os.PathLike[str]) -> Comparison:
-    """Read a result file back.
+    """Read a result file.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no result file of this schema, with the first field that is wrong, or what is missing in it.
+        OSError: If the file cannot be read.
+        ValueError: If it is not a result file of this schema. The error names the first field that is wrong or missing.
     """
     comparison = parse(Comparison, read_values(path, SCHEMA), str(path))
     if (fault := _fault(comparison)) is not None:
@@ -186,24 +191,24 @@ def read_result(path: str | os.PathLike[str]) -> Comparison:
 
 
 def _fault(comparison: Comparison) -> str | None:
-    """What makes rows that cannot be compared, though each is one."""
+    """Return why the rows cannot be compared, or `None` if they can."""
     rows, names = comparison.rows, [row.name for row in comparison.rows]
     if [row.role for row in rows[:1]] != ["baseline"]:
-        return "its first row is not the baseline"
+        return "the first row is not the baseline"
     if not comparison.conditions:
-        return f"{names[0]!r} was measured under no condition"
+        return f"{names[0]!r} has no measurements"
     for row in rows:
         if names.count(row.name) > 1:
-            return f"two of its rows are called {row.name!r}"
+            return f"two rows have the name {row.name!r}"
         if row.role == "mod" and control_name(row.name) not in names:
-            return f"it has no row {control_name(row.name)!r}"
-        if [(one.runtime, one.batch_size) for one in row.measurements] != comparison.conditions:
+            return f"the row {control_name(row.name)!r} is missing"
+        if [(value.runtime, value.batch_size) for value in row.measurements] != comparison.conditions:
             return f"{row.name!r} was not measured under the same conditions as {names[0]!r}"
-        for one, first in zip(row.measurements, rows[0].measurements, strict=True):
-            if not one.times_ms or len(one.times_ms) != len(first.times_ms) or min(one.times_ms) <= 0:
+        for value, first in zip(row.measurements, rows[0].measurements, strict=True):
+            if not value.times_ms or len(value.times_ms) != len(first.times_ms) or min(value.times_ms) <= 0:
                 return f"{row.name!r} must have as many times_ms as {names[0]!r}, all above 0"
     return None
 
 
 def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:
-    return [over / under for over, under in zip(numerators, denominators, strict=True)]
+    return [numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)]

@@ -1,4 +1,4 @@
-"""Which channels MoD blocks select: does the selection follow the image, or has it collapsed?"""
+"""Inspect which channels MoD blocks select. A collapsed selector selects the same channels for all images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from cnnmod.training.images import Images
 
 @dataclass(frozen=True)
 class Selection:
-    """What one MoD block selected over many images (paper, section 5.1).
+    """The channels that one MoD block selected for many images (paper, section 5.1).
 
     Attributes:
-        block: Its name.
+        block: The name of the block.
         channels: C.
-        k: How many are selected for an image.
-        images: How many images of each class were seen.
-        selected: [class][channel]: for how many images of the class the channel was selected.
-        most_selected: For how many images exactly the k most selected channels were selected.
+        k: The number of channels that are selected for an image.
+        images: The number of images of each class.
+        selected: `selected[class][channel]` is the number of images of the class for which the channel was selected.
+        most_selected: The number of images for which exactly the k most selected channels were selected.
     """
 
     block: str
@@ -35,13 +35,13 @@ class Selection:
 
     @property
     def shares(self) -> Tensor:
-        """(classes, C): the share of a class's images for which a channel was selected."""
+        """(classes, C): the share of the images of a class for which a channel was selected."""
         images = torch.tensor(self.images).clamp(min=1)
         return torch.tensor(self.selected) / images[:, None]
 
     @property
     def entropy(self) -> float:
-        """Of the selected channels, from 0 (always the same k) to 1 (all alike often)."""
+        """The entropy of the selected channels, from 0 (always the same k) to 1 (all channels equally often)."""
         if self.k == self.channels:
             return 0.0
         counts = torch.tensor(self.selected).sum(0).double()
@@ -56,7 +56,7 @@ class Selection:
         return self.most_selected / sum(self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and what follows from them, as JSON values."""
+        """Return the fields and the derived values as JSON values."""
         fields = ("block", "channels", "k", "entropy", "most_selected_share", "images", "selected")
         return {name: getattr(self, name) for name in fields}
 
@@ -69,28 +69,28 @@ def inspect_selection(
     batch_size: int = 256,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Selection]:
-    """Run a network over images and count what its MoD blocks select.
+    """Run a network on images and count the channels that its MoD blocks select.
 
     Args:
-        model: With MoD blocks; it runs in evaluation mode, and its mode is then what it was.
-        images: To run it on.
-        num_classes: Of the images.
-        batch_size: Images at a time.
-        progress: Called with the number of batches done, and how many there are.
+        model: A network with MoD blocks. It runs in evaluation mode. Its mode is restored afterwards.
+        images: The images to run the network on.
+        num_classes: The number of classes of the images.
+        batch_size: The number of images in a batch.
+        progress: Called with the number of batches done and the number of batches.
 
     Raises:
-        ValueError: The network has no MoD block.
+        ValueError: If the network has no MoD blocks.
     """
     blocks = mod_blocks(model)
     if not blocks:
-        raise ValueError(f"{type(model).__name__} has no MoD block that could select anything")
+        raise ValueError(f"{type(model).__name__} has no MoD blocks, so it selects no channels")
     device = next(model.parameters()).device
     order = torch.arange(len(images)).split(batch_size)
     labels: list[Tensor] = []
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), recorded_selection(model) as found:
+        with torch.inference_mode(), recorded_selection(model) as selected:
             for done, batch in enumerate(images.batches(order), 1):
                 model(batch.images.to(device))
                 labels.append(batch.labels)
@@ -98,7 +98,7 @@ def inspect_selection(
     finally:
         model.train(training)
     return [
-        _count(name, block, torch.cat(found[name]), torch.cat(labels), num_classes) for name, block in blocks.items()
+        _count(name, block, torch.cat(selected[name]), torch.cat(labels), num_classes) for name, block in blocks.items()
     ]
 
 

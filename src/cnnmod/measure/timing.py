@@ -1,4 +1,4 @@
-"""Times of several networks, interleaved in one process: a ratio means something where a time alone does not."""
+"""Time several networks in one process, interleaved, so that the ratios of their times are meaningful."""
 
 import gc
 import random
@@ -19,38 +19,38 @@ def time_interleaved(
     threads: int | None = None,
     progress: Progress = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time every run once a round, so that what disturbs the machine disturbs them all.
+    """Time each run once per round, so that a disturbance of the machine affects all runs.
 
-    Each round has an order of its own, so that none always follows the same other. Python's garbage collector rests,
-    as in timeit. On a GPU, a run is timed until
-    the device is done.
+    Each round has a new random order, so that no run always follows the same other run. Python's garbage collector is
+    disabled, as in timeit. On a GPU, the time includes synchronization with the device.
 
     Args:
-        runs: What to time, by name.
-        rounds: How many times each is timed.
-        warmup: How many rounds go before, untimed.
-        threads: torch's threads meanwhile; `None` leaves them. They are afterwards what they were.
-        progress: Called after every round, untimed ones included.
+        runs: The functions to time, by name.
+        rounds: How many times each run is timed.
+        warmup: The number of untimed rounds at the start.
+        threads: The number of torch's threads during the rounds. `None` keeps the current number. It is restored
+            afterwards.
+        progress: Called after each round, including untimed rounds.
 
     Returns:
-        Each run's milliseconds, one a round.
+        The times of each run in milliseconds, one per round.
 
     Examples:
         >>> times = time_interleaved({"a": lambda: None, "b": lambda: None}, rounds=3)
         >>> {name: len(times_ms) for name, times_ms in times.items()}
         {'a': 3, 'b': 3}
     """
-    from torch.utils.benchmark import timer  # here: its import looks for a CUDA toolkit, and logs if there is none
+    from torch.utils.benchmark import timer  # imported here, since the import logs a missing CUDA toolkit
 
     names, shuffle = list(runs), random.Random(0).shuffle
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     with use_threads(threads), _no_garbage_collection():
-        for number in range(warmup + rounds):
+        for round_index in range(warmup + rounds):
             shuffle(names)
             for name in names:
                 start = timer()
                 runs[name]()
-                if number >= warmup:
+                if round_index >= warmup:
                     times_ms[name].append((timer() - start) * 1e3)
             progress()
     return times_ms
@@ -58,7 +58,7 @@ def time_interleaved(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """As the standard library's timeit does: a collection falls on whichever run happens to trigger it."""
+    """Disable garbage collection, as timeit does. A collection would slow down the run that triggers it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -70,10 +70,10 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def use_threads(threads: int | None) -> Iterator[None]:
-    """torch's intra-op threads, set for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    """Set the number of torch's intra-op threads, and restore it on exit."""
+    previous = torch.get_num_threads()
+    torch.set_num_threads(threads or previous)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

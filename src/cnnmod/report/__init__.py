@@ -1,4 +1,4 @@
-"""What people look at: tables and figures, made from results."""
+"""Tables and figures that are made from results."""
 
 from cnnmod.report.figure import four_panels, measured_panels
 from cnnmod.report.prediction import prediction_figure

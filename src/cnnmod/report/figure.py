@@ -1,4 +1,4 @@
-"""Top-1 over what it costs: the paper's figure with times measured here in it, and one of networks trained here."""
+"""Figures of accuracy over cost: the paper's figure with times measured here, and a figure of networks trained here."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,19 +18,20 @@ _REFERENCE = "resnet50"
 
 
 def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
-    """Draw the paper's ImageNet figures, and what was measured here as hollow marks, to an image file.
+    """Draw the paper's ImageNet figures to an image file. What was measured here is drawn as hollow marks.
 
-    Times are divided by ResNet50's on the same machine: only so can the paper's laptop and another be compared. A
-    measured mark stands at the paper's top-1, since only the time was measured. Controls have no published accuracy
-    and no mark.
+    Times are divided by the time of ResNet50 on the same machine, so that the paper's laptop and other machines can be
+    compared. A measured mark is drawn at the paper's top-1, since only the time was measured. Controls have no mark,
+    since the paper reports no accuracy for them.
 
     Args:
-        comparisons: Inference results; those whose baseline is not ResNet50, and rows not in the figure, give no mark.
-        path: The image file to write; its ending says the format.
+        comparisons: Inference results. Results with another baseline than ResNet50, and rows that are not in the
+            figure, are ignored.
+        path: The image file to write. Its suffix sets the format.
 
     Raises:
-        ValueError: An ending that is no image format.
-        OSError: The file cannot be written.
+        ValueError: If the suffix is not an image format.
+        OSError: If the file cannot be written.
     """
     image_format(path)
     figure = Figure(figsize=(13, 9), layout="constrained")
@@ -49,11 +50,11 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
         axes.grid(alpha=0.3)
     for axes in (gmacs, cpu):
         axes.set_ylabel("ImageNet top-1 (%), the paper's")
-    usable = [one for one in comparisons if one.step == "inference" and one.rows[0].name == _REFERENCE]
+    usable = [result for result in comparisons if result.step == "inference" and result.rows[0].name == _REFERENCE]
     _count_marks(gmacs, usable, lambda row: row.gmacs, "conv + linear only, counted here")
     _count_marks(parameters, usable, lambda row: row.parameters / 1e6, "counted here")
-    _time_marks(cpu, [one for one in usable if one.provenance.device == "cpu"])
-    _time_marks(gpu, [one for one in usable if one.provenance.device != "cpu"])
+    _time_marks(cpu, [result for result in usable if result.provenance.device == "cpu"])
+    _time_marks(gpu, [result for result in usable if result.provenance.device != "cpu"])
     for axes, _, _ in panels:
         axes.legend(loc="lower right", fontsize=8)
     figure.suptitle("CNN Mixture-of-Depths: ResNets on ImageNet")
@@ -61,18 +62,18 @@ def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str])
 
 
 def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
-    """Draw networks whose accuracies were measured: accuracy over GMACs, parameters and time, to an image file.
+    """Draw networks with measured accuracies to an image file: accuracy over GMACs, parameters and time.
 
     Args:
-        comparisons: Inference results with accuracies; times are divided by each one's baseline.
-        path: The image file to write; its ending says the format.
+        comparisons: Inference results with accuracies. Times are divided by the time of each result's baseline.
+        path: The image file to write. Its suffix sets the format.
 
     Raises:
-        ValueError: A comparison without accuracies or of training steps; an ending that is no image format.
-        OSError: The file cannot be written.
+        ValueError: If a comparison has no accuracies or is of training steps, or the suffix is not an image format.
+        OSError: If the file cannot be written.
     """
-    if any(one.accuracy_source is None or one.step == "training" for one in comparisons):
-        raise ValueError("results with accuracies and results without them, or of training steps, make no one figure")
+    if any(result.accuracy_source is None or result.step == "training" for result in comparisons):
+        raise ValueError("to draw accuracies, all results must be inference results with accuracies")
     image_format(path)
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     gmacs, parameters, time = figure.subplots(1, 3, sharey=True)
@@ -98,7 +99,7 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
         axes.grid(alpha=0.3)
     gmacs.set_ylabel("Accuracy (%)")
     gmacs.legend(fontsize=8)
-    figure.suptitle("; ".join(dict.fromkeys(str(one.accuracy_source) for one in comparisons)))
+    figure.suptitle("; ".join(dict.fromkeys(str(result.accuracy_source) for result in comparisons)))
     write_figure(figure, path)
 
 
@@ -114,7 +115,7 @@ def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:
         )
         for name, row in zip(names, rows, strict=True):
             short = name.removeprefix("resnet").removesuffix("_mod")
-            above = label == "MoD"  # the upper line's labels above it, the lower's below
+            above = label == "MoD"  # labels are above the upper line and below the lower line
             axes.annotate(
                 short,
                 (value(row), row.accuracy_pct),
@@ -127,17 +128,18 @@ def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:
 
 
 def _count_marks(axes: Axes, comparisons: Sequence[Comparison], value: Callable[[Row], float], label: str) -> None:
-    rows = {row.name: row for one in comparisons for row in one.rows}
+    rows = {row.name: row for comparison in comparisons for row in comparison.rows}
     _marks(axes, [(name, value(row)) for name, row in rows.items()], "s", label)
 
 
 def _time_marks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     markers = iter("s^Dv<>ph*")
     for comparison in comparisons:
-        made = comparison.provenance
+        provenance = comparison.provenance
         for runtime, batch_size in comparison.conditions:
             times = [(row.name, 1 / comparison.speedup(row, runtime, batch_size)) for row in comparison.rows]
-            machine = f"{made.processor}, {made.threads} threads" if made.device == "cpu" else made.device
+            processor = f"{provenance.processor}, {provenance.threads} threads"
+            machine = processor if provenance.device == "cpu" else provenance.device
             layout = ", channels last" if comparison.channels_last else ""
             label = f"measured: {runtime}, batch {batch_size}{layout}, {machine}"
             _marks(axes, times, next(markers, "x"), label)
@@ -145,8 +147,8 @@ def _time_marks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
 
 def _marks(axes: Axes, points: Sequence[tuple[str, float]], marker: str, label: str) -> None:
     for _, names, color in _LINES:
-        found = [(x, paper_rows()[name].accuracy_pct) for name, x in points if name in names]
-        if found:
-            xs, ys = zip(*found, strict=True)
+        line_points = [(x, paper_rows()[name].accuracy_pct) for name, x in points if name in names]
+        if line_points:
+            xs, ys = zip(*line_points, strict=True)
             axes.plot(xs, ys, marker, mfc="none", mec=color, mew=1.5, ms=9, ls="none", label=label)
             label = "_nolegend_"

@@ -1,4 +1,4 @@
-"""Figures as image files."""
+"""Write figures as image files."""
 
 import io
 import os
@@ -11,23 +11,23 @@ from cnnmod.records.files import write_whole
 
 
 def image_format(path: str | os.PathLike[str]) -> str:
-    """The format that a file's ending says, so that a wrong one shows before the work.
+    """Return the image format of a file's suffix. Call it early, so that a wrong suffix is found before the work.
 
     Raises:
-        ValueError: An ending that is no image format, with those that are.
+        ValueError: If the suffix is not an image format. The error lists the supported ones.
     """
-    ending, endings = Path(path).suffix.removeprefix("."), FigureCanvasBase.get_supported_filetypes()
-    if ending not in endings:
-        raise ValueError(f"a figure's file name ends in one of .{', .'.join(endings)}; {os.fspath(path)!r} does not")
-    return ending
+    suffix, formats = Path(path).suffix.removeprefix("."), FigureCanvasBase.get_supported_filetypes()
+    if suffix not in formats:
+        raise ValueError(f"the suffix of a figure must be one of .{', .'.join(formats)}, not {os.fspath(path)!r}")
+    return suffix
 
 
 def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure beside `path` and rename it.
+    """Write a figure as an image file. It replaces the file at `path` only after it is complete.
 
     Raises:
-        OSError: The file cannot be written.
-        ValueError: An ending that is no image format.
+        OSError: If the file cannot be written.
+        ValueError: If the suffix is not an image format.
     """
     content = io.BytesIO()
     figure.savefig(content, format=image_format(path), dpi=120)

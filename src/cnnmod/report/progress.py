@@ -1,4 +1,4 @@
-"""Progress bars for what takes longer than a few seconds; on standard error, so that output can be piped."""
+"""Progress bars for tasks of more than a few seconds. They are on standard error, so that output can be piped."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-_REDRAW_S = 0.1  # drawing takes milliseconds, as much as the step of a small network
+_REDRAW_S = 0.1  # drawing takes milliseconds, as long as the step of a small network
 
 
 class Update(Protocol):
@@ -17,12 +17,11 @@ class Update(Protocol):
 
 @contextmanager
 def progress_bars(shown: bool = True) -> Iterator[Update]:
-    """A function `(what, done, total, rate)` that keeps one bar for each `what`; `rate` is a text beside it."""
+    """Return a function `(what, done, total, rate)` that updates one bar for each `what`. `rate` is shown beside it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     columns += (TextColumn("{task.fields[rate]}"),)
-    bars = Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, disable=not shown
-    )  # no thread beside a timing
+    # Without auto_refresh, no thread runs during a timing.
+    bars = Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not shown)
     tasks: dict[str, TaskID] = {}
     drawn = 0.0
 
@@ -39,7 +38,7 @@ def progress_bars(shown: bool = True) -> Iterator[Update]:
     try:
         yield update
     except BaseException:
-        bars.console.quiet = not bars.console.is_terminal  # in a file or pipe the error is then the only line
+        bars.console.quiet = not bars.console.is_terminal  # in a file or pipe, the error is the only line
         raise
     finally:
         if tasks:

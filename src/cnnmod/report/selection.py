@@ -1,4 +1,4 @@
-"""The picture of what MoD blocks select, class by class, as the paper's figure 4."""
+"""A figure of the channels that MoD blocks select for each class, as in the paper's figure 4."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,24 +12,26 @@ _MOST_NAMES = 20
 
 
 def selection_figure(selections: Sequence[Selection], classes: Sequence[str] | None, path: Path) -> None:
-    """Draw a map for each MoD block: classes downwards, channels to the right, the share of images in grey.
+    """Draw a map for each MoD block: one row per class, one column per channel, the share of images in gray.
 
     Raises:
-        OSError: The file cannot be written.
-        ValueError: Its ending is no format that can be drawn.
+        OSError: If the file cannot be written.
+        ValueError: If the suffix of the path is not an image format.
     """
     count = len(selections[0].images)
     figure = Figure(figsize=(8, 0.6 + len(selections) * max(0.9, 0.16 * min(count, _MOST_NAMES))), layout="constrained")
-    for axes, found in zip(figure.subplots(len(selections), squeeze=False)[:, 0], selections, strict=True):
-        drawn = axes.imshow(found.shares.numpy(), aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    for axes, selection in zip(figure.subplots(len(selections), squeeze=False)[:, 0], selections, strict=True):
+        image = axes.imshow(
+            selection.shares.numpy(), aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest"
+        )
         axes.set_title(
-            f"{found.block}: {found.k} of {found.channels} channels; entropy {found.entropy:.2f}; "
-            f"{100 * found.most_selected_share:.0f} % of images select the same",
+            f"{selection.block}: {selection.k} of {selection.channels} channels; entropy {selection.entropy:.2f}; "
+            f"{100 * selection.most_selected_share:.0f} % of images select the same",
             fontsize=8,
             loc="left",
         )
         if classes is not None and count <= _MOST_NAMES:
             axes.set_yticks(range(count), classes)
         axes.tick_params(labelsize=6)
-        figure.colorbar(drawn, ax=axes, pad=0.01).ax.tick_params(labelsize=6)
+        figure.colorbar(image, ax=axes, pad=0.01).ax.tick_params(labelsize=6)
     write_figure(figure, path)

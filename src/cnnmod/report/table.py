@@ -1,4 +1,4 @@
-"""Tables: a comparison, and a network block by block, as text cells and for the terminal."""
+"""Tables of comparisons, experiments, selections and networks, for the terminal and for markdown."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ from cnnmod.training.scores import Score
 
 @dataclass(frozen=True)
 class Cells:
-    """A table as text; the first column is aligned to the left, the others to the right."""
+    """A table of text cells. The first column is aligned to the left, the other columns to the right."""
 
     title: str
     header: list[str]
@@ -36,49 +36,49 @@ class Cells:
     notes: list[str]
 
     def rich(self) -> Table:
-        """For the terminal."""
+        """Return the table for the terminal."""
         table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         table.caption, table.caption_justify = "\n".join(self.notes), "left"
-        for number, name in enumerate(self.header):
-            table.add_column(name, justify="right" if number else "left", no_wrap=not number)
+        for column, name in enumerate(self.header):
+            table.add_column(name, justify="right" if column else "left", no_wrap=not column)
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
-        """For README and docs."""
+        """Return the table in markdown, for the README and the docs."""
         rule = ["---", *["---:"] * (len(self.header) - 1)]
         lines = [f"| {' | '.join(row)} |" for row in [self.header, rule, *self.rows]]
         return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes])
 
 
 def comparison_cells(comparison: Comparison) -> Cells:
-    """Baseline, MoD networks and controls; a row for each network and condition."""
+    """Return the table of a comparison, with a row for each network and condition."""
     with_accuracy = comparison.accuracy_source is not None
     with_runtime = any(runtime != "eager" for runtime, _ in comparison.conditions)
     rows: list[list[str]] = []
     for runtime, batch_size in comparison.conditions:
         for row in comparison.rows:
-            found = comparison.measurement(row, runtime, batch_size)
+            measurement = comparison.measurement(row, runtime, batch_size)
             cells = ["└ control" if row.role == "control" else row.name, f"{batch_size}"]
             cells += [f"{row.parameters / 1e6:.2f}", f"{row.gmacs:.3f}"]
             if with_accuracy:
                 cells.append("" if row.accuracy_pct is None else f"{row.accuracy_pct:.2f}")
-            cells.append(f"{found.median_ms:.1f}")
+            cells.append(f"{measurement.median_ms:.1f}")
             speedups = comparison.speedups(row, runtime, batch_size)
             cells.append("1" if row.role == "baseline" else _spread(speedups, "{:.2f}"))
             taxes = comparison.mod_taxes(row, runtime, batch_size) if row.role == "mod" else []
             cells.append(_spread([100 * tax for tax in taxes], "{:+.1f}") if taxes else "")
-            cells.append("" if found.peak_memory_mib is None else f"{found.peak_memory_mib:.0f}")
+            cells.append("" if measurement.peak_memory_mib is None else f"{measurement.peak_memory_mib:.0f}")
             rows.append([cells[0], runtime, cells[1], *cells[4:-1]] if with_runtime else cells)
     accuracy = ["score %"] if with_accuracy else []
     header = ["network", "batch", "params M", "GMACs", *accuracy, "ms", "speed-up", "MoD tax %", "peak MiB"]
     if with_runtime:
         header = [header[0], "runtime", header[1], *header[4:-1]]
-    made = comparison.provenance
+    provenance = comparison.provenance
     conditions = [
-        f"{made.device} ({made.processor}), {made.threads} threads",
-        f"torch {made.versions['torch']}",
+        f"{provenance.device} ({provenance.processor}), {provenance.threads} threads",
+        f"torch {provenance.versions['torch']}",
         f"{comparison.dtype}, {'channels last' if comparison.channels_last else 'channels first'}",
         f"medians of {len(comparison.rows[0].measurements[0].times_ms)} interleaved rounds ± half of the IQR",
     ]
@@ -89,20 +89,21 @@ def comparison_cells(comparison: Comparison) -> Cells:
     return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
 
 
-def _spread(values: list[float], form: str) -> str:
+def _spread(values: list[float], template: str) -> str:
+    """Return the median and half of the interquartile range, as text."""
     half = interquartile_range(values) / 2
-    return f"{form.format(statistics.median(values))} ±{form.format(half).lstrip('+')}"
+    return f"{template.format(statistics.median(values))} ±{template.format(half).lstrip('+')}"
 
 
 def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
-    """Baseline, MoD network and control with their accuracies, and other forms of the MoD network below them.
+    """Return the table of the accuracies of baseline, MoD network and control, followed by other MoD networks.
 
     Args:
-        first: Its rows are what all is compared with.
-        others: Experiments that differ from it in the MoD config alone; a row is called after its difference.
+        first: The experiment whose control and MoD network all rows are compared with.
+        others: Experiments that differ from the first in the MoD config only. Their rows are named by the difference.
 
     Raises:
-        ValueError: One differs in more than that.
+        ValueError: If an experiment differs from the first in more than the MoD config.
     """
     for other in others:
         networks = dataclasses.replace(other.recipe.networks, config=first.recipe.networks.config)
@@ -127,7 +128,7 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         f"torch {made.versions['torch']}."
     ]
     if accuracy.absent_classes:
-        notes.append(f"Not tested, as nothing is of them: {name_classes(accuracy.absent_classes, None)}.")
+        notes.append(f"Not tested, since the test images have none: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
     return Cells(
         first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s a run"], rows, notes
@@ -135,33 +136,39 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
 
 
 def _difference(row: RowResult, other: RowResult | None) -> str:
-    """How many points the row's mean is above the other's, and how sure that is."""
+    """Return the difference of the mean accuracies in points, with half of its 95 % interval."""
     if other is None or row is other:
         return ""
     points = f"{row.mean_pct - other.mean_pct:+.2f}"
     if row.std_pct is None or other.std_pct is None or row.std_pct == other.std_pct == 0:
         return points
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where one of the two has the same accuracy in all runs
+        warnings.simplefilter("ignore", RuntimeWarning)  # raised if a row has the same accuracy in all runs
         interval = ttest_ind(row.each_pct, other.each_pct, equal_var=False).confidence_interval()
     return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 
 def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
-    """What each MoD block selects; entropy 0 and 100 % mean that its selector has collapsed."""
+    """Return the table of what each MoD block selects. Entropy 0 and 100 % mean that the selector has collapsed."""
     rows = [
-        [one.block, f"{one.channels}", f"{one.k}", f"{one.entropy:.3f}", f"{100 * one.most_selected_share:.1f}"]
-        for one in selections
+        [
+            selection.block,
+            f"{selection.channels}",
+            f"{selection.k}",
+            f"{selection.entropy:.3f}",
+            f"{100 * selection.most_selected_share:.1f}",
+        ]
+        for selection in selections
     ]
     notes = [
-        f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0, always the same k; 1, all "
-        "alike often. Same k: the share of images that select exactly the k most selected channels."
+        f"{sum(selections[0].images):,} images. Entropy of the selected channels: 0 if the same k are always selected, "
+        "1 if all are selected equally often. Same k: the share of images that select exactly the k most selected."
     ]
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
 def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) -> str:
-    """One line for people, with the names of the classes that were not tested, where there are names."""
+    """Return a score as one line of text. It names the classes that were not tested."""
     broken = f"; {score.broken} could not be read" if score.broken else ""
     absent = (
         f"; no test {score.counted} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
@@ -170,19 +177,19 @@ def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) 
 
 
 def recipe_table() -> Table:
-    """The recipes, each with what it says of itself."""
+    """Return the table of the recipes and their descriptions."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
-    table.add_column("what it is")
-    for name, made in RECIPES.items():
-        table.add_row(name, " ".join((made.__doc__ or "").split()))
+    table.add_column("description")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, " ".join((recipe.__doc__ or "").split()))
     return table
 
 
 def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:
-    """A network block by block: kind, C and k, parameters and GMACs; the paper's beside ours.
+    """Return the table of a network's blocks: kind, C, k, parameters and MACs, with the paper's figures.
 
-    A dense network's blocks are shown as `convert_` would make them.
+    For a dense network, the kind says which blocks `convert_` would replace.
     """
     sizes = count_modules(model, example)
     mod = mod_blocks(model)
@@ -195,26 +202,27 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             listed = {block for names in modules for block in names}
             modules += [[part] for part in mod if part not in listed]  # parts of larger blocks
         else:
-            made = plan(model, example=example)
-            planned = {block.name: block for block in made.blocks}
-            modules = [[b.name for b in blocks] for _, blocks in itertools.groupby(made.blocks, lambda b: b.module)]
+            conversion = plan(model, example=example)
+            planned = {block.name: block for block in conversion.blocks}
+            groups = itertools.groupby(conversion.blocks, lambda block: block.module)
+            modules = [[block.name for block in blocks] for _, blocks in groups]
             notes.append(
-                f"→ MoD: what cnnmod.convert_ makes of it, c = {made.c}; parameters and MMACs are before that."
+                f"→ MoD: a MoD block after cnnmod.convert_, c = {conversion.c}; parameters and MMACs are before it."
             )
-            refused = {b.kind: b for b in reversed(made.blocks) if b.chosen and b.k is None}
-            notes += [f"{kind} stays standard at {b.name}: {b.reason}." for kind, b in refused.items()]
-    except ValueError as error:  # it runs, or counting would have failed: it has no modules
+            refused = {block.kind: block for block in reversed(conversion.blocks) if block.chosen and block.k is None}
+            notes += [f"{kind} stays standard at {block.name}: {block.reason}." for kind, block in refused.items()]
+    except ValueError as error:  # the network has no modules; counting shows that it runs
         notes.append(f"{error}.")
     rows: list[list[str]] = []
-    for number, names in enumerate(modules):
+    for index, names in enumerate(modules):
         for block in names:
-            kind = ["standard", "", ""]
+            cells = ["standard", "", ""]
             if block in mod:
-                kind = ["MoD", str(mod[block].channels), str(mod[block].k)]
+                cells = ["MoD", str(mod[block].channels), str(mod[block].k)]
             elif block in planned and planned[block].k is not None:
-                kind = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
+                cells = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
             size = sizes[block]
-            rows.append([block, str(number), *kind, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
+            rows.append([block, str(index), *cells, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
     total = sizes[""]
     blocks = [sizes[block] for names in modules for block in names]
     rest_parameters = total.parameters - sum(size.parameters for size in blocks)
@@ -225,7 +233,7 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
         millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
         notes.append(
-            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
-            "MACs add norms, activations, pooling."
+            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels. Its "
+            "MACs include norms, activations and pooling."
         )
     return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
