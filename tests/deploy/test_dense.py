@@ -111,7 +111,7 @@ def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [faster_rcnn, retinanet])
 def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a detector: how many boxes .* Export .*, model.backbone"):
+    with pytest.raises(ValueError, match=r"is a detector: its number of boxes .* Export .*, model.backbone"):
         export(detector(make), EXAMPLE, tmp_path / "detector.onnx")
     with pytest.raises(ValueError, match=r"is a detector"):
         export(detector(make), EXAMPLE, tmp_path / "detector.pt2", format="pt2")

@@ -1,4 +1,4 @@
-"""Why a network cannot be exported: the innermost layer that an exporter does not take."""
+"""Find out why a network cannot be exported: the innermost layer that cannot be exported."""
 
 import copy
 from typing import Any
@@ -10,15 +10,21 @@ from cnnmod.method.restore import restored
 
 
 def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> ValueError:
-    """An error that names the innermost layer that torch.export does not take alone, and why; or the number of images
-    that the network fixes.
+    """Return an error that names the innermost layer that torch.export cannot export, and the reason.
+
+    If the network fixes the batch size, the error says so.
+
+    Args:
+        model: The network.
+        example: Images (N, C, H, W).
+        error: The error that the exporter raised.
 
     Raises:
-        ValueError: The error itself, if the network does not even run on the example.
+        Exception: The error itself, if the network does not run on the example.
     """
     if "Constraints violated (batch)" in _reason(error):
         return ValueError(
-            f"{type(model).__name__} does not take any number of images: torch.export finds that it fixes the batch; "
+            f"{type(model).__name__} does not support a dynamic batch: torch.export finds a fixed batch size; "
             "export it with dynamic_batch=False (--batch on the command line)"
         )
     inputs: dict[nn.Module, tuple[Any, Any]] = {}
@@ -26,36 +32,36 @@ def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> Value
     def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[layer] = (args, kwargs)
 
-    layer, where = copy.deepcopy(model).eval(), type(model).__name__
-    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in layer.modules()]
+    layer, path = copy.deepcopy(model).eval(), type(model).__name__
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in layer.modules()]
     try:
         with torch.no_grad():
             layer(example)
-    except Exception:  # it does not even run: the first error says so
+    except Exception:  # the network does not run, so the exporter's error is the right one
         raise error from None
     for hook in hooks:
         hook.remove()
-    inside = True
-    while inside:
-        inside = False
+    descend = True
+    while descend:
+        descend = False
         for name, child in layer.named_children():
-            if child in inputs and (found := _fails(child, *inputs[child])) is not None:
-                layer, where, error, inside = child, f"{where}.{name}", found, True
+            if child in inputs and (child_error := _export_error(child, *inputs[child])) is not None:
+                layer, path, error, descend = child, f"{path}.{name}", child_error, True
                 break
-    return ValueError(f"the network cannot be exported: {where} ({type(layer).__name__}): {_reason(error)}")
+    return ValueError(f"the network cannot be exported: {path} ({type(layer).__name__}): {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what torch's exporters say; that of ONNX wraps it in advice."""
+    """Return the first line of the error of torch's exporters. The ONNX exporter wraps this error in advice."""
     while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _fails(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
+def _export_error(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
     try:
         with torch.no_grad(), restored(layer, weights=False):
             torch.export.export(layer, args, kwargs)
-    except Exception as error:  # whatever it is, it is what is looked for
+    except Exception as error:  # an exporter can raise anything
         return error
     return None

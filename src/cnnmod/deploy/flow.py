@@ -1,4 +1,4 @@
-"""Which convolution feeds which batch norm, and nothing else: the two may be folded into one."""
+"""Find the pairs of a convolution and a batch norm that can be folded."""
 
 import copy
 from collections import Counter
@@ -15,33 +15,33 @@ from cnnmod.method.trace import trace
 
 
 def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str, str]:
-    """Convolution → batch norm, by name, where the network computes the one for the other only.
+    """Return the convolutions whose output only a batch norm reads, as a dictionary from convolution to norm, by name.
 
-    That is read off the graph of a forward without branches, since it must hold for every size, batch and memory
-    format. What stands in the forward of a module with branches, or with hooks, is left; modules inside of it have
-    graphs of their own.
+    The pairs are found in the graph of a forward pass without branches, since they must be valid for all sizes, batch
+    sizes and memory formats. If the forward pass of a module has branches, or a module has hooks, its own pairs are not
+    folded, but modules inside of it are still searched.
 
     Raises:
-        ValueError: The network does not run on the example.
+        ValueError: If the network does not run on the example.
     """
     calls = trace(model, _count_calls, example)
-    # Forwards leave things in attributes, so it is a copy that is traced; it shares the weights.
+    # A forward pass can store values in attributes, so a copy is traced. It shares the weights.
     shared = {id(tensor): tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
     model = copy.deepcopy(model, shared)
-    found: dict[str, str] = {}
-    left = [""]
-    while left:
-        name = left.pop()
+    norms: dict[str, str] = {}
+    remaining = [""]
+    while remaining:
+        name = remaining.pop()
         module = model.get_submodule(name)
         if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
             continue
-        pairs, inside = _read(module)
+        pairs, opaque = _read(module)
         prefix = f"{name}." if name else ""
-        left += [prefix + one for one in inside]
+        remaining += [prefix + inner for inner in opaque]
         for conv, norm in pairs.items():
-            if calls[prefix + conv] == calls[prefix + norm] == calls[name] > 0:  # by this forward alone
-                found[prefix + conv] = prefix + norm
-    return found
+            if calls[prefix + conv] == calls[prefix + norm] == calls[name] > 0:  # nothing else calls them
+                norms[prefix + conv] = prefix + norm
+    return norms
 
 
 def _count_calls(run: Run) -> Counter[str]:
@@ -55,28 +55,30 @@ def _count_calls(run: Run) -> Counter[str]:
 
 
 def _read(module: nn.Module) -> tuple[dict[str, str], list[str]]:
-    """The pairs in a module's graphs, and the names of the modules inside that must be read for themselves."""
+    """Return the pairs in a module's graphs, and the names of inner modules that must be read separately."""
     pairs: list[set[tuple[str, str]]] = []
-    inside: list[str] = []
+    opaque: list[str] = []
     for arguments in _ways_to_call(module):
         tracer = StraightTracer((nn.Conv2d, nn.BatchNorm2d))
         if (graph := tracer.trace_straight(module, arguments)) is None:
             return {}, [name for name, _ in module.named_children()]
         pairs.append(set(_pairs(module, tracer, graph)))
-        inside += tracer.opaque
-    return dict(set.intersection(*pairs)), inside
+        opaque += tracer.opaque
+    return dict(set.intersection(*pairs)), opaque
 
 
 def _ways_to_call(module: nn.Module) -> list[dict[str, Any]]:
-    """With its input alone; and, if there are further arguments with defaults, with all of them."""
+    """Return the arguments to trace with: none, and all further arguments that have defaults."""
     parameters = list(signature(module.forward).parameters.values())[1:]
-    defaults = {one.name: one.default for one in parameters if one.default is not Parameter.empty}
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.default is not Parameter.empty
+    }
     return [defaults, {}] if defaults else [{}]
 
 
 def _pairs(module: nn.Module, tracer: StraightTracer, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]:
-    times = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    read = tuple(str(node.target) for node in graph.nodes if node.op == "get_attr")
+    num_calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read_attributes = tuple(str(node.target) for node in graph.nodes if node.op == "get_attr")
     for conv in graph.nodes:
         if conv.op != "call_module" or type(module.get_submodule(str(conv.target))) is not nn.Conv2d:
             continue
@@ -85,6 +87,8 @@ def _pairs(module: nn.Module, tracer: StraightTracer, graph: torch.fx.Graph) -> 
             continue
         names = str(conv.target), str(norm.target)
         is_norm = isinstance(module.get_submodule(names[1]), nn.BatchNorm2d)
-        is_alone = times[names[0]] == times[names[1]] == 1 and not tracer.is_kept(conv)
-        if is_norm and is_alone and not any(name.startswith(tuple(f"{name}." for name in names)) for name in read):
+        is_called_once = num_calls[names[0]] == num_calls[names[1]] == 1
+        prefixes = tuple(f"{name}." for name in names)
+        reads_weights = any(attribute.startswith(prefixes) for attribute in read_attributes)
+        if is_norm and is_called_once and not tracer.is_kept(conv) and not reads_weights:
             yield names

@@ -1,11 +1,12 @@
 // One operator for a whole MoD block on a CPU: pool, score, select, gather, Conv-Block, scale, add.
 //
-// The block's arithmetic is small; what costs is reading the feature map once, for the pooling, and starting some twenty
-// operators. So here the map is read by all threads, and the rest of an image is one thread's work on k planes.
+// A MoD block does little arithmetic. Most of its time is spent on reading the feature map once, for the pooling, and
+// on starting about twenty operators. In this operator, all threads read the map. One thread then computes the rest of
+// an image, on k planes.
 //
-// The Conv-Block comes as a program over registers that hold planes (channels, height * width); register 0 is the
-// input, the last step's target the output. A step is seven numbers:
-//     convolution: 0, target, source, weight's number, padding, dilation, groups
+// The Conv-Block is a program over registers. A register holds planes (channels, height * width). Register 0 is the
+// input, and the target of the last step is the output. A step is seven numbers:
+//     convolution: 0, target, source, index of the weight, padding, dilation, groups
 //     relu:        1, target, source
 //     sum:         2, target, source, source
 //     relu6:       3, target, source
@@ -32,12 +33,12 @@ struct Shape {
 
 constexpr int kLanes = 16;
 
-float dot(const float* one, const float* other, int64_t count) {
+float dot(const float* left, const float* right, int64_t count) {
   float sums[kLanes] = {0}, total = 0;
   int64_t at = 0;
   for (; at + kLanes <= count; at += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += one[at + lane] * other[at + lane];
-  for (; at < count; ++at) total += one[at] * other[at];
+    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += left[at + lane] * right[at + lane];
+  for (; at < count; ++at) total += left[at] * right[at];
   for (float sum : sums) total += sum;
   return total;
 }
@@ -52,7 +53,7 @@ float total(const float* values, int64_t count) {
   return total;
 }
 
-// The means of the first `pool` channels, (images, pool). Sums of 32 pixels are added up, so that rounding stays small.
+// Return the means of the first `pool` channels, (images, pool). Partial sums of 32 pixels keep the rounding small.
 std::vector<float> pooled(const float* x, const Shape& shape, int64_t pool) {
   std::vector<float> mean(shape.images * pool);
   const int64_t pixels = shape.pixels();
@@ -66,22 +67,22 @@ std::vector<float> pooled(const float* x, const Shape& shape, int64_t pool) {
     });
     return mean;
   }
-  // Strips of pixels, as many as there are threads to share an image.
+  // Split each image into strips of pixels, one for each thread that works on it.
   const int64_t strips = std::max<int64_t>(1, at::get_num_threads() / shape.images);
   std::vector<float> sums(shape.images * strips * pool);
   at::parallel_for(0, shape.images * strips, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> some(pool);
+    std::vector<float> partial(pool);
     for (int64_t number = begin; number < end; ++number) {
       const float* image = x + (number / strips) * shape.channels * pixels;
       float* sum = sums.data() + number * pool;
       const int64_t first = number % strips * pixels / strips, last = (number % strips + 1) * pixels / strips;
       for (int64_t start = first; start < last; start += 32) {
-        std::fill(some.begin(), some.end(), 0.0f);
+        std::fill(partial.begin(), partial.end(), 0.0f);
         for (int64_t pixel = start; pixel < std::min(start + 32, last); ++pixel) {
           const float* row = image + pixel * shape.channels;
-          for (int64_t channel = 0; channel < pool; ++channel) some[channel] += row[channel];
+          for (int64_t channel = 0; channel < pool; ++channel) partial[channel] += row[channel];
         }
-        for (int64_t channel = 0; channel < pool; ++channel) sum[channel] += some[channel];
+        for (int64_t channel = 0; channel < pool; ++channel) sum[channel] += partial[channel];
       }
     }
   });
@@ -94,7 +95,7 @@ std::vector<float> pooled(const float* x, const Shape& shape, int64_t pool) {
   return mean;
 }
 
-// in (images, columns) times the transposed weight (rows, columns), all threads reading their share of the weight.
+// Return `in` (images, columns) times the transposed weight (rows, columns). Each thread reads its share of the weight.
 std::vector<float> multiplied(const std::vector<float>& in, const Tensor& weight, int64_t images, bool relu) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   const float* w = weight.data_ptr<float>();
@@ -109,15 +110,15 @@ std::vector<float> multiplied(const std::vector<float>& in, const Tensor& weight
   return out;
 }
 
-// The k highest logits, ties to the lower channel; NaN is highest, as in torch.topk.
+// Return the channels of the k highest logits. Ties select the lower channel. NaN is highest, as in torch.topk.
 std::vector<int64_t> highest(const float* logits, int64_t pool, int64_t k, bool by_index) {
   std::vector<int64_t> order(pool);
   std::iota(order.begin(), order.end(), 0);
-  auto before = [&](int64_t one, int64_t other) {
-    const float a = logits[one], b = logits[other];
+  auto before = [&](int64_t first, int64_t second) {
+    const float a = logits[first], b = logits[second];
     if (a > b || (std::isnan(a) && !std::isnan(b))) return true;
     if (b > a || (std::isnan(b) && !std::isnan(a))) return false;
-    return one < other;
+    return first < second;
   };
   std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
   order.resize(k);
@@ -156,11 +157,11 @@ void convolve(const Planes& in, Planes& out, const Tensor& weight, const Tensor&
   }
 }
 
-// A weight as the loops read it. They do not look at its size, and a user may have put another one in its place.
+// Return a weight as contiguous float32. The loops do not check its size, and a user may have replaced the weight.
 Tensor checked(const Tensor& weight, at::IntArrayRef size) {
   TORCH_CHECK(weight.is_cpu() && weight.is_floating_point() && weight.sizes() == size, "mod_block_: a weight of ",
-              weight.sizes(), " on ", weight.device(), " stands where one of ", size, " on the CPU did");
-  if (weight.scalar_type() == at::kFloat && weight.is_contiguous()) return weight;  // asked here, since calls are slow
+              weight.sizes(), " on ", weight.device(), " was given instead of one of ", size, " on the CPU");
+  if (weight.scalar_type() == at::kFloat && weight.is_contiguous()) return weight;  // the calls below are slow
   return weight.to(at::kFloat).contiguous();
 }
 
@@ -175,27 +176,28 @@ void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_wei
   const int64_t pixels = shape.pixels(), hidden_units = reduce_weight.size(0), pool = reduce_weight.size(-1);
   TORCH_CHECK(hidden_units > 0 && 0 < k && k <= pool && pool <= shape.channels && 0 <= start &&
                   start + k <= shape.channels,
-              "mod_block_: ", k, " of ", pool, " of ", shape.channels, " channels cannot be selected");
+              "mod_block_: ", k, " of ", pool, " candidates of ", shape.channels, " channels cannot be selected");
   const Tensor reduce = checked(reduce_weight, {hidden_units, pool});
   const Tensor expand = checked(expand_weight, {pool, hidden_units});
   const Tensor gain_values = gain ? checked(*gain, {k}) : Tensor();
   const float* gains = gain ? gain_values.data_ptr<float>() : nullptr;
   std::vector<Tensor> kernels, offsets;
-  std::vector<int64_t> channels(registers, k);  // of each register
+  std::vector<int64_t> channels(registers, k);  // the number of channels in each register
   for (size_t at = 0; at < program.size(); at += 7) {
     const int64_t *step = program.data() + at, inputs = channels[step[2]];
     channels[step[1]] = inputs;
-    if (step[0] == 2) TORCH_CHECK(inputs == channels[step[3]], "mod_block_: a sum of different channels");
+    if (step[0] == 2) TORCH_CHECK(inputs == channels[step[3]], "mod_block_: a sum of different numbers of channels");
     if (step[0] != 0) continue;
     const Tensor& weight = weights[step[3]];
     const int64_t outputs = weight.size(0), same = 2 * step[4] / step[5] + 1, groups = step[6];
     kernels.push_back(checked(weight, {outputs, inputs / groups, same, same}));
-    const Tensor& bias = biases[step[3]];  // empty if there is none: torch.jit.trace takes no optional ones in a list
+    const Tensor& bias = biases[step[3]];  // empty without a bias: torch.jit.trace has no lists of optionals
     offsets.push_back(bias.numel() ? checked(bias, {outputs}) : at::zeros({outputs}, at::kFloat));
-    TORCH_CHECK(outputs % groups == 0, "mod_block_: ", outputs, " channels in ", groups, " groups");
+    TORCH_CHECK(outputs % groups == 0, "mod_block_: ", outputs, " channels cannot be divided into ", groups, " groups");
     channels[step[1]] = outputs;
   }
-  TORCH_CHECK(program.empty() || channels[program[program.size() - 6]] == k, "mod_block_: the result has other channels");
+  TORCH_CHECK(program.empty() || channels[program[program.size() - 6]] == k,
+              "mod_block_: the result does not have k channels");
   const std::vector<float> hidden = multiplied(pooled(data, shape, pool), reduce, shape.images, /*relu=*/true);
   const std::vector<float> logits = multiplied(hidden, expand, shape.images, /*relu=*/false);
   at::parallel_for(0, shape.images, 1, [&](int64_t begin, int64_t end) {
@@ -223,15 +225,17 @@ void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_wei
           convolve(planes[source], target, kernels[step[3]], offsets[step[3]], shape, step[4], step[5], step[6]);
           continue;
         }
-        const Planes& one = planes[source];
-        target.resize(one.size());
+        const Planes& operand = planes[source];
+        target.resize(operand.size());
         if (step[0] == 1)
-          for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] < 0 ? 0 : one[number];
+          for (size_t number = 0; number < operand.size(); ++number)
+            target[number] = operand[number] < 0 ? 0 : operand[number];
         else if (step[0] == 3)
-          for (size_t number = 0; number < one.size(); ++number)
-            target[number] = one[number] < 0 ? 0 : one[number] > 6 ? 6 : one[number];
+          for (size_t number = 0; number < operand.size(); ++number)
+            target[number] = operand[number] < 0 ? 0 : operand[number] > 6 ? 6 : operand[number];
         else
-          for (size_t number = 0; number < one.size(); ++number) target[number] = one[number] + planes[step[3]][number];
+          for (size_t number = 0; number < operand.size(); ++number)
+            target[number] = operand[number] + planes[step[3]][number];
       }
       std::vector<float> factors(k);
       for (int64_t place = 0; place < k; ++place)

@@ -1,4 +1,4 @@
-"""The MoD block as one operator for inference on a CPU, compiled on demand from `fused.cpp`."""
+"""The MoD block as one operator for inference on a CPU. The operator is compiled on demand from `fused.cpp`."""
 
 import functools
 import hashlib
@@ -25,16 +25,16 @@ _NO_BIAS = torch.empty(0)
 
 
 class FusedForm(EagerForm):
-    """The MoD block for eager PyTorch and torch.compile, one operator where float32 images come on a CPU, and else
-    several.
+    """The MoD block for eager PyTorch and torch.compile: one operator for float32 images on a CPU, else several.
 
-    It is for Conv-Blocks of convolutions of stride 1, ReLUs, ReLU6s and sums, as ResNets' and MobileNetV2's are.
+    It supports Conv-Blocks of convolutions with stride 1, ReLUs, ReLU6s and sums, such as those of ResNets and
+    MobileNetV2.
     """
 
     handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",), "fuse_to": ("first", "last")}
 
     def __init__(self, block: MoDBlock) -> None:
-        program = read_program(block.conv_block, block.k)  # before convolutions become products
+        program = read_program(block.conv_block, block.k)  # read before convolutions are replaced by products
         super().__init__(block)
         self.layers = tuple(self.conv_block.get_submodule(name) for name in program.layers)
         self.program = (program.steps, program.registers, self.k, block.config.order == "index", self.start)
@@ -42,7 +42,7 @@ class FusedForm(EagerForm):
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
-        """As `Form.accepts`, where the block is on a CPU and the operator there; the first call compiles it."""
+        """See `Form.accepts`. The block must be on a CPU. The first call compiles the operator."""
         if not (super().accepts(block) and has_plain_selector(block) and block.selector.reduce.weight.is_cpu):
             return False
         try:
@@ -56,26 +56,28 @@ class FusedForm(EagerForm):
         if torch.compiler.is_compiling() and self._fits(x_NCHW, args, kwargs):
             arguments = self.arguments()
             if arguments is not None:
-                x_NCHW = x_NCHW.clone()  # which the compiler leaves out where it may
+                x_NCHW = x_NCHW.clone()  # the compiler removes the copy if it is not needed
                 torch.ops.cnnmod.mod_block_(x_NCHW, *arguments)
                 return x_NCHW
         return super().forward(x_NCHW, *args, **kwargs)
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
+        """(N, C, H, W) → the same tensor, changed in place. The caller must hold its only reference."""
         if self._fits(x_NCHW, args, kwargs) and (arguments := self.arguments()) is not None:
             torch.ops.cnnmod.mod_block_(x_NCHW, *arguments)
             return x_NCHW
         return super().overwrite(x_NCHW, *args, **kwargs)
 
     def arguments(self) -> Sequence[Any] | None:
-        """What the operator takes besides the images, the weights as they are now; `None` where they are no longer all
-        that the block's layers are."""
+        """Return the operator's arguments after the images, with the current weights.
+
+        Return `None` if the block's layers are no longer plain layers.
+        """
         if not self.fused.are_the_same() or (selector := selector_weights(self)) is None:
             return None
         parameters = [layer._parameters for layer in self.layers]
-        weights = [of_layer.get("weight") for of_layer in parameters]
-        biases = [_NO_BIAS if of_layer.get("bias") is None else of_layer["bias"] for of_layer in parameters]
+        weights = [tensors.get("weight") for tensors in parameters]
+        biases = [_NO_BIAS if tensors.get("bias") is None else tensors["bias"] for tensors in parameters]
         if not all(map(is_plain_tensor, (*weights, *biases))) or self.training:
             return None
         return (*selector, self.gain_K, weights, biases, *self.program)
@@ -94,15 +96,15 @@ class FusedForm(EagerForm):
         )
 
 
-@torch.compiler.assume_constant_result  # torch.compile would look into it
+@torch.compiler.assume_constant_result  # torch.compile would trace the function
 def _has_operator() -> bool:
     return is_compiled()
 
 
 @functools.cache
 def is_compiled() -> bool:
-    """Compile the operator with the compiler at hand, once a machine; say so if there is none."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it speaks of CUDA where there is none
+    """Compile the operator once for each machine, and return whether it can be used. Log a warning if it cannot."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of missing CUDA
     from torch.utils.cpp_extension import load
 
     source = Path(__file__).with_name("fused.cpp")
@@ -124,14 +126,17 @@ def is_compiled() -> bool:
 
 def _fake_mod_block_(x_NCHW: Tensor, *args: Any) -> None:
     if any(isinstance(value, Tensor) and value.device != x_NCHW.device for value in args):
-        raise RuntimeError(f"mod_block_: images are on {x_NCHW.device}, a weight is not")
+        raise RuntimeError(f"mod_block_: images are on {x_NCHW.device}, but a weight is not")
 
 
 def _build_folder(source: Path) -> Path:
-    """In the user's cache, one for each source, torch and kind of CPU; without the lock that a killed build left."""
+    """Return the build folder in the user's cache. It depends on the source, the version of torch and the CPU type.
+
+    A lock that a killed build left is deleted.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    made_for = f"{torch.__version__} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    version = hashlib.sha256(source.read_bytes() + made_for.encode()).hexdigest()[:16]
+    platform_id = f"{torch.__version__} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    version = hashlib.sha256(source.read_bytes() + platform_id.encode()).hexdigest()[:16]
     folder = cache / "cnnmod" / f"fused-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"

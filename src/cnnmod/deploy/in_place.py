@@ -1,8 +1,7 @@
-"""Where a MoD block may overwrite its input: where nobody else can read that memory.
+"""Let a MoD block overwrite its input if nothing else can read this memory.
 
-That is seen at each call, whatever the size, batch and memory format, and whatever hooks there are. If the only
-reference to a tensor is one variable that is not read again, then its memory is about to be freed, and nobody can see
-that it is overwritten.
+This is checked at each call, so it is valid for all sizes, batch sizes, memory formats and hooks. If the only reference
+to a tensor is one variable that is not read again, its memory is about to be freed, so it can be overwritten.
 """
 
 from sys import getrefcount
@@ -15,24 +14,26 @@ from cnnmod.deploy.forms import EagerForm
 
 
 def overwrite_where_nobody_reads_(model: nn.Module) -> None:
-    """Let MoD blocks overwrite their input where they are called by plain `nn.Sequential`s or by the code of a graph
-    (torchvision's feature extractors): there it is known that the variable that holds it is not read again."""
+    """Let MoD blocks overwrite their input if a plain `nn.Sequential` or a `torch.fx.GraphModule` calls them.
+
+    Such callers do not read the variable that holds the input again. An example is torchvision's feature extractor.
+    """
     for module in list(model.modules()):
         if type(module) is nn.Sequential and any(isinstance(layer, EagerForm) for layer in module):
-            module.__class__ = InPlaceSequential  # which keeps its hooks and attributes
+            module.__class__ = InPlaceSequential  # this keeps its hooks and attributes
         elif isinstance(module, torch.fx.GraphModule):
             _overwrite_in_graph_(module)
 
 
 class InPlaceSequential(nn.Sequential):
-    """An `nn.Sequential` whose MoD blocks overwrite what the layer before them returned, if nobody else holds it."""
+    """An `nn.Sequential` whose MoD blocks overwrite the output of the previous layer if nothing else holds it."""
 
     def forward(self, input):  # noqa: A002  nn.Sequential's name
-        """As `nn.Sequential`."""
-        if _makes_a_graph():
+        """See `nn.Sequential`."""
+        if _is_tracing():
             return super().forward(input)
         for layer in self._modules.values():
-            # The count is taken here since a function to take it in would hold one more reference.
+            # The references are counted here, since a function would hold one more reference.
             if isinstance(layer, EagerForm) and getrefcount(input) == _ALONE and _may_overwrite(layer, input):
                 input = layer.overwrite(input)  # noqa: A001
             else:
@@ -54,31 +55,33 @@ def _overwrite_in_graph_(module: torch.fx.GraphModule) -> None:
 
 
 def call_for_the_last_time(block: EagerForm, x_NCHW: Tensor) -> Tensor:
-    """Call a block with what its caller holds in one variable, and does not read again."""
-    if _makes_a_graph() or getrefcount(x_NCHW) != _ALONE_AS_ARGUMENT or not _may_overwrite(block, x_NCHW):
+    """Call a block with a tensor that the caller holds in one variable and does not read again."""
+    if _is_tracing() or getrefcount(x_NCHW) != _ALONE_AS_ARGUMENT or not _may_overwrite(block, x_NCHW):
         return block(x_NCHW)
     return block.overwrite(x_NCHW)
 
 
-def _makes_a_graph() -> bool:
-    """Whether this is torch.compile's call or a tracer's, which must be right for other tensors too."""
+def _is_tracing() -> bool:
+    """Return whether torch.compile or torch.jit.trace runs the code. The result must be valid for other tensors."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _may_overwrite(block: EagerForm, x: Tensor) -> bool:
-    """Whether the block may overwrite a tensor that has no other reference: nothing shares its memory, and no hook sees
-    it."""
+    """Return whether the block may overwrite a tensor without other references.
+
+    The memory of the tensor must not be shared, and no hook may see the tensor.
+    """
     if type(x) is not Tensor or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-        return False  # a subclass may wrap other tensors; expanded memory holds one value for many
+        return False  # a subclass may wrap other tensors, and an expanded tensor has one value in several places
     if x.is_inference() and not torch.is_inference_mode_enabled():
-        return False  # torch does not allow to change it
+        return False  # torch raises if it is changed
     if _references_to_memory(x) != _ALONE_IN_MEMORY or not x.untyped_storage().resizable():
-        return False  # what is not resizable belongs to NumPy, say
+        return False  # memory that is not resizable belongs to something else, such as NumPy
     return block.may_overwrite()
 
 
 def _references_to_memory(x: Tensor) -> tuple[int, int]:
-    """From Python, and from tensors."""
+    """Return the number of references from Python and from tensors."""
     storage = x.untyped_storage()
     return getrefcount(storage), torch._C._storage_Use_Count(storage._cdata)
 
@@ -97,6 +100,6 @@ def _references_of(value: object) -> int:
     return getrefcount(value)
 
 
-# Measured, since how often Python counts a variable differs between its versions.
+# These are measured, since the reference counts of a variable differ between versions of Python.
 _ALONE, _ALONE_AS_ARGUMENT = _references_of_a_variable(), _references_of_an_argument()
 _ALONE_IN_MEMORY = _references_to_memory(torch.empty(1))

@@ -1,4 +1,4 @@
-"""Layers that a form computes itself, from their weights: as long as they are nothing more than these weights."""
+"""Check whether a form may compute layers from their weights, without calling the layers."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from cnnmod.method.blocks import ChannelSelector, MoDBlock
 
 
 class DirectLayers:
-    """Layers of a form that it does not call. Hooks and layers may be added or replaced at any time, so a form asks
-    before each forward pass whether these are still the same.
+    """The layers of a form that the form computes from their weights, without calling them.
 
-    It compares, mostly in C and in about two microseconds, the dictionaries in which torch keeps hooks and children.
-    They are shared with the layers, also in a deep copy and after unpickling.
+    Users can add hooks and replace layers at any time, so a form checks before each forward pass whether the layers are
+    still the same. The check compares the dictionaries in which torch keeps hooks and children, mostly in C, and takes
+    about two microseconds. The dictionaries are shared with the layers, including in a deep copy and after unpickling.
 
     Args:
         form: The form.
-        names: Of its layers; what is inside of them counts too.
+        names: The names of its layers. Modules inside of them are included.
     """
 
     def __init__(self, form: nn.Module, *names: str) -> None:
         inside = [inner for name in names for inner in form.get_submodule(name).modules()]
         self._hooks = [hooks for layer in inside for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._children = [layer._modules for layer in inside]
-        self._as_seen = [dict(children) for children in self._children]
+        self._original_children = [dict(children) for children in self._children]
         self._inside, self._attributes = inside, [*map(len, map(vars, inside))]
         self._convolutions = [layer for layer in inside if isinstance(layer, nn.Conv2d)]
         self._settings = [*map(_settings, self._convolutions)]
@@ -33,9 +33,9 @@ class DirectLayers:
         self._layers = [form._modules[name] for name in names]
 
     def are_the_same(self) -> bool:
-        """Whether no layer was replaced or got a hook, a parametrization, another forward or another padding."""
+        """Return whether no layer is replaced or has a new hook, parametrization, forward or padding."""
         return (
-            self._children == self._as_seen
+            self._children == self._original_children
             and [self._of_form.get(name) for name in self._names] == self._layers
             and [*map(len, map(vars, self._inside))] == self._attributes
             and [*map(_settings, self._convolutions)] == self._settings
@@ -49,12 +49,12 @@ def _settings(conv: nn.Conv2d) -> tuple[object, ...]:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether calling the layer runs the forward of its class and nothing else."""
+    """Return whether calling the layer runs the forward of its class and nothing else."""
     return not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 
 def has_plain_selector(block: MoDBlock) -> bool:
-    """Whether the channel selector is two weights and nothing else: no hook, parametrization, bias or other layer."""
+    """Return whether the channel selector is two weights, without hook, parametrization, bias or other layer."""
     selector = block._modules.get("selector")
     return (
         type(selector) is ChannelSelector
@@ -66,7 +66,7 @@ def has_plain_selector(block: MoDBlock) -> bool:
 
 
 def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
-    """The weights of the channel selector's layers as they are now; `None` where they are not two plain tensors."""
+    """Return the current weights of the channel selector's layers, or `None` if they are not two plain tensors."""
     layers: Any = block._modules["selector"]
     reduce, expand = (layers._modules[name]._parameters for name in ("reduce", "expand"))
     weights = reduce.get("weight"), expand.get("weight")
@@ -76,5 +76,5 @@ def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
 
 
 def is_plain_tensor(value: object) -> bool:
-    """Whether it is a parameter or tensor of torch's own class, in strided memory; a quantized one, say, is not."""
+    """Return whether the value is a strided tensor or parameter of torch's own class. A quantized tensor is not."""
     return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""An ONNX file of a lowered network."""
+"""Write a lowered network as an ONNX file."""
 
 import itertools
 from pathlib import Path
@@ -17,23 +17,22 @@ from cnnmod.method.convert import mod_blocks
 def write_onnx(
     model: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False, split: bool
 ) -> None:
-    """Write a lowered network as one ONNX file.
+    """Write a lowered network as one ONNX file that contains all weights.
 
-    All weights are in the one file. The input is called `images`, the outputs as `named_outputs` calls them, and the
-    tensors that hold the MoD blocks' selected channels after the blocks; nothing else of where the network came from is
-    in it.
+    The name of the input is `images`, and the outputs have the names of `named_outputs`. The tensors with the selected
+    channels are named after their MoD blocks. Metadata about the origin of the network is removed.
 
     Args:
-        model: What `lower` returns.
-        example: Images (N, C, H, W); without a dynamic batch the file takes N at a time.
-        path: The file.
-        dynamic_batch: Whether the file takes any number of images.
-        half: Store weights in 16 bits; they are widened when the file is loaded.
-        split: Cut the feature maps that MoD blocks read candidates of, which ONNX Runtime runs faster.
+        model: The network that `lower` returns.
+        example: Images (N, C, H, W). Without a dynamic batch, the file takes batches of N images.
+        path: The file to write.
+        dynamic_batch: Whether the file takes any batch size.
+        half: Store weights in 16 bits. They are converted to float32 when the file is loaded.
+        split: Split the feature maps from which MoD blocks read candidates. ONNX Runtime runs such a file faster.
 
     Raises:
-        ValueError: The network cannot be exported, with the layer that cannot; it is a detector, or returns what NumPy
-            has no type for; or it has weights that 16 bits cannot hold.
+        ValueError: If the network cannot be exported (the error names the layer), is a detector, returns a dtype that
+            NumPy does not have, or has weights that are too large for 16 bits.
     """
     import onnx
 
@@ -43,7 +42,7 @@ def write_onnx(
     def outputs(output: Any) -> tuple[Tensor, ...]:
         named = named_outputs(output)
         names[:] = named
-        return tuple(one.clone() for one in named.values())  # each its own, also what is returned twice, or an input
+        return tuple(value.clone() for value in named.values())  # distinct tensors, even if one is returned twice
 
     with quiet():
         program = exported(
@@ -80,14 +79,14 @@ def write_onnx(
 
 
 def _name_(graph: Any, outputs: list[str]) -> None:
-    """Give the input and the outputs of an `onnx_ir` graph their names, and other names to what has these."""
+    """Name the input and the outputs of an `onnx_ir` graph. Rename other values that have these names."""
     names = dict(zip((*graph.inputs, *graph.outputs), (IMAGES, *outputs), strict=True))
     inner = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
-    wanted = set(names.values())
-    taken = wanted | {value.name for value in (*graph.inputs, *inner)}
+    reserved = set(names.values())
+    taken = reserved | {value.name for value in (*graph.inputs, *inner)}
     free = (name for number in itertools.count() if (name := f"value_{number}") not in taken)
     for value in (*graph.inputs, *inner):
-        if value.name in wanted:
+        if value.name in reserved:
             value.name = next(free)
     for value, name in names.items():
         value.name = name
@@ -96,12 +95,12 @@ def _name_(graph: Any, outputs: list[str]) -> None:
 def _gather_planes(x_NCHW: Any, index_NK: Any) -> Any:
     from onnxscript import opset18
 
-    op: Any = opset18  # its types ask for more than its operators do
+    op: Any = opset18  # its type annotations are stricter than its operators
     return op.GatherND(x_NCHW, op.Unsqueeze(index_NK, op.Constant(value_ints=[2])), batch_dims=1)
 
 
 def _store_half(graph: Any) -> None:
-    """Weights in 16 bits, each with a cast that the runtime does once, when it loads the file."""
+    """Store weights in 16 bits, each followed by a cast. The runtime runs the casts once, when it loads the file."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -112,7 +111,7 @@ def _store_half(graph: Any) -> None:
             name = weight.name
             values = numpy_helper.to_array(weight)
             if (largest := np.abs(values[np.isfinite(values)]).max(initial=0)) > limit:
-                raise ValueError(f"half stores weights up to {limit:.0f} in 16 bits, but {name} has {largest:.1e}")
+                raise ValueError(f"half supports weights up to {limit:.0f}, but {name} has {largest:.1e}")
             weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     for cast in reversed(casts):
@@ -122,9 +121,9 @@ def _store_half(graph: Any) -> None:
 def _rename(graph: Any, old: str, new: str) -> None:
     for node in graph.node:
         for names in (node.input, node.output):
-            for place, name in enumerate(names):
+            for index, name in enumerate(names):
                 if name == old:
-                    names[place] = new
+                    names[index] = new
     for value in graph.value_info:
         if value.name == old:
             value.name = new

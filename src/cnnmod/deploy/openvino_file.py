@@ -1,4 +1,4 @@
-"""An ONNX file as OpenVINO's: ties broken as ours, channels gathered along the last axis, selectors in float32."""
+"""Convert an ONNX file to OpenVINO, with stable tie-breaking, gathers along the last axis and float32 selectors."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -8,7 +8,7 @@ from cnnmod.deploy.selector import openvino_nodes, selector_nodes
 
 
 def write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
-    """Convert an ONNX file whose candidates are not cut; `half` stores weights in 16 bits."""
+    """Convert an ONNX file whose feature maps are not split. `half` stores weights in 16 bits."""
     import openvino
 
     model = openvino.convert_model(onnx_path)
@@ -19,16 +19,18 @@ def write_openvino(onnx_path: Path, path: Path, half: bool) -> None:
 
 
 def _keep_selectors_in_float32(model: Any, path: Path) -> None:
-    """Where a plugin takes 16 bits for the network, these operators refuse, all but those on feature maps.
+    """Mark the selectors' operators to stay in float32 if a plugin runs the network in 16 bits.
 
-    The mark is one that OpenVINO's own transformations set. Its Python interface cannot; the file's format can."""
+    Operators on feature maps are not marked. OpenVINO's own transformations set the same mark. It can be set in the
+    file, but not through the Python interface.
+    """
     shapes = {node.get_friendly_name(): list(node.get_output_partial_shape(0)) for node in model.get_ops()}
-    chosen = {name for name in selector_nodes(openvino_nodes(model)) if all(size == 1 for size in shapes[name][2:])}
-    if not chosen:
+    names = {name for name in selector_nodes(openvino_nodes(model)) if all(size == 1 for size in shapes[name][2:])}
+    if not names:
         return
     tree = ElementTree.parse(path)
     for layer in tree.iterfind("layers/layer"):
-        if layer.get("name") in chosen:
+        if layer.get("name") in names:
             marks = layer.find("rt_info")
             marks = ElementTree.SubElement(layer, "rt_info") if marks is None else marks
             mark = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -37,24 +39,26 @@ def _keep_selectors_in_float32(model: Any, path: Path) -> None:
 
 
 def _break_ties_downwards(model: Any) -> None:
-    """OpenVINO's TopK leaves the order of ties open unless it is told to be stable."""
+    """Make the TopK operators stable, so that ties select the lower channel. OpenVINO's default order is undefined."""
     from openvino import opset11
 
     for node in model.get_ops():
         if node.get_type_name() == "TopK":
-            given = node.get_attributes()
-            parts = (given[name] for name in ("axis", "mode", "sort", "index_element_type"))
-            stable = opset11.topk(node.input_value(0), node.input_value(1), *parts, stable=True)
+            attributes = node.get_attributes()
+            arguments = (attributes[name] for name in ("axis", "mode", "sort", "index_element_type"))
+            stable = opset11.topk(node.input_value(0), node.input_value(1), *arguments, stable=True)
             stable.set_friendly_name(node.get_friendly_name())
-            for number in range(2):
-                stable.output(number).set_names(node.output(number).get_names())
-                node.output(number).replace(stable.output(number))
+            for index in range(2):
+                stable.output(index).set_names(node.output(index).get_names())
+                node.output(index).replace(stable.output(index))
 
 
 def gather_channels_last_(model: Any) -> None:
-    """OpenVINO keeps feature maps channels last and turns them around, on one thread, for a gather of planes. So
-    channels are gathered along the last axis. Of a map that is overwritten afterwards even that view would be made
-    by turning it around; a copy is cheaper."""
+    """Gather the selected channels along the last axis.
+
+    OpenVINO keeps feature maps in the channels-last layout. For a gather of planes, it would transpose them on one
+    thread. It would also transpose a map that is overwritten later, so such a map is copied, which is faster.
+    """
     import numpy as np
     from openvino import opset13
 
@@ -66,6 +70,6 @@ def gather_channels_last_(model: Any) -> None:
                 images = opset13.clamp(images, -largest, largest)
             index = opset13.squeeze(node.input_value(1), opset13.constant(np.array([2])))
             last = opset13.transpose(images, opset13.constant(np.array([0, 2, 3, 1])))
-            taken = opset13.gather(last, index, opset13.constant(np.int64(3)), batch_dims=1)
-            planes = opset13.transpose(taken, opset13.constant(np.array([0, 3, 1, 2])))
+            gathered = opset13.gather(last, index, opset13.constant(np.int64(3)), batch_dims=1)
+            planes = opset13.transpose(gathered, opset13.constant(np.array([0, 3, 1, 2])))
             node.output(0).replace(planes.output(0))

@@ -1,7 +1,6 @@
-"""What a network returns, by name: what its outputs are called in a file."""
+"""Name the outputs of a network, as they are named in a file."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
@@ -15,15 +14,18 @@ IMAGES = "images"  # the input of every file
 
 
 def named_outputs(output: Any) -> dict[str, Tensor]:
-    """The tensors that a network returns, by the names that they have in a file.
+    """Return the tensors that a network returns, with their names in a file.
 
-    A name is the way to the tensor: keys of dictionaries, fields of named tuples and dataclasses, places in lists and
-    tuples, joined by dots. `None` has no name. What a list or tuple returns starts with `output`. A tensor alone is
-    `logits` if it is of two dimensions, else `output`. A name that the input, another output or the selected channels
-    of a MoD block have gets a number after it.
+    A name is the path to the tensor: keys of dictionaries, fields of named tuples and dataclasses, and indices of lists
+    and tuples, joined by dots. The names of the items of a list or tuple start with `output`. A single tensor has the
+    name `logits` if it has two dimensions, else `output`. `None` is skipped. A number is added to a name that the
+    input, another output or the selected channels of a MoD block already have.
+
+    Args:
+        output: What the network returns.
 
     Raises:
-        ValueError: The network returns no tensor, or something else than tensors, or a key that is no name.
+        ValueError: If the network returns no tensor, an object that is not a tensor, or a key that is not a valid name.
 
     Examples:
         >>> y_NC = torch.rand(2, 10)
@@ -33,28 +35,35 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
         ['output.0', 'output.1.aux']
     """
     if isinstance(output, Tensor):
-        places = [("logits" if output.ndim == 2 else "output", output)]
+        tensors = [("logits" if output.ndim == 2 else "output", output)]
     else:
         has_names = not isinstance(output, (list, tuple)) or _named_fields(output) is not None
-        places = list(_tensors(output, "" if has_names else "output"))
-    if not places:
-        raise ValueError(f"the network returns no tensor, but {_said(output)}; a file needs at least one")
-    for name, value in places:
+        tensors = list(_tensors(output, "" if has_names else "output"))
+    if not tensors:
+        raise ValueError(f"the network returns no tensor but {_description(output)}; a file needs at least one tensor")
+    for name, value in tensors:
         if value.layout is not torch.strided or value.is_nested:
-            raise ValueError(f"the network returns a sparse or nested tensor as {name!r}; a file takes dense ones")
-    given = Counter(name for name, _ in places)
+            raise ValueError(
+                f"the network returns a sparse or nested tensor as {name!r}; only dense ones are supported"
+            )
+    paths = {name for name, _ in tensors}
     named: dict[str, Tensor] = {}
-    for name, value in places:
-        new, number = name, 0
-        while new in named or new == IMAGES or new.endswith(SELECTED) or (number and new in given):
+    for name, value in tensors:
+        unique_name, number = name, 0
+        while (
+            unique_name in named
+            or unique_name == IMAGES
+            or unique_name.endswith(SELECTED)
+            or (number and unique_name in paths)
+        ):
             number += 1
-            new = f"{name}_{number}"
-        named[new] = value
+            unique_name = f"{name}_{number}"
+        named[unique_name] = value
     return named
 
 
 def plain(output: Any) -> Any:
-    """The same tensors in dictionaries, lists and tuples of Python's own, which a file of torch.export can hold.
+    """Return the same tensors in plain dictionaries, lists and tuples, which a file of torch.export can hold.
 
     Examples:
         >>> import collections
@@ -69,24 +78,24 @@ def plain(output: Any) -> Any:
     return output
 
 
-def _tensors(output: Any, where: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(output: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(output, Tensor):
-        yield where, output
+        yield path, output
     elif output is not None:
         fields = _named_fields(output)
         if fields is None and isinstance(output, (list, tuple)):
             fields = dict(enumerate(output))
         if fields is None:
             raise ValueError(
-                f"the network returns {_said(output)}{f' as {where!r}' if where else ''}; a file takes tensors and "
-                "None, in dictionaries, lists, tuples, named tuples and dataclasses"
+                f"the network returns {_description(output)}{f' as {path!r}' if path else ''}; supported are tensors "
+                "and None, in dictionaries, lists, tuples, named tuples and dataclasses"
             )
         for key, value in fields.items():
-            yield from _tensors(value, f"{where}.{_name(key)}" if where else _name(key))
+            yield from _tensors(value, f"{path}.{_name(key)}" if path else _name(key))
 
 
 def _named_fields(output: Any) -> dict[Any, Any] | None:
-    """The values by key or field, of what has them; Hugging Face's outputs are dictionaries and dataclasses."""
+    """Return the values by key or field, or `None` without any. Hugging Face's outputs are mappings and dataclasses."""
     if isinstance(output, Mapping):
         return dict(output)
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
@@ -100,12 +109,12 @@ def _name(key: Any) -> str:
     key = key.value if isinstance(key, Enum) else key
     if not isinstance(key, (str, int)) or not str(key).isprintable() or key == "":
         raise ValueError(
-            f"the network returns a dictionary with the key {key!r}, which cannot name an output; a file takes "
-            "printable strings and integers"
+            f"the network returns a dictionary with the key {key!r}, which cannot name an output; supported "
+            "keys are printable strings and integers"
         )
     return str(key)
 
 
-def _said(output: Any) -> str:
-    kind = type(output).__name__
-    return "None" if output is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+def _description(output: Any) -> str:
+    class_name = type(output).__name__
+    return "None" if output is None else f"{'an' if class_name[0].lower() in 'aeiou' else 'a'} {class_name}"

@@ -1,4 +1,4 @@
-"""Small 1×1 convolutions as matrix products."""
+"""Compute small 1×1 convolutions as matrix products."""
 
 from typing import TypeGuard
 
@@ -10,7 +10,10 @@ from cnnmod.method.convert import swap_
 
 
 class PointwiseConv(nn.Module):
-    """A 1×1 convolution; on a CPU over several images a matrix product: with few channels much faster than oneDNN's."""
+    """A 1×1 convolution that is a matrix product for several images on a CPU.
+
+    With few channels, the product is much faster than oneDNN's convolution.
+    """
 
     bias: Tensor | None
 
@@ -20,7 +23,7 @@ class PointwiseConv(nn.Module):
         self.bias = conv.bias
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """As the convolution."""
+        """See `nn.Conv2d`."""
         images, _, height, width = x_NCHW.shape
         if images == 1 or not x_NCHW.is_cpu:
             return torch.conv2d(x_NCHW, self.weight, self.bias)
@@ -31,7 +34,10 @@ class PointwiseConv(nn.Module):
 
 
 def with_pointwise_products(conv_block: nn.Module) -> nn.Module:
-    """The Conv-Block, its small 1×1 convolutions as products, in place; a lone one comes back as another module."""
+    """Replace the small 1×1 convolutions of a Conv-Block by products, in place.
+
+    If the Conv-Block itself is such a convolution, another module is returned.
+    """
     pointwise = {name: PointwiseConv(layer) for name, layer in conv_block.named_modules() if _is_small_pointwise(layer)}
     if "" in pointwise:
         return pointwise[""]

@@ -1,4 +1,4 @@
-"""A Conv-Block as the program that `fused.cpp` runs."""
+"""Convert a Conv-Block into the program that `fused.cpp` runs."""
 
 import operator
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _IN_PLACE = (operator.iadd, "relu_", "add_")
 
 @dataclass(frozen=True)
 class Program:
-    """What a Conv-Block computes.
+    """The steps that compute a Conv-Block.
 
     Attributes:
-        steps: Seven numbers for each, as `fused.cpp` says.
-        layers: The names of the convolutions, by their numbers in the steps.
-        registers: How many there are.
+        steps: Seven numbers for each step. `fused.cpp` describes them.
+        layers: The names of the convolutions. Steps refer to them by their index.
+        registers: The number of registers.
     """
 
     steps: list[int]
@@ -33,14 +33,14 @@ class Program:
 
 
 class NoProgramError(Exception):
-    """A Conv-Block of other layers."""
+    """The Conv-Block has layers that are not supported."""
 
 
 def read_program(conv_block: nn.Module, k: int) -> Program:
-    """The program of a Conv-Block of k channels.
+    """Return the program of a Conv-Block with k channels.
 
     Raises:
-        NoProgramError: There is none.
+        NoProgramError: If the Conv-Block cannot be converted.
     """
     if not all(is_plain(layer) for layer in conv_block.modules()):
         raise NoProgramError
@@ -49,7 +49,7 @@ def read_program(conv_block: nn.Module, k: int) -> Program:
         raise NoProgramError
     registers: dict[Any, int] = {}
     channels = [k]  # of each register
-    overwritten: set[int] = set()  # by an operator in place; what is read later is no longer what was there
+    overwritten: set[int] = set()  # registers that an in-place operator changed, which must not be read again
     steps: list[int] = []
     layers: list[str] = []
 
@@ -60,10 +60,10 @@ def read_program(conv_block: nn.Module, k: int) -> Program:
             overwritten.add(registers[node])
         return registers[node]
 
-    def step(node: torch.fx.Node, width: int, kind: int, *numbers: int) -> None:
+    def step(node: torch.fx.Node, num_channels: int, operation: int, *numbers: int) -> None:
         registers[node] = len(channels)
-        channels.append(width)
-        steps.extend([kind, registers[node], *numbers, *[0] * (5 - len(numbers))])
+        channels.append(num_channels)
+        steps.extend([operation, registers[node], *numbers, *[0] * (5 - len(numbers))])
 
     for node in graph.nodes:
         layer = conv_block.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -97,7 +97,7 @@ def read_program(conv_block: nn.Module, k: int) -> Program:
 
 
 def _square(layer: nn.Conv2d) -> tuple[int, int]:
-    """Padding and dilation of a convolution that leaves height and width as they are."""
+    """Return the padding and dilation of a convolution that keeps height and width."""
     (padding, *others), dilation = layer.padding, layer.dilation
     same = all(2 * padding == dilation[0] * (size - 1) for size in layer.kernel_size)
     plain = layer.stride == (1, 1) and layer.padding_mode == "zeros"

@@ -1,8 +1,8 @@
-"""An INT8 file of a float one: quantized after training, calibrated on images.
+"""Quantize a float file to INT8 after training, with calibration on images.
 
-Weights take 8 bits with a scale for each output channel, feature maps 8 bits with a scale for each tensor. The channel
-selectors compute in float from pooling on, so that top-k sees no rounded logits. The tensors of selected channels keep
-their names.
+Weights have 8 bits and a scale for each output channel. Feature maps have 8 bits and a scale for each tensor. The
+channel selectors compute in float after pooling, so that the logits of the top-k are not rounded. The tensors of
+selected channels keep their names.
 """
 
 import contextlib
@@ -24,15 +24,16 @@ def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
     Args:
         source: The float file.
-        path: The INT8 file.
-        images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
+        path: The INT8 file to write.
+        images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a multiple of
+            it.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     graph = onnx.load(source).graph
-    fixed = graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 if it is not
-    inputs = ({IMAGES: batch.numpy()} for batch in images_NCHW.detach().cpu().split(fixed or 1))
+    batch_size = graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 for a dynamic batch
+    inputs = ({IMAGES: batch.numpy()} for batch in images_NCHW.detach().cpu().split(batch_size or 1))
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> Any:
@@ -47,25 +48,28 @@ def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
             nodes_to_exclude=sorted(selector_nodes(onnx_nodes(graph))),
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},  # logits of 8 bits would tie
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]
+            },  # logits of 8 bits would be equal too often
         )
 
 
 def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
-    """Quantize OpenVINO's files with NNCF.
+    """Quantize an OpenVINO file with NNCF.
 
     Args:
         source: The float file.
-        path: The INT8 file.
-        images_NCHW: Calibration images, float32; of a file with a fixed number of images a multiple of that.
+        path: The INT8 file to write.
+        images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a multiple of
+            it.
     """
     import nncf
     import openvino
     from nncf.common.logging import nncf_logger
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    # With NNCF's defaults, mean ranges and corrected biases, a network trained on CIFAR-10 gave other classes, and
-    # selected other channels, about twice as often.
+    # NNCF's defaults are mean ranges and bias correction. With them, a network trained on CIFAR-10 predicted other
+    # classes and selected other channels about twice as often as with these parameters.
     parameters = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, disable_bias_correction=True
     )
@@ -90,7 +94,7 @@ def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
 @contextmanager
 def _without_root_logger() -> Iterator[None]:
-    """ONNX Runtime's quantizer talks through the root logger, which would set up handlers for the whole program."""
+    """Disable the root logger. ONNX Runtime's quantizer logs to it, which would add handlers for the whole program."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     disabled, root.disabled = root.disabled, True

@@ -1,10 +1,10 @@
-"""Which operators of a written graph make the selections and the scores: those that stay in float32."""
+"""Find the operators of a written graph that compute the selections and the scores. They stay in float32."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SELECTED = ".selected"  # after a MoD block's name: the tensor of the channel indices that it selects, (N, K)
+SELECTED = ".selected"  # suffix to a MoD block's name: the tensor of its selected channel indices (N, K)
 _POOLING = ("ReduceMean",)
 _ON_FEATURE_MAPS = ("Conv", "Convolution", "GroupConvolution", "MatMul", "Gather", "GatherND")
 
@@ -14,9 +14,9 @@ class Node:
     """An operator of a graph.
 
     Attributes:
-        operator: What it computes, in the format's own term.
+        operator: The type of the operator, as named by the format.
         reads: The names of the operators whose results it reads.
-        selects: Whether it is a MoD block's top-k.
+        selects: Whether the operator is the top-k of a MoD block.
     """
 
     operator: str
@@ -25,9 +25,9 @@ class Node:
 
 
 def selector_nodes(nodes: Mapping[str, Node]) -> set[str]:
-    """The names of all operators that make the selections and the scores, from pooling's result to the feature maps.
+    """Return the names of all operators that compute selections and scores, from pooling to the feature maps.
 
-    Pooling itself is not among them: it reads the feature map as it is, in few bits, and sums up in float32 anyway.
+    Pooling itself is not included. It reads the feature map in its own precision and accumulates in float32 in any case.
 
     Examples:
         >>> nodes = {"a": Node("Conv", []), "pool": Node("ReduceMean", ["a"]), "logits": Node("MatMul", ["pool"])}
@@ -42,24 +42,24 @@ def selector_nodes(nodes: Mapping[str, Node]) -> set[str]:
             readers[read].append(name)
     tops = {name for name, node in nodes.items() if node.selects}
 
-    def walk(towards: Callable[[str], list[str]], end: tuple[str, ...]) -> set[str]:
-        found, left = set(tops), list(tops)
-        while left:
-            following = {name for name in towards(left.pop()) if nodes[name].operator not in end} - found
-            found |= following
-            left += following
-        return found
+    def walk(neighbors: Callable[[str], list[str]], end: tuple[str, ...]) -> set[str]:
+        visited, remaining = set(tops), list(tops)
+        while remaining:
+            new = {name for name in neighbors(remaining.pop()) if nodes[name].operator not in end} - visited
+            visited |= new
+            remaining += new
+        return visited
 
     return walk(lambda name: nodes[name].reads, _POOLING) | walk(readers.__getitem__, _ON_FEATURE_MAPS)
 
 
 def onnx_nodes(graph: Any) -> dict[str, Node]:
-    """The operators of an ONNX graph, by name."""
-    makers = {output: node.name for node in graph.node for output in node.output}
+    """Return the operators of an ONNX graph, by name."""
+    producers = {output: node.name for node in graph.node for output in node.output}
     return {
         node.name: Node(
             node.op_type,
-            [makers[read] for read in node.input if read in makers],
+            [producers[read] for read in node.input if read in producers],
             any(output.endswith(SELECTED) for output in node.output),
         )
         for node in graph.node
@@ -67,7 +67,7 @@ def onnx_nodes(graph: Any) -> dict[str, Node]:
 
 
 def openvino_nodes(model: Any) -> dict[str, Node]:
-    """The operators of an OpenVINO model, by name, constants left out."""
+    """Return the operators of an OpenVINO model, by name, without constants."""
     operators = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() != "Constant"}
     return {
         name: Node(

@@ -1,4 +1,4 @@
-"""What the targets share that write files with torch's exporters."""
+"""Functions for targets that write files with torch's exporters."""
 
 import inspect
 import logging
@@ -17,16 +17,25 @@ from cnnmod.method.trace import meta_forward
 
 
 def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outputs: Callable[[Any], Any]) -> Any:
-    """What an exporter makes of a network that returns `outputs` of what it returns.
+    """Run an exporter on a network whose return value is converted by `outputs`.
+
+    Args:
+        export: A function that exports the network.
+        model: The network.
+        example: Images (N, C, H, W).
+        outputs: A function that converts what the network returns.
+
+    Returns:
+        What the exporter returns.
 
     Raises:
-        ValueError: The network cannot be exported, with the layer that cannot.
+        ValueError: If the network cannot be exported. The error names the layer.
     """
     hook = model.register_forward_hook(lambda module, args, output: outputs(output))
     try:
-        with restored(model, weights=False):  # an exporter's tensors stay in what a forward caches
+        with restored(model, weights=False):  # a forward pass may cache an exporter's tensors
             return export()
-    except Exception as error:  # whatever an exporter raises at a foreign forward
+    except Exception as error:  # an exporter can raise anything
         hook.remove()
         raise not_exportable(model, example, error) from error
     finally:
@@ -34,26 +43,30 @@ def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outpu
 
 
 def check_outputs(model: nn.Module, example: Tensor, *, for_numpy: bool) -> None:
-    """Raise `ValueError` for a network whose outputs a file cannot hold; `for_numpy`: nor a NumPy array."""
+    """Check that a file can hold the outputs of a network, and NumPy arrays too if `for_numpy` is true.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     try:
         output = meta_forward(model, example)
-    except ValueError:  # the exporter fails too, and is asked where
+    except ValueError:  # the exporter fails too, and its error names the layer
         return
     if isinstance(output, list) and output and isinstance(output[0], dict) and "boxes" in output[0]:
         raise ValueError(
-            f"{type(model).__name__} is a detector: how many boxes it finds depends on the image, which torch's "
-            "exporters cannot write. Export what takes its time, model.backbone, and run the rest in torch"
+            f"{type(model).__name__} is a detector: its number of boxes depends on the image, which torch's exporters "
+            "do not support. Export the expensive part, model.backbone, and run the rest in PyTorch"
         )
     for name, value in named_outputs(output).items():
         if for_numpy and (value.is_complex() or value.dtype == torch.bfloat16):
             raise ValueError(
-                f"the network returns {value.dtype} as {name!r}; ONNX and OpenVINO files give floats, integers and "
-                "booleans that NumPy has"
+                f"the network returns {value.dtype} as {name!r}; ONNX and OpenVINO files support the floats, integers "
+                "and booleans of NumPy"
             )
 
 
 def shapes_for(model: nn.Module, dynamic_batch: bool) -> Any:
-    """For torch.export: the input's first dimension is any, in `forward(images)` or `forward(*inputs)`."""
+    """Return the dynamic shapes for torch.export, for `forward(images)` or `forward(*inputs)`."""
     if not dynamic_batch:
         return None
     images = {0: torch.export.Dim("batch")}
@@ -62,13 +75,13 @@ def shapes_for(model: nn.Module, dynamic_batch: bool) -> Any:
 
 
 def images_for(example: Tensor, dynamic_batch: bool) -> Tensor:
-    """torch.export takes a batch of one for a constant."""
+    """Return two images for a dynamic batch, since torch.export treats a batch size of 1 as a constant."""
     return example[:1].repeat(2, 1, 1, 1) if dynamic_batch else example
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn of their own innards."""
+    """Hide the exporters' warnings, which are about their internals."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

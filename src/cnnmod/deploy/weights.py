@@ -1,12 +1,15 @@
-"""Which weights no file is made of: those that are not finite."""
+"""Check that the weights of a network are finite before a file is written."""
 
 from torch import Tensor, nn
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `ValueError` for the first layer with NaN or infinite weights, or on the meta device.
+    """Check that all weights and batch statistics are finite and are not on the meta device.
 
-    Of buffers, batch statistics must be finite, and others must not be NaN: a mask may hold infinities.
+    Other buffers may be infinite, such as masks, but not NaN.
+
+    Raises:
+        ValueError: If a layer has other weights. The error names the first such layer.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3))
@@ -19,11 +22,11 @@ def check_finite(model: nn.Module) -> None:
     for layer, module in model.named_modules():
         tensors = (*module.named_parameters("", False), *module.named_buffers("", False))
         for name, tensor in tensors:
-            where = f"{layer or network} ({name})"
+            location = f"{layer or network} ({name})"
             if tensor.is_meta:
-                raise ValueError(f"{network} has no weights in {where}: they are on the meta device")
+                raise ValueError(f"{network} has no weights in {location}: they are on the meta device")
             if tensor.is_floating_point() and (fault := _fault(name, tensor)) is not None:
-                raise ValueError(f"{network} has {fault} weights in {where}")
+                raise ValueError(f"{network} has {fault} weights in {location}")
 
 
 def _fault(name: str, tensor: Tensor) -> str | None:
