@@ -245,7 +245,7 @@ class TestErrors:
         [
             (
                 lambda y: {"logits": y, "size": 8},
-                "the network returns an int as 'size'; supported are tensors and None",
+                "the network returns an int as 'size'; supported are tensors",
             ),
             (lambda y: (y, "text"), "the network returns a str as 'output.1'"),
             (lambda y: [y, {"ok": True}], "the network returns a bool as 'output.1.ok'"),
@@ -260,7 +260,7 @@ class TestErrors:
             (lambda y: {"": y}, "a dictionary with the key '', which cannot name an output"),
             (
                 lambda y: {"a\nb": y},
-                r"the key 'a\nb', which cannot name an output; supported keys are printable strings",
+                r"the key 'a\nb', which cannot name an output; supported keys are printable",
             ),
             (lambda y: {"\ud800": y}, r"the key '\ud800', which cannot"),
             (lambda y: {("a", 1): y}, "the key ('a', 1), which cannot"),

@@ -27,7 +27,7 @@ class Node:
 def selector_nodes(nodes: Mapping[str, Node]) -> set[str]:
     """Return the names of all operators that compute selections and scores, from pooling to the feature maps.
 
-    Pooling itself is not included. It reads the feature map in its own precision and accumulates in float32 in any case.
+    Pooling itself is not included. It reads the feature map in its precision and accumulates in float32 anyway.
 
     Examples:
         >>> nodes = {"a": Node("Conv", []), "pool": Node("ReduceMean", ["a"]), "logits": Node("MatMul", ["pool"])}

@@ -1,9 +1,9 @@
-"""A module's feature map as two tensors in an ONNX graph, so that MoD blocks touch their candidates alone.
+"""Split a module's feature map into two tensors in an ONNX graph, so that MoD blocks access only their candidates.
 
-With `candidates`, a MoD block reads and changes the first channels only. As a slice of the feature map these would have
-to be turned into another layout and back, and the sum would write all of the map. So where a module's map is made of
-convolutions, sums and pointwise operators, the convolutions that make it are cut in two by their outputs, those that
-read it by their inputs, and the rest of the map never meets a MoD block.
+With `candidates`, a MoD block reads and changes only the first channels. If these were a slice of the feature map, they
+would be converted to another layout and back, and the sum would write the whole map. If a module's map is computed by
+convolutions, sums and pointwise operators only, the convolutions that write the map are split by their outputs, and the
+convolutions that read it by their inputs. The MoD blocks then do not access the rest of the map.
 """
 
 from typing import Any
@@ -11,92 +11,92 @@ from typing import Any
 import numpy as np
 
 _POINTWISE = ("Relu", "Clip", "MaxPool", "Add")
-_BLOCK = 16  # channels that ONNX Runtime keeps together
+_BLOCK = 16  # ONNX Runtime stores channels in blocks of this size
 
 
 def split_candidates_(model: Any) -> int:
-    """Cut every feature map in two whose candidates are sliced off it.
+    """Split each feature map from which candidates are sliced.
 
     Args:
-        model: `onnx_ir`'s model of a network, changed in place.
+        model: The network as a model of `onnx_ir`. It is changed in place.
 
     Returns:
-        How many feature maps that MoD blocks read are cut.
+        The number of feature maps, among those that MoD blocks read, that are split.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    wanted: dict[Any, int] = {}
+    num_candidates: dict[Any, int] = {}  # sliced value → its number of candidates
     for node in model.graph:
         if (size := _first_channels(node)) is not None:
-            wanted[node.inputs[0]] = max(size, wanted.get(node.inputs[0], 0))
-    sizes: dict[Any, int] = {}  # each value that is cut → how many of its channels are candidates
-    for value, size in wanted.items():
-        if value not in sizes and (same := _same_map(value, size, wanted)) is not None:
-            sizes.update(dict.fromkeys(same, size))
+            num_candidates[node.inputs[0]] = max(size, num_candidates.get(node.inputs[0], 0))
+    sizes: dict[Any, int] = {}  # value to split → its number of candidates
+    for value, size in num_candidates.items():
+        if value not in sizes and (values := _same_map(value, size, num_candidates)) is not None:
+            sizes.update(dict.fromkeys(values, size))
     if sizes:
-        _Cut(model.graph, sizes).run()
+        _Splitter(model.graph, sizes).run()
         RemoveUnusedNodesPass()(model)
-    return sum(value in sizes for value in wanted)
+    return sum(value in sizes for value in num_candidates)
 
 
 def _first_channels(node: Any) -> int | None:
-    """n, if the node is a slice of the first n channels."""
-    if node.op_type != "Slice" or any(one is None or one.const_value is None for one in node.inputs[1:]):
+    """Return n if the node is a slice of the first n channels, else `None`."""
+    if node.op_type != "Slice" or any(value is None or value.const_value is None for value in node.inputs[1:]):
         return None
-    starts, ends, axes, *steps = (one.const_value.numpy().tolist() for one in node.inputs[1:])
+    starts, ends, axes, *steps = (value.const_value.numpy().tolist() for value in node.inputs[1:])
     return ends[0] if (starts, axes) == ([0], [1]) and steps in ([], [[1]]) else None
 
 
-def _same_map(value: Any, size: int, wanted: dict[Any, int]) -> set[Any] | None:
-    """All values that must be cut with this one; `None` if one cannot be."""
-    found: set[Any] = set()
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if value in found:
+def _same_map(value: Any, size: int, num_candidates: dict[Any, int]) -> set[Any] | None:
+    """Return all values that must be split together with this value, or `None` if one of them cannot be split."""
+    values: set[Any] = set()
+    remaining = [value]
+    while remaining:
+        value = remaining.pop()
+        if value in values:
             continue
-        found.add(value)
+        values.add(value)
         node = value.producer()
         channels = value.shape[1] if value.shape is not None and len(value.shape) == 4 else None
         if node is None or not isinstance(channels, int) or channels % _BLOCK or size % _BLOCK or size >= channels:
             return None
-        if wanted.get(value, size) != size:
+        if num_candidates.get(value, size) != size:
             return None
         if _is_pointwise(node):
-            waiting += [one for one in node.inputs if one.const_value is None]
+            remaining += [operand for operand in node.inputs if operand.const_value is None]
         elif not _is_plain_convolution(node):
             return None
-        waiting += [use.node.outputs[0] for use in value.uses() if _is_pointwise(use.node)]
-    return found
+        remaining += [use.node.outputs[0] for use in value.uses() if _is_pointwise(use.node)]
+    return values
 
 
 def _is_pointwise(node: Any) -> bool:
-    """Whether a node computes each channel from the same channel."""
-    constants = [one for one in node.inputs if one is not None and one.const_value is not None]
-    scalar = all(one.const_value.size == 1 for one in constants)
-    return node.op_type in _POINTWISE and scalar and None not in node.inputs and len(node.outputs) == 1
+    """Return whether a node computes each channel from the same channel of its inputs."""
+    constants = [value for value in node.inputs if value is not None and value.const_value is not None]
+    is_scalar = all(value.const_value.size == 1 for value in constants)
+    return node.op_type in _POINTWISE and is_scalar and None not in node.inputs and len(node.outputs) == 1
 
 
 def _is_plain_convolution(node: Any) -> bool:
     if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
         return False
-    return all(one.const_value is not None for one in node.inputs[1:])
+    return all(value.const_value is not None for value in node.inputs[1:])
 
 
-class _Cut:
-    """Replaces, node by node, what makes or reads the values that are cut."""
+class _Splitter:
+    """Replaces the nodes that write or read the split values."""
 
     def __init__(self, graph: Any, sizes: dict[Any, int]) -> None:
         self.graph, self.sizes = graph, sizes
-        self.parts: dict[Any, tuple[Any, Any]] = {}  # candidates and the rest; None for zeros
-        self.before: Any = None  # the node that new ones go before; None for the end
+        self.parts: dict[Any, tuple[Any, Any]] = {}  # value → candidates and the rest; None for zeros
+        self.next_node: Any = None  # new nodes are inserted before it; None for the end of the graph
 
     def run(self) -> None:
         for node in list(self.graph):
-            self.before = node
+            self.next_node = node
             output = node.outputs[0]
             if output in self.sizes:
-                self.parts[output] = self._made(node, self.sizes[output])
+                self.parts[output] = self._split(node, self.sizes[output])
             elif _first_channels(node) is not None and node.inputs[0] in self.parts:
                 candidates, _ = self.parts[node.inputs[0]]
                 if _first_channels(node) == self.sizes[node.inputs[0]]:
@@ -106,42 +106,44 @@ class _Cut:
             elif _is_plain_convolution(node) and node.inputs[0] in self.parts:
                 output.replace_all_uses_with(self._convolution(node, slice(None)))
             else:
-                for place, value in enumerate(node.inputs):
+                for index, value in enumerate(node.inputs):
                     if value in self.parts:
-                        node.replace_input_with(place, self._whole(value))
-        self.before = None
-        for place, value in enumerate(self.graph.outputs):
+                        node.replace_input_with(index, self._concatenated(value))
+        self.next_node = None
+        for index, value in enumerate(self.graph.outputs):
             if value in self.parts:
-                name, value.name = value.name, f"{value.name}.uncut"
-                self.graph.outputs[place] = self._whole(value)
-                self.graph.outputs[place].name = name
+                name, value.name = value.name, f"{value.name}.unsplit"
+                self.graph.outputs[index] = self._concatenated(value)
+                self.graph.outputs[index].name = name
 
-    def _whole(self, value: Any) -> Any:
+    def _concatenated(self, value: Any) -> Any:
+        """Return the concatenation of the two parts of a value."""
         import onnx_ir
 
         return self._node("Concat", self.parts[value], [onnx_ir.AttrInt64("axis", 1)], value, value.shape[1])
 
-    def _made(self, node: Any, size: int) -> tuple[Any, Any]:
+    def _split(self, node: Any, size: int) -> tuple[Any, Any]:
+        """Return the two parts of a node's output."""
         if node.op_type == "Conv":
-            weights = [one.const_value.numpy() for one in node.inputs[1:]]
-            adds_to_candidates_only = weights[0][:size].any() and not any(weight[size:].any() for weight in weights)
-            rest = None if adds_to_candidates_only else self._convolution(node, slice(size, None))
+            weights = [value.const_value.numpy() for value in node.inputs[1:]]
+            changes_candidates_only = weights[0][:size].any() and not any(weight[size:].any() for weight in weights)
+            rest = None if changes_candidates_only else self._convolution(node, slice(size, None))
             return self._convolution(node, slice(size)), rest
-        made = []
+        parts = []
         for part in (0, 1):
-            inputs = [self.parts[one][part] if one in self.parts else one for one in node.inputs]
+            inputs = [self.parts[value][part] if value in self.parts else value for value in node.inputs]
             if node.op_type == "Add" and None in inputs:
-                made.append(next(one for one in inputs if one is not None))
+                parts.append(next(value for value in inputs if value is not None))
             else:
-                channels = next(one.shape[1] for one in inputs if one.const_value is None)
-                made.append(self._node(node.op_type, inputs, node.attributes.values(), node.outputs[0], channels))
-        return made[0], made[1]
+                channels = next(value.shape[1] for value in inputs if value.const_value is None)
+                parts.append(self._node(node.op_type, inputs, node.attributes.values(), node.outputs[0], channels))
+        return parts[0], parts[1]
 
     def _convolution(self, node: Any, outputs: slice) -> Any:
-        """These outputs of a convolution, whose input may be cut."""
+        """Return a slice of the outputs of a convolution. Its input may be split."""
         x, weight, *bias = node.inputs
         kernel = weight.const_value.numpy()[outputs]
-        biases = [self._constant(one.const_value.numpy()[outputs]) for one in bias]
+        biases = [self._constant(value.const_value.numpy()[outputs]) for value in bias]
         attributes, like, channels = node.attributes.values(), node.outputs[0], len(kernel)
         if x not in self.parts:
             return self._node("Conv", [x, self._constant(kernel), *biases], attributes, like, channels)
@@ -152,22 +154,22 @@ class _Cut:
         return self._node("Add", [first, second], [], like, channels)
 
     def _node(self, op_type: str, inputs: Any, attributes: Any, like: Any, channels: int) -> Any:
-        """A new node's output, of another's shape but for the channels."""
+        """Add a node and return its output. The shape is that of `like`, except for the number of channels."""
         import onnx_ir
 
         node = onnx_ir.Node("", op_type, inputs, attributes)
         node.outputs[0].type = like.type
         node.outputs[0].shape = onnx_ir.Shape([like.shape[0], channels, *like.shape[2:]])
-        if self.before is None:
+        if self.next_node is None:
             self.graph.append(node)
         else:
-            self.graph.insert_before(self.before, node)
+            self.graph.insert_before(self.next_node, node)
         return node.outputs[0]
 
     def _constant(self, array: np.ndarray) -> Any:
         import onnx_ir
 
-        name = f"cut_{len(self.graph.initializers)}"
+        name = f"split_{len(self.graph.initializers)}"
         value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(np.ascontiguousarray(array), name=name))
         value.dtype, value.shape = onnx_ir.DataType.FLOAT, onnx_ir.Shape(array.shape)
         self.graph.register_initializer(value)

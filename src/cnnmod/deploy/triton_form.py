@@ -1,4 +1,4 @@
-"""The MoD block for inference on a GPU: Triton kernels around the Conv-Block."""
+"""The MoD block for inference on a GPU, with Triton kernels before and after the Conv-Block."""
 
 import functools
 import importlib
@@ -14,17 +14,17 @@ from cnnmod.deploy.live import DirectLayers, has_plain_selector, selector_weight
 from cnnmod.method.blocks import MoDBlock
 
 logger = logging.getLogger("cnnmod")
-_DEVICE = "cuda"  # what the kernels run on; the tests have Triton interpret them on the CPU
+_DEVICE = "cuda"  # the device of the kernels; in tests, Triton interprets them on the CPU
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Two kinds of input go the several operators' way since, together, they once ended in an illegal memory access (one
-# H100, Triton 3.6; not understood): more channels than this, and maps of one pixel.
+# Blocks with more channels, and feature maps of one pixel, use several operators. Both together once caused an illegal
+# memory access (one H100, Triton 3.6). The cause is not known.
 _MOST_CHANNELS = 64
 
 
 class TritonForm(EagerForm):
-    """The MoD block for eager PyTorch: where images come on a GPU, two operators around the Conv-Block, else several.
+    """The MoD block for eager PyTorch: two operators and the Conv-Block for images on a GPU, else several operators.
 
-    The operators take float32, float16 and bfloat16, contiguous or channels last, and no autocast.
+    The operators support float32, float16 and bfloat16, contiguous and channels last, but not autocast.
     """
 
     handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",)}
@@ -36,14 +36,14 @@ class TritonForm(EagerForm):
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
-        """As `Form.accepts`, where Triton's kernels run where the block's weights are."""
+        """See `Form.accepts`. Triton's kernels must run on the device of the block's weights."""
         if not (super().accepts(block) and has_plain_selector(block) and block.k <= _MOST_CHANNELS):
             return False
         weight = block.selector.reduce.weight
         return weight.device.type == _DEVICE and runs_on(weight.device)
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed; for a caller that holds its only reference."""
+        """(N, C, H, W) → the same tensor, changed in place. The caller must hold its only reference."""
         if not self._fits(x_NCHW) or (arguments := self.arguments()) is None:
             return super().overwrite(x_NCHW, *args, **kwargs)
         x_NKHW, score_NK, index_NK = torch.ops.cnnmod.select_and_gather(x_NCHW, *arguments)
@@ -52,8 +52,10 @@ class TritonForm(EagerForm):
         return x_NCHW
 
     def arguments(self) -> Sequence[Any] | None:
-        """What `select_and_gather` takes besides the images, the weights as they are now; `None` where they are no
-        longer all that the selector is."""
+        """Return the arguments of `select_and_gather` after the images, with the current weights.
+
+        Return `None` if the selector is no longer a plain selector.
+        """
         if not self.around.are_the_same() or (weights := selector_weights(self)) is None:
             return None
         return (*weights, self.gain_K, self.k, self.by_index)
@@ -66,7 +68,7 @@ class TritonForm(EagerForm):
             and x_NCHW.size(1) == self.channels
             and (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last))
             and x_NCHW.size(2) * x_NCHW.size(3) > 1
-            and 0 < x_NCHW.numel() < 2**31 * x_NCHW.size(0)  # within an image, the kernels count in 32 bits
+            and 0 < x_NCHW.numel() < 2**31 * x_NCHW.size(0)  # the kernels use 32-bit indices within an image
             and not x_NCHW.requires_grad
             and not torch.is_autocast_enabled(_DEVICE)
             and runs_on(x_NCHW.device)
@@ -75,12 +77,12 @@ class TritonForm(EagerForm):
 
 @functools.cache
 def runs_on(device: torch.device) -> bool:
-    """Try a kernel on the device; say so if it does not run."""
+    """Return whether a kernel runs on the device. Log a warning if it does not."""
     try:
         importlib.import_module("cnnmod.deploy.triton_kernels")
         x_NCHW = torch.zeros(1, 1, 2, 2, device=device)
         torch.ops.cnnmod.fuse_(x_NCHW, x_NCHW + 1, torch.ones(1, 1, device=device), None, 0)
-    except Exception as error:  # no Triton, no C compiler for its launchers, a GPU that it does not know
+    except Exception as error:  # for example no Triton, no C compiler, or a GPU that Triton does not support
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("Triton's kernels do not run on %s (%s); MoD blocks run as several operators", device, reason)
         return False

@@ -1,9 +1,10 @@
-"""A MoD block but for its Conv-Block as two operators, of four Triton kernels. Importing this file imports triton.
+"""The parts of a MoD block before and after its Conv-Block as two operators, made of four Triton kernels.
 
-The feature maps are contiguous or channels last; a kernel sees (N, C, pixels), by strides. A program has a tile of some
-channels and some pixels of one image, or in `_select` all channels.
+Importing this file imports triton. The feature maps are contiguous or channels last. A kernel accesses them as
+(N, C, pixels), by strides. A program computes a tile of some channels and some pixels of one image. In `_select`, it
+computes all channels.
 """
-# A kernel's parameters get numbers and tensors where its body has constants, pointers and vectors.
+# Kernels are called with numbers and tensors, but their parameters are constants, pointers and vectors.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import torch
@@ -12,53 +13,53 @@ import triton.language as tl
 from torch import Tensor
 
 _TILE = 1024  # channels × pixels
-_STRIPS, _STRIP = 16, 256  # a map is pooled in so many strips at most, of so many pixels at least
-_WEIGHTS = 8192  # which `_select` holds at once, of each layer
+_MOST_STRIPS, _STRIP_PIXELS = 16, 256  # a map is pooled in strips of at least this many pixels
+_WEIGHTS = 8192  # how many weights of each layer `_select` holds at a time
 
 
 def select_and_gather(
     x_NCHW: Tensor, reduce: Tensor, expand: Tensor, gain_K: Tensor | None, k: int, by_index: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The selected channels (N, K, H, W), their scores (N, K) in float32 and their indices (N, K)."""
+    """Return the selected channels (N, K, H, W), their scores (N, K) in float32 and their indices (N, K)."""
     (images, _, height, width), (hidden, pool) = x_NCHW.shape, reduce.shape
     pixels = height * width
     if expand.shape != (pool, hidden) or not k <= pool <= x_NCHW.shape[1] or (gain_K is not None and len(gain_K) != k):
-        raise RuntimeError(f"select_and_gather: weights of {reduce.shape} and {expand.shape} do not fit")
+        raise RuntimeError(f"select_and_gather: weights of shape {reduce.shape} and {expand.shape} do not match")
     reduce, expand = reduce.contiguous(), expand.contiguous()
     x_NKHW, score_NK, index_NK = _empty(x_NCHW, k)
-    strips = min(_STRIPS, triton.cdiv(pixels, _STRIP))
+    strips = min(_MOST_STRIPS, triton.cdiv(pixels, _STRIP_PIXELS))
     sum_NSC = x_NCHW.new_empty((images, strips, pool), dtype=torch.float32)
     all_channels = triton.next_power_of_2(pool)
     units = min(triton.next_power_of_2(hidden), max(1, _WEIGHTS // all_channels))
     with torch.cuda.device_of(x_NCHW):
-        some_channels, some_pixels = _tile(x_NCHW, pool)
-        _sum_strips[images, triton.cdiv(pool, some_channels), strips](
-            x_NCHW, sum_NSC, pool, pixels, strips, *_strides(x_NCHW), some_channels, some_pixels
+        tile_channels, tile_pixels = _tile(x_NCHW, pool)
+        _sum_strips[images, triton.cdiv(pool, tile_channels), strips](
+            x_NCHW, sum_NSC, pool, pixels, strips, *_strides(x_NCHW), tile_channels, tile_pixels
         )
         _select[(images,)](
             *(sum_NSC, reduce, expand, gain_K, score_NK, index_NK),
             *(strips, pixels, pool, hidden, k, by_index, all_channels, units),
             num_warps=8,
         )
-        some_channels, some_pixels = _tile(x_NKHW, k)
-        _gather[images, triton.cdiv(k, some_channels), triton.cdiv(pixels, some_pixels)](
-            x_NCHW, index_NK, x_NKHW, k, pixels, *_strides(x_NCHW), *_strides(x_NKHW), some_channels, some_pixels
+        tile_channels, tile_pixels = _tile(x_NKHW, k)
+        _gather[images, triton.cdiv(k, tile_channels), triton.cdiv(pixels, tile_pixels)](
+            x_NCHW, index_NK, x_NKHW, k, pixels, *_strides(x_NCHW), *_strides(x_NKHW), tile_channels, tile_pixels
         )
     return x_NKHW, score_NK, index_NK
 
 
 def fuse_(x_NCHW: Tensor, y_NKHW: Tensor, score_NK: Tensor, index_NK: Tensor | None, start: int) -> None:
-    """Add y times the scores to the channels start, start + 1, … of x, or to those of `index_NK`."""
+    """Add y times the scores to the channels start, start + 1, … of x, or to the channels `index_NK`."""
     images, k = score_NK.shape
     pixels = x_NCHW.shape[2] * x_NCHW.shape[3]
-    y_NKHW = y_NKHW.expand(images, k, *x_NCHW.shape[2:])  # an error where the kernel would read past the end
+    y_NKHW = y_NKHW.expand(images, k, *x_NCHW.shape[2:])  # raises if the kernel would read out of bounds
     if not (y_NKHW.is_contiguous() or y_NKHW.is_contiguous(memory_format=torch.channels_last)):
         y_NKHW = y_NKHW.contiguous()
-    some_channels, some_pixels = _tile(y_NKHW, k)
+    tile_channels, tile_pixels = _tile(y_NKHW, k)
     with torch.cuda.device_of(x_NCHW):
-        _fuse[images, triton.cdiv(k, some_channels), triton.cdiv(pixels, some_pixels)](
+        _fuse[images, triton.cdiv(k, tile_channels), triton.cdiv(pixels, tile_pixels)](
             *(x_NCHW, y_NKHW, score_NK, index_NK, start, k, pixels),
-            *(*_strides(x_NCHW), *_strides(y_NKHW), some_channels, some_pixels),
+            *(*_strides(x_NCHW), *_strides(y_NKHW), tile_channels, tile_pixels),
         )
 
 
@@ -75,7 +76,7 @@ def _sum_strips(
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Add up the pixels of a strip, in float32."""
+    """Sum the pixels of a strip in float32."""
     image, strip = tl.program_id(0).to(tl.int64), tl.program_id(2)
     channel_C = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     length = tl.cdiv(pixels, strips)
@@ -107,7 +108,7 @@ def _select(
     CHANNELS: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """One image's logits, their ranking as in `select_channels`, and the scores of the first k."""
+    """Compute the logits of one image, rank them as `select_channels` does, and compute the scores of the first k."""
     image = tl.program_id(0).to(tl.int64)
     channel_C = tl.arange(0, CHANNELS)
     is_channel_C = channel_C < pool
@@ -117,7 +118,7 @@ def _select(
     pooled_C /= pixels
 
     logit_C = tl.zeros([CHANNELS], tl.float32)
-    for first in range(0, hidden, UNITS):  # some hidden units, and what they add to the logits
+    for first in range(0, hidden, UNITS):  # add the contribution of some hidden units to the logits
         unit_U = first + tl.arange(0, UNITS)
         is_unit_U = unit_U < hidden
         reduce_UC = tl.load(
@@ -126,7 +127,7 @@ def _select(
             other=0.0,
         )
         unit_value_U = tl.sum(reduce_UC.to(tl.float32) * pooled_C[None, :], 1)
-        unit_value_U = tl.where(is_unit_U & ~(unit_value_U < 0), unit_value_U, 0.0)  # as ReLU, NaN stays
+        unit_value_U = tl.where(is_unit_U & ~(unit_value_U < 0), unit_value_U, 0.0)  # a ReLU that keeps NaN
         expand_CU = tl.load(
             expand + channel_C[:, None] * hidden + unit_U[None, :],
             mask=is_channel_C[:, None] & is_unit_U[None, :],
@@ -134,13 +135,13 @@ def _select(
         )
         logit_C += tl.sum(expand_CU.to(tl.float32) * unit_value_U[None, :], 1)
 
-    # Keys without ties: integers in the order of the logits, in their low bits the lower channels higher.
-    bits_C = tl.where(logit_C == 0, 0.0, logit_C).to(tl.int32, bitcast=True)  # -0.0 and 0.0 are the same bits
+    # Keys are distinct integers in the order of the logits. Their low bits rank lower channels higher.
+    bits_C = tl.where(logit_C == 0, 0.0, logit_C).to(tl.int32, bitcast=True)  # give -0.0 and 0.0 the same bits
     ordered_C = bits_C ^ ((bits_C >> 31) & 0x7FFFFFFF)
     key_C = (ordered_C.to(tl.int64) << 32) | (CHANNELS - channel_C)
-    key_C = tl.where(is_channel_C, key_C, -(2**63))  # which is below all keys
+    key_C = tl.where(is_channel_C, key_C, -(2**63))  # below all keys
     place_C = tl.zeros([CHANNELS], tl.int32) + k
-    for place in range(k):  # of few; to compile a sort takes Triton minutes
+    for place in range(k):  # k is small, and Triton compiles a sort for minutes
         is_highest_C = key_C == tl.max(key_C, 0)
         place_C = tl.where(is_highest_C, place, place_C)
         key_C = tl.where(is_highest_C, -(2**63), key_C)
@@ -227,14 +228,14 @@ def _empty(x_NCHW: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _strides(x_NCHW: Tensor) -> tuple[int, int, int]:
-    """From image to image, channel to channel, pixel to pixel; torch's own mean nothing where a size is 1."""
+    """Return the strides of images, channels and pixels. torch's own strides are arbitrary for a size of 1."""
     _, channels, height, width = x_NCHW.shape
-    in_order = x_NCHW.is_contiguous()
-    return channels * height * width, height * width if in_order else 1, 1 if in_order else channels
+    channels_first = x_NCHW.is_contiguous()
+    return channels * height * width, height * width if channels_first else 1, 1 if channels_first else channels
 
 
 def _tile(x_NCHW: Tensor, channels: int) -> tuple[int, int]:
-    """How many channels and pixels a program takes: more of what lies side by side in memory."""
+    """Return the number of channels and pixels of a tile. The tile is longer along contiguous memory."""
     channels = triton.next_power_of_2(channels)
     pixels = triton.next_power_of_2(x_NCHW.shape[2] * x_NCHW.shape[3])
     if x_NCHW.is_contiguous():
@@ -244,14 +245,14 @@ def _tile(x_NCHW: Tensor, channels: int) -> tuple[int, int]:
     return channels, min(pixels, _TILE // channels)
 
 
-# Operators, so that what follows a network's operators (memory, profiles, torch.compile) sees what is read and written.
+# The kernels are registered as operators, so that memory measurement, profilers and torch.compile see their accesses.
 _library = torch.library.Library("cnnmod", "FRAGMENT")
 _library.define(
     "select_and_gather(Tensor x, Tensor reduce, Tensor expand, Tensor? gain, int k, bool by_index)"
     " -> (Tensor, Tensor, Tensor)"
 )
 _library.define("fuse_(Tensor(a!) x, Tensor y, Tensor score, Tensor? index, int start) -> ()")
-for key in ("CUDA", "CPU"):  # on the CPU, Triton's interpreter
+for key in ("CUDA", "CPU"):  # on the CPU, Triton's interpreter runs the kernels
     _library.impl("select_and_gather", select_and_gather, key)
     _library.impl("fuse_", fuse_, key)
 torch.library.register_fake("cnnmod::select_and_gather", lambda x, reduce, expand, gain, k, by_index: _empty(x, k))
