@@ -130,7 +130,7 @@ class EagerForm(Form):
     def _select_quickly(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the result of `_select_default`, or `None` if it could differ.
 
-        It is computed with few operators and little Python, since both are slow between small operators.
+        It uses few operators and little Python, since the overhead of both is large compared with the arithmetic.
         """
         if not self.one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_selector_changed():
             return None
