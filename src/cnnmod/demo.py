@@ -60,8 +60,8 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     networks = _small_networks(_RECIPE)
     accuracies: dict[str, float] = {}
     for name, model in networks.items():
-        what = f"training {name}"
-        train(model, data, _RECIPE, progress=lambda done, total, rate: progress(what, done, total))  # noqa: B023  called at once
+        task = f"training {name}"
+        train(model, data, _RECIPE, progress=lambda done, total, rate: progress(task, done, total))  # noqa: B023  called at once
         accuracies[name] = evaluate(model, data.test, data.num_classes).value
     (batch,) = data.test.batches([torch.arange(len(data.test))])
 
@@ -94,10 +94,10 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     return Demo(small, large, [*files, checkpoint])
 
 
-def _small_networks(how: Recipe) -> dict[str, nn.Module]:
+def _small_networks(digits_recipe: Recipe) -> dict[str, nn.Module]:
     """Return the dense network, the MoD network and the control. Weights outside of MoD blocks are equal."""
     torch.manual_seed(0)
-    dense = build_row(how, "baseline", 10)
-    mod = convert_(copy.deepcopy(dense), how.networks.config, example=torch.rand(1, 1, 8, 8))
+    dense = build_row(digits_recipe, "baseline", 10)
+    mod = convert_(copy.deepcopy(dense), digits_recipe.networks.config, example=torch.rand(1, 1, 8, 8))
     control = control_(copy.deepcopy(mod))
     return {"digits": dense, "digits_mod": mod, control_name("digits_mod"): control}

@@ -107,8 +107,8 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     """
     for other in others:
         networks = dataclasses.replace(other.recipe.networks, config=first.recipe.networks.config)
-        alike = dataclasses.replace(other.recipe, networks=networks)
-        if (alike, other.data, other.train_images) != (first.recipe, first.data, first.train_images):
+        recipe = dataclasses.replace(other.recipe, networks=networks)
+        if (recipe, other.data, other.train_images) != (first.recipe, first.data, first.train_images):
             raise ValueError(f"{other.name!r} differs from {first.name!r} in more than the MoD config")
     labelled = [(row.row, row) for row in first.rows]
     labelled += [(other.name.removeprefix(f"{first.name}, "), row) for other in others for row in other.rows]
@@ -120,12 +120,12 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         parameters = f"{row.results[0].parameters / 1e6:.3f}"
         cells = [label, parameters, f"{row.mean_pct:.2f}{std}", _difference(row, control)]
         rows.append([*cells, *([_difference(row, mod)] if others else []), str(len(row.results)), f"{seconds:.0f}"])
-    accuracy, made = first.rows[0].results[0].accuracy, first.provenance
+    accuracy, provenance = first.rows[0].results[0].accuracy, first.provenance
     notes = [
         f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
-        f"{first.recipe.optimization.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
-        f"torch {made.versions['torch']}."
+        f"{first.recipe.optimization.epochs} epochs; {provenance.device} "
+        f"({provenance.processor}), {provenance.threads} threads; torch {provenance.versions['torch']}."
     ]
     if accuracy.absent_classes:
         notes.append(f"Not tested, since the test images have none: {name_classes(accuracy.absent_classes, None)}.")
