@@ -77,7 +77,7 @@ def comparison_cells(comparison: Comparison) -> Cells:
         header = [header[0], "runtime", header[1], *header[4:-1]]
     made = comparison.provenance
     conditions = [
-        f"{made.device} ({made.processor}), {made.threads} threads",
+        f"{made.device} ({made.processor}), {_threads(made.threads)}",
         f"torch {made.versions['torch']}",
         f"{comparison.dtype}, {'channels last' if comparison.channels_last else 'channels first'}",
         f"medians of {len(comparison.rows[0].measurements[0].times_ms)} interleaved rounds ± half of the IQR",
@@ -87,6 +87,10 @@ def comparison_cells(comparison: Comparison) -> Cells:
     if with_accuracy:
         notes.append(f"Score: {comparison.accuracy_source}.")
     return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
+
+
+def _threads(count: int) -> str:
+    return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -123,14 +127,14 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     notes = [
         f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
-        f"{first.recipe.optimization.epochs} epochs; {made.device} ({made.processor}), {made.threads} threads; "
+        f"{first.recipe.optimization.epochs} epochs; {made.device} ({made.processor}), {_threads(made.threads)}; "
         f"torch {made.versions['torch']}."
     ]
     if accuracy.absent_classes:
-        notes.append(f"Not tested, as nothing is of them: {name_classes(accuracy.absent_classes, None)}.")
+        notes.append(f"Classes that the test set does not have: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
     return Cells(
-        first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s a run"], rows, notes
+        first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s per run"], rows, notes
     )
 
 
@@ -154,8 +158,9 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
         for one in selections
     ]
     notes = [
-        f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0, always the same k; 1, all "
-        "alike often. Same k: the share of images that select exactly the k most selected channels."
+        f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0 if always the same k are "
+        "selected, 1 if all are selected equally often. Same k: the share of images that select exactly the k most "
+        "selected channels."
     ]
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
@@ -199,10 +204,10 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             planned = {block.name: block for block in made.blocks}
             modules = [[b.name for b in blocks] for _, blocks in itertools.groupby(made.blocks, lambda b: b.module)]
             notes.append(
-                f"→ MoD: what cnnmod.convert_ makes of it, c = {made.c}; parameters and MMACs are before that."
+                f"→ MoD: cnnmod.convert_ replaces this block, c = {made.c}; parameters and MMACs are before conversion."
             )
             refused = {b.kind: b for b in reversed(made.blocks) if b.chosen and b.k is None}
-            notes += [f"{kind} stays standard at {b.name}: {b.reason}." for kind, b in refused.items()]
+            notes += [f"{kind} stays a standard block at {b.name}: {b.reason}." for kind, b in refused.items()]
     except ValueError as error:  # it runs, or counting would have failed: it has no modules
         notes.append(f"{error}.")
     rows: list[list[str]] = []
@@ -226,6 +231,6 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
         notes.append(
             f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
-            "MACs add norms, activations, pooling."
+            "MACs include norms, activations and pooling."
         )
     return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
