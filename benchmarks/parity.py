@@ -2,9 +2,9 @@
 
 All networks of cnnmod, and ten converted networks of timm and torchvision, are exported to ONNX Runtime and OpenVINO
 and run there on the 20 ImageNet photographs of the package foolbox. The weights are random. Vectors (norms, biases,
-layer scales), which start at 0 or 1, are drawn too, batch norms use the statistics of the photographs, and the mean of the
-logits is subtracted. Otherwise one class would be the top-1 of all photographs. The table in docs/deploy.md is rendered
-from the result file.
+layer scales), which start at 0 or 1, are drawn too, batch norms use the statistics of the photographs, and the mean of
+the logits is subtracted. Otherwise one class would be the top-1 of all photographs. The table in docs/deploy.md is
+rendered from the result file.
 
     python benchmarks/parity.py                     # all networks, an hour on two cores; resumes after a kill
     python benchmarks/parity.py timm/resnest26d     # print the rows of these networks
@@ -163,8 +163,10 @@ def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def as_if_trained_(model: nn.Module, images: Tensor) -> None:
-    """Draw random norms and biases, use the images' statistics in batch norms, and shift the mean of each class's logits
-    to 0. The model is in evaluation mode afterwards."""
+    """Draw random norms and biases, use the images' statistics in batch norms, and center the logits of each class.
+
+    The model is in evaluation mode afterwards.
+    """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith("bias"):
             nn.init.normal_(parameter, std=0.2)

@@ -1,7 +1,7 @@
 """Measure the cost of the training loop compared with a bare loop, and of reading Parquet compared with training.
 
-A bare step runs between any two steps of `cnnmod train`, on the same network: forward, backward and optimizer, on images
-that are already normalized. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA, and an idle machine.
+A bare step runs between any two steps of `cnnmod train`, on the same network: forward, backward and optimizer, on
+images that are already normalized. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA, and an idle machine.
 
     python benchmarks/training_loop.py    # two minutes; writes results/training_loop.json
 """
