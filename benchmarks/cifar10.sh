@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# CIFAR-10 with the recipe cifar10_fast: baseline, MoD network and control, and the MoD network with its channels in the
-# order of their index; several seeds. Two runs side by side, one thread each: 85 minutes a seed for two cores. Cut off,
-# it goes on where it stopped: what runs came to is kept in runs/cifar10, also in git.
+# Train CIFAR-10 with the recipe cifar10_fast and several seeds: baseline, MoD network, control, and the MoD network with
+# its channels in index order. Two runs at a time with one thread each take 85 minutes per seed on two cores. If it is
+# interrupted, call it again and it resumes. The results of the runs are kept in runs/cifar10, which is in git.
 #
 #     benchmarks/cifar10.sh [SEEDS]    # writes results/cifar10.json and results/cifar10-order_index.json
 set -eu

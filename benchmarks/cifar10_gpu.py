@@ -1,8 +1,8 @@
-"""CIFAR-10 on a GPU in ten epochs at full width: ResNet18, 34, 50 and VGG16, each as baseline, MoD network and control,
-and ResNet18-MoD with one choice of MoDConfig changed at a time; several seeds, several runs side by side.
+"""Train on CIFAR-10 on a GPU, for ten epochs at full width, with several seeds and several runs at a time.
 
-Needs CIFAR-10, in ../shared/data or $CNNMOD_DATA. Cut off or out of time, it goes on where it stopped; what runs came
-to is kept in runs/cifar10_gpu, also in git.
+ResNet18, 34, 50 and VGG16 are trained as baseline, MoD network and control, and ResNet18-MoD with one change of
+MoDConfig at a time. Needs CIFAR-10, in ../shared/data or $CNNMOD_DATA. If it is interrupted or out of time, another
+call resumes. The results of the runs are kept in runs/cifar10_gpu, which is in git.
 
     python benchmarks/cifar10_gpu.py --minutes 25    # writes results/cifar10_gpu-NETWORK.json, …-NETWORK-CHANGE.json
 """
@@ -48,12 +48,12 @@ DATA = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" /
 
 
 class OutOfTimeError(Exception):
-    """What was trained is saved."""
+    """The time is over; the state of the run is saved."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Rows that make one result file: of a network, or of the first one with something changed in `MoDConfig`."""
+    """The rows of one result file: of a network, or of the first network with a change of `MoDConfig`."""
 
     network: str
     rows: tuple[Row, ...] = ROWS
@@ -69,10 +69,10 @@ class Trained:
 
 
 def everything(seeds: int) -> Iterator[tuple[Trained, Row, int]]:
-    """All runs, what is most wanted first."""
+    """Yield all runs, the most important first."""
     first, *others = (Trained(network) for network in NETWORKS)
     changed = [Trained(NETWORKS[0], ("mod",), change) for change in CHANGES]
-    for group in ([first, *changed], *([one] for one in others)):
+    for group in ([first, *changed], *([trained] for trained in others)):
         for seed, trained in itertools.product(range(seeds), group):
             for row in trained.rows:
                 yield trained, row, seed
@@ -80,19 +80,19 @@ def everything(seeds: int) -> Iterator[tuple[Trained, Row, int]]:
 
 @functools.cache
 def opened(data: Path) -> Data:
-    """The images, decoded; all recipes here want the same of them."""
+    """Return the decoded images, which are the same for all recipes here."""
     return open_data(data, recipe("cifar10_fast"))
 
 
-def train_one(made: Recipe, row: Row, seed: int, data: Path, folder: Path, end: float) -> None:
-    """One run, in a process of its own."""
+def train_one(recipe: Recipe, row: Row, seed: int, data: Path, folder: Path, end: float) -> None:
+    """Train one network, in a process of its own."""
 
     def watch(what: str, done: int, total: int, rate: str) -> None:
         if time.time() > end:
             raise OutOfTimeError
 
     torch.set_num_threads(1)
-    run_training(Run(recipe=made, row=row, seed=seed, data=str(data)), folder, opened(data), progress=watch)
+    run_training(Run(recipe=recipe, row=row, seed=seed, data=str(data)), folder, opened(data), progress=watch)
 
 
 def main(
@@ -103,20 +103,20 @@ def main(
     seeds: int = 3,
     processes: int = max(1, (os.cpu_count() or 1) - 2),
 ) -> None:
-    """Train what is missing, seed by seed.
+    """Train the missing runs, seed by seed.
 
     Args:
-        minutes: When to stop.
+        minutes: Stop after this time.
         data: The folder of CIFAR-10.
-        runs: Where the runs are kept.
-        out: Where the result files go.
-        seeds: How many at most.
-        processes: Runs side by side.
+        runs: The folder of the runs.
+        out: The folder of the result files.
+        seeds: The largest number of seeds.
+        processes: The number of runs at a time.
     """
     end, data = time.time() + 60 * minutes, data.resolve()
-    wanted = list(everything(seeds))
-    folder = {run: runs / run[0].name / f"{run[1]}-seed{run[2]}" for run in wanted}
-    missing = [run for run in wanted if not (folder[run] / "result.json").exists()]
+    planned = list(everything(seeds))
+    folder = {run: runs / run[0].name / f"{run[1]}-seed{run[2]}" for run in planned}
+    missing = [run for run in planned if not (folder[run] / "result.json").exists()]
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     with progress_bars() as bars:
         futures = {
@@ -127,25 +127,27 @@ def main(
                 future.result()
                 bars("runs", number, len(missing), futures[future])
         except OutOfTimeError:
-            print("out of time; another call goes on from here")
+            print("out of time; another call resumes")
         finally:
             pool.shutdown(cancel_futures=True)
-    for trained in dict.fromkeys(run[0] for run in wanted):
+    for trained in dict.fromkeys(run[0] for run in planned):
         done = [
             seed
             for seed in range(seeds)
             if all((runs / trained.name / f"{row}-seed{seed}" / "result.json").exists() for row in trained.rows)
         ]
         if done:
-            made, place = trained.recipe(), runs / trained.name
-            found = run_experiment(trained.name, made, trained.rows, done, str(data), opened(data), place)
+            place = runs / trained.name
+            experiment = run_experiment(
+                trained.name, trained.recipe(), trained.rows, done, str(data), opened(data), place
+            )
             shutil.copy(place / "accuracy.json", out / f"cifar10_gpu-{trained.name}.json")
-            print(experiment_cells(found).markdown())
+            print(experiment_cells(experiment).markdown())
 
 
 if __name__ == "__main__":
     if not DATA.is_dir() and "--data" not in sys.argv:
-        sys.exit(f"{DATA} is not there: set CNNMOD_DATA to the folder that holds cifar10")
+        sys.exit(f"{DATA} does not exist: set CNNMOD_DATA to the folder that contains cifar10")
     if not torch.cuda.is_available():
-        print("torch finds no GPU here; this will take days")
+        print("torch found no GPU; this will take days")
     tyro.cli(main, description=__doc__)

@@ -1,7 +1,8 @@
-"""CUDA graphs on a GPU: ResNet50, ResNet50-, 75- and 86-MoD and their controls, captured, bf16 channels last.
+"""Time CUDA graphs of ResNet50, ResNet50-, 75- and 86-MoD and their controls on a GPU (bfloat16, channels last).
 
-A network is captured with torch's own API, for one batch size. The MoD blocks run with Triton's kernels, and as
-several operators. It tells how much of the loss of eager PyTorch is the launching of kernels.
+Each network is captured with torch's own API for one batch size. The MoD blocks are measured with Triton kernels and
+with several operators. A replay launches all kernels at once, so the result shows how much of the MoD tax of eager
+PyTorch is launch time.
 
     python benchmarks/cudagraph.py    # writes results/resnets-cudagraph.json
 """
@@ -29,7 +30,7 @@ from cnnmod.records.provenance import Provenance
 
 
 def captured(model: nn.Module, x_NCHW: torch.Tensor) -> torch.cuda.CUDAGraph:
-    """A graph of one forward pass over `x_NCHW`'s memory."""
+    """Capture one forward pass that reads its input from the memory of `x_NCHW`."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch.inference_mode():
@@ -43,7 +44,7 @@ def captured(model: nn.Module, x_NCHW: torch.Tensor) -> torch.cuda.CUDAGraph:
 
 
 def replay_ms(graph: torch.cuda.CUDAGraph, times: int) -> float:
-    """The mean of some replays, one behind the other, by the GPU's clock."""
+    """Return the mean time of a replay in ms, over `times` consecutive replays, by the GPU's clock."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(times):
@@ -54,7 +55,7 @@ def replay_ms(graph: torch.cuda.CUDAGraph, times: int) -> float:
 
 
 def cudagraph_table(result: dict[str, Any]) -> str:
-    """A row for each network and form, a column for each batch size."""
+    """Return a table with a row for each network and form, and a column for each batch size."""
     batches = list(dict.fromkeys(row["batch"] for row in result["measurements"]))
     times = {(row["network"], row["batch"]): row["times_ms"] for row in result["measurements"]}
     header = ["network", *(f"batch {batch}: ms" for batch in batches), *("speed-up" for _ in batches)]
@@ -65,13 +66,16 @@ def cudagraph_table(result: dict[str, Any]) -> str:
             statistics.median(dense / own for dense, own in zip(times["resnet50", batch], of_batch, strict=True))
             for batch, of_batch in zip(batches, measured, strict=True)
         ]
-        cells = [*(f"{statistics.median(of_batch):.3f}" for of_batch in measured), *(f"{it:.2f}" for it in ratios)]
+        cells = [
+            *(f"{statistics.median(of_batch):.3f}" for of_batch in measured),
+            *(f"{ratio:.2f}" for ratio in ratios),
+        ]
         lines.append(f"| {' | '.join([name, *cells])} |")
-    made = result["provenance"]
+    provenance = result["provenance"]
     rounds = len(result["measurements"][0]["times_ms"])
     lines.append(
-        f"\nReplays of a CUDA graph, 3×224×224, bfloat16, channels last; {made['device']}, torch "
-        f"{made['versions']['torch']}; medians of {rounds} interleaved rounds."
+        f"\nReplays of a CUDA graph, 3×224×224, bfloat16, channels last; {provenance['device']}, torch "
+        f"{provenance['versions']['torch']}; medians of {rounds} interleaved rounds."
     )
     return "\n".join(lines)
 
@@ -82,7 +86,7 @@ def main(
     rounds: int = 15,
     out: Path = Path(__file__).parent / "results" / "resnets-cudagraph.json",
 ) -> None:
-    """Measure, and write the file."""
+    """Measure, and write the result file after each batch size."""
     end = time.time() + 60 * minutes
     torch.backends.cudnn.benchmark = True
     rows: dict[str, nn.Module] = {}
@@ -93,7 +97,7 @@ def main(
         rows[f"{name} control"] = control_(build(name))
         rows[f"{name} candidates=4"] = build_mod(name, MoDConfig(candidates=4))
         rows[name] = build(name)
-    found: list[dict[str, object]] = []
+    measurements: list[dict[str, object]] = []
     for batch in batches:
         x_NCHW = torch.rand(batch, 3, 224, 224, device="cuda", dtype=torch.bfloat16)
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
@@ -118,9 +122,9 @@ def main(
         for name, measured in times.items():
             ratio = statistics.median(a / b for a, b in zip(times["resnet50"], measured, strict=True))
             print(f"batch {batch} {name}: {statistics.median(measured):.4f} ms, {ratio:.3f} x resnet50", flush=True)
-            found.append({"network": name, "batch": batch, "times_ms": [round(value, 5) for value in measured]})
-        made = asdict(Provenance.now(torch.device("cuda"), torch.get_num_threads()))
-        content = {"schema": "cnnmod.cudagraph/1", "measurements": found, "provenance": made}
+            measurements.append({"network": name, "batch": batch, "times_ms": [round(value, 5) for value in measured]})
+        provenance = asdict(Provenance.now(torch.device("cuda"), torch.get_num_threads()))
+        content = {"schema": "cnnmod.cudagraph/1", "measurements": measurements, "provenance": provenance}
         write_whole(out, json.dumps(content, indent=1) + "\n")
         del graphs
         torch.cuda.empty_cache()
@@ -128,5 +132,5 @@ def main(
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
-        sys.exit("torch finds no GPU here")
+        sys.exit("torch found no GPU")
     tyro.cli(main, description=__doc__)

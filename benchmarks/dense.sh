@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Segmentation and detection: the paper's networks for Cityscapes and VOC timed on a CPU, half an hour on two cores (let
-# nothing else run meanwhile); and CamVid and BCCD trained from scratch, baseline, MoD and control, two runs side by side, one
-# thread each. What runs came to is kept in runs/dense, also in git: cut off, it goes on where it stopped. Needs ../shared/data
-# or $CNNMOD_DATA.
+# Segmentation and detection.
+# time: time the paper's networks for Cityscapes and VOC on a CPU. Takes half an hour on two cores; run nothing else.
+# train: train baseline, MoD network and control on CamVid and BCCD from scratch, two runs at a time with one thread each.
+# If it is interrupted, call it again and it resumes. The results of the runs are kept in runs/dense, which is in git.
+# Needs the data in ../shared/data or $CNNMOD_DATA.
 #
 #     benchmarks/dense.sh time
 #     benchmarks/dense.sh train 0 1 2    # the seeds

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every result of eager PyTorch on a CPU, one process after the other: about 15 minutes on two cores.
-# Let nothing else run meanwhile.
+# Measure all results of eager PyTorch on a CPU, one process after the other. Takes about 15 minutes on two cores; run
+# nothing else.
 set -eu
 cd "$(dirname "$0")/results"
 compare() { cnnmod compare --threads 2 "$@" >/dev/null; }
 
-# At batch 1 the tax differs between processes by more than it does between rounds: the median of five counts.
+# At batch 1 the MoD tax differs more between processes than between rounds, so five processes run and the median counts.
 several=$(mktemp -d)
 for number in 1 2 3 4 5; do compare resnet75_mod --batch 1 --rounds 80 --out "$several/$number.json"; done
 python ../middle.py resnet75_mod-eager-batch1.json "$several"/*.json

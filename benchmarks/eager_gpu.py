@@ -1,8 +1,8 @@
-"""Eager PyTorch on a GPU: ResNet50, ResNet75-MoD and its control, in float32 and bfloat16, channels last.
+"""Time ResNet50, ResNet75-MoD and its control in eager PyTorch on a GPU, in float32 and bfloat16, channels last.
 
-The MoD blocks run with Triton's kernels, and as several operators.
+The MoD blocks are measured with Triton kernels and with several operators.
 
-python benchmarks/eager_gpu.py    # writes results/resnet75_mod-eager_gpu-DTYPE.json and …-DTYPE-operators.json
+    python benchmarks/eager_gpu.py    # writes results/resnet75_mod-eager_gpu-DTYPE.json and …-DTYPE-operators.json
 """
 
 import itertools
@@ -29,7 +29,7 @@ SIZE = 224
 
 
 def main(device: str = "cuda", out: Path = Path(__file__).parent / "results") -> None:
-    """Measure, and write the files."""
+    """Measure, and write the result files."""
     for dtype, kernels in itertools.product(DTYPES, (True, False)):
         name = f"{NETWORKS[-1]}-eager_gpu-{str(dtype).removeprefix('torch.')}"
         path = out / f"{name if kernels else f'{name}-operators'}.json"
@@ -50,5 +50,5 @@ def main(device: str = "cuda", out: Path = Path(__file__).parent / "results") ->
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
-        sys.exit("torch finds no GPU here")
+        sys.exit("torch found no GPU")
     main()

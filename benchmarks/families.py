@@ -1,10 +1,10 @@
-"""Which networks of timm and torchvision can be converted, and whether they then work.
+"""Test which networks of timm and torchvision can be converted and then work.
 
-Each network is built, converted, run forward and backward, saved, loaded into a fresh one, lowered, and turned into
-its control. The result file says for every network what became of it; docs/convert.md is rendered from it.
+Each network is built, converted, run forward and backward, saved, loaded into a new network, lowered, and converted to
+its control. The result file has a row for every network; the tables in docs/convert.md are rendered from it.
 
-    python benchmarks/families.py                   # all, some hours on two cores; goes on where it was killed
-    python benchmarks/families.py timm/resnet18     # these, printed
+    python benchmarks/families.py                   # all networks, some hours on two cores; resumes after a kill
+    python benchmarks/families.py timm/resnet18     # print the rows of these networks
 """
 
 import contextlib
@@ -39,23 +39,26 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
 
 RESULT = Path(__file__).parent / "results" / "families.json"
-_LARGE, _HUGE = 150e6, 700e6  # parameters, from which networks are checked last and alone, and in bfloat16: 24 GB
-_DRAW = 10_007  # a prime, so that it does not repeat from channel to channel
+_LARGE, _HUGE = (
+    150e6,
+    700e6,
+)  # parameters; larger networks are checked last and alone, or in bfloat16, to stay below 24 GB
+_DRAW = 10_007  # a prime, so that channels do not get equal weights
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one network.
+    """The result for one network.
 
     Attributes:
-        name: As `build` takes it.
-        family: Its file in timm, or its name's first word in torchvision.
-        outcome: `"works"`; `"fails"`, where it has convolutional blocks in a row but cannot be converted, or fails
-            afterwards; `"none"`, where it has no such blocks, or only blocks with attention.
-        mod_blocks: How many.
-        classes: Of the blocks that became MoD blocks.
-        kept: The classes of chosen blocks that stay standard blocks, each with the reason of its first one.
-        reason: Why it fails, or has no blocks.
+        name: A name for `build`.
+        family: The network's file in timm, or the first word of its name in torchvision.
+        outcome: `"works"`; `"fails"` if it has consecutive convolutional blocks but cannot be converted, or fails
+            afterwards; `"none"` if it has no such blocks, or only blocks with attention.
+        mod_blocks: The number of MoD blocks.
+        classes: The classes of the blocks that became MoD blocks.
+        kept: The classes of selected blocks that stay standard blocks, each with the reason of its first block.
+        reason: Why the network fails or has no blocks.
     """
 
     name: str
@@ -68,14 +71,14 @@ class Row:
 
 
 def names() -> list[str]:
-    """All classifiers of both libraries, but those that the paper's networks here add to timm's."""
+    """Return all classifiers of both libraries, except those that cnnmod registers with timm."""
     theirs = [name for name in timm.list_models() if not timm.model_entrypoint(name).__module__.startswith("cnnmod")]
     classifiers = torchvision.models.list_models(module=torchvision.models)
     return [f"timm/{name}" for name in theirs] + [f"torchvision/{name}" for name in classifiers]
 
 
 def family(name: str) -> str:
-    """The network's file in timm, or its name's first word in torchvision."""
+    """Return the network's file in timm, or the first word of its name in torchvision."""
     library, _, network = name.partition("/")
     if library == "timm":
         return f"timm {timm.model_entrypoint(network).__module__.rpartition('.')[2]}"
@@ -85,13 +88,13 @@ def family(name: str) -> str:
 
 
 def survey(name: str) -> Row:
-    """Try one network."""
+    """Test one network."""
     torch.manual_seed(0)
     row = partial(Row, name=name, family=family(name))
     model = _on_meta(name)
     try:
         plan = cnnmod.plan(model)
-    except ValueError as error:  # a network that does not run is no network without blocks
+    except ValueError as error:  # a network that does not run is a failure, not a network without blocks
         is_none = "nothing to convert" in str(error) or "has no convolution" in str(error)
         return row(outcome="none" if is_none else "fails", reason=str(error))
     refused = [block for block in plan.blocks if block.chosen and block.k is None]
@@ -105,13 +108,13 @@ def survey(name: str) -> Row:
     try:
         _check(_build(name))
         outcome, reason = "works", ""
-    except Exception as error:  # whatever does not work is what is looked for
+    except Exception as error:  # any failure is the result
         outcome, reason = "fails", f"{type(error).__name__}: {error}"
     return row(outcome=outcome, mod_blocks=len(plan.mod_blocks), classes=classes, kept=kept, reason=reason)
 
 
 def _on_meta(name: str) -> nn.Module:
-    """Without weights, which is fast; where a constructor wants to compute, with them."""
+    """Build the network on the meta device, which is fast, or with weights if its constructor computes values."""
     try:
         with torch.device("meta"):
             return _build(name)
@@ -126,10 +129,10 @@ def _build(name: str) -> nn.Module:
     size = 0 if settings is None else settings.input_size[1]
     with _QuickDraws():
         model = None
-        if size > 256:  # windows and tables that are made for one size, and take minutes at 512 pixels
-            with contextlib.suppress(TypeError, AssertionError, ValueError):  # of those that do not take it
+        if size > 256:  # windows and tables for one size, which take minutes at 512 pixels
+            with contextlib.suppress(TypeError, AssertionError, ValueError):  # networks without this argument
                 smaller = build(name, img_size=256)
-                vars(smaller)["default_cfg"] |= {"input_size": (3, 256, 256)}  # what example_for reads
+                vars(smaller)["default_cfg"] |= {"input_size": (3, 256, 256)}  # example_for reads this
                 meta_forward(smaller, example_for(smaller))
                 model = smaller
         model = build(name, **quiet) if model is None else model
@@ -137,7 +140,7 @@ def _build(name: str) -> nn.Module:
 
 
 class _QuickDraws(TorchFunctionMode):
-    """Draws large weights as repetitions of a small draw; most of the time would otherwise go into them."""
+    """Fill large weights with repetitions of a small draw, because drawing them takes most of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         is_draw = func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
@@ -155,12 +158,16 @@ def _size(model: nn.Module) -> int:
 
 
 def _check(model: nn.Module) -> None:
-    """Convert it and use it in every way; whatever does not work raises."""
+    """Convert the network and use it in every way.
+
+    Raises:
+        Exception: Any step fails.
+    """
     fresh = copy.deepcopy(model)
     blocks = cnnmod.mod_blocks(cnnmod.convert_(model))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(1.01)  # or a load that does nothing would pass
+            parameter.mul_(1.01)  # otherwise a load that does nothing would pass
     x_NCHW = _images(model)
     model.requires_grad_(False)
     for block in blocks.values():
@@ -178,9 +185,9 @@ def _check(model: nn.Module) -> None:
             path = Path(folder) / "network.safetensors"
             cnnmod.save(model, path)
             cnnmod.load_(fresh.eval(), path)
-        assert torch.equal(_sum(fresh(x_NCHW)), outputs), "the loaded network computes something else"
+        assert torch.equal(_sum(fresh(x_NCHW)), outputs), "the loaded network has other outputs"
         del fresh
-        if outputs.dtype == torch.bfloat16:  # folded norms round otherwise
+        if outputs.dtype == torch.bfloat16:  # folded norms round differently
             model, x_NCHW = model.float(), x_NCHW.float()
             outputs = _sum(model(x_NCHW))
         lowered = _sum(cnnmod.lower(model)(x_NCHW))
@@ -190,7 +197,7 @@ def _check(model: nn.Module) -> None:
 
 
 def _images(model: nn.Module) -> Tensor:
-    """Two images, small ones if the network takes any size, or was built for a small one."""
+    """Return two images, small ones if the network accepts any size or was built for a small size."""
     full = example_for(model)
     for size in (96, 160, 256):
         small = full.new_empty(1, full.shape[1], size, size)
@@ -204,13 +211,13 @@ def _images(model: nn.Module) -> Tensor:
 
 
 def _sum(outputs: Any) -> Tensor:
-    """The logits; of a network with auxiliary heads in training, all of them."""
+    """Return the logits, summed over the auxiliary heads that a network has in training."""
     return torch.stack(list(outputs)).sum(0) if isinstance(outputs, (tuple, list)) else outputs
 
 
 def _with_attention(model: nn.Module) -> set[str]:
-    """The layers within which feature maps are multiplied with feature maps, as matrices."""
-    found: set[str] = set()
+    """Return the layers in which feature maps are multiplied with feature maps as matrices."""
+    layers: set[str] = set()
     tracker = ModuleTracker()
 
     class Products(TorchFunctionMode):
@@ -218,15 +225,15 @@ def _with_attention(model: nn.Module) -> set[str]:
             matrices = [value for value in args if isinstance(value, Tensor) and value.ndim > 2]
             product = func.__name__ in ("matmul", "__matmul__", "bmm", "einsum") and len(matrices) > 1
             if product or func is scaled_dot_product_attention:
-                found.update(parent.partition(".")[2] for parent in tracker.parents)
+                layers.update(parent.partition(".")[2] for parent in tracker.parents)
             return func(*args, **(kwargs or {}))
 
     def observe(run: Run) -> None:
-        with tracker, Products():  # in here, since `trace` calls no hooks that were there before
+        with tracker, Products():  # inside, because `trace` does not call hooks that were added before
             run()
 
     trace(model, observe)
-    return found
+    return layers
 
 
 def _quiet() -> None:
@@ -253,7 +260,7 @@ def _rows(todo: list[str]) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Survey the named networks, or all."""
+    """Test the named networks, or all."""
     if sys.argv[1:]:
         _quiet()
         for name in sys.argv[1:]:
@@ -263,7 +270,7 @@ def main() -> None:
     every = names()
     todo = [name for name in every if name not in {row["name"] for row in done}]
     works = {row["family"] for row in done if row["outcome"] == "works"}
-    todo.sort(key=lambda name: family(name) not in works)  # what is likely to have nothing comes last
+    todo.sort(key=lambda name: family(name) not in works)  # families without a working network yet come last
     with progress_bars() as progress:
         for row in _rows(todo):
             done.append(asdict(row))

@@ -1,6 +1,6 @@
-"""Which form of a MoD block a runtime runs fastest: ResNet75-MoD, the paper's and with candidates=4, in several forms.
+"""Time ResNet75-MoD in several forms in each runtime, the paper's network and with candidates=4.
 
-python benchmarks/forms.py    # a quarter of an hour on two idle cores; writes results/forms.json
+python benchmarks/forms.py    # 15 minutes on two idle cores; writes results/forms.json
 """
 
 import dataclasses
@@ -34,21 +34,21 @@ CONFIGS = {"the paper's": MoDConfig(), "candidates=4": MoDConfig(candidates=4)}
 
 
 class Concatenation(OnnxForm):
-    """The result added to a slice, and the slices concatenated."""
+    """Add the result to a slice, and concatenate the slices."""
 
     def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
         return torch.cat([x_NCHW[:, : self.k] + y_NKHW, x_NCHW[:, self.k :]], dim=1)
 
 
 class FlatGather(OnnxForm):
-    """A gather over images × channels."""
+    """Gather over images × channels."""
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         return GraphForm._gather(self, x_NCHW, index_NK)
 
 
 class Product(OnnxForm):
-    """A product with a one-hot matrix, channels last."""
+    """Multiply with a one-hot matrix, channels last."""
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         images, channels, height, width = x_NCHW.shape
@@ -60,8 +60,11 @@ class Product(OnnxForm):
 def written(
     form: type[GraphForm], model: nn.Module, images: Tensor, path: Path, target: FileTarget, whole: bool
 ) -> None:
-    """The network in this form as a file; `whole` as the target writes it but for what it does to maps after the form:
-    candidates in a tensor of their own (ONNX), the gather channels last (OpenVINO)."""
+    """Write the network in this form to a file.
+
+    With `whole`, the target's own changes of the feature maps are left out: candidates in a tensor of their own (ONNX),
+    the gather along the last axis (OpenVINO).
+    """
     lowered, _ = fold(model)
     swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
     if whole:
@@ -81,7 +84,7 @@ FORMS: dict[str, tuple[type[GraphForm], bool]] = {
 
 
 def main() -> None:
-    """Measure, and write the file."""
+    """Measure, and write the result file."""
     check_writable(RESULT)
     rows: list[dict[str, object]] = []
     dense = {"resnet50": build("resnet50"), "control": control_(build("resnet75_mod"))}
@@ -118,8 +121,10 @@ def main() -> None:
                     progress=lambda: bars(f"{runtime}, batch {batch_size}", next(done), rounds + 2),  # noqa: B023  called at once
                 )
                 for name, times in times_ms.items():
-                    over_control = [one / other for one, other in zip(times, times_ms["control"], strict=True)]
-                    over_baseline = [other / one for one, other in zip(times, times_ms["resnet50"], strict=True)]
+                    over_control = [time / control for time, control in zip(times, times_ms["control"], strict=True)]
+                    over_baseline = [
+                        dense_time / time for time, dense_time in zip(times, times_ms["resnet50"], strict=True)
+                    ]
                     rows.append(
                         {
                             "runtime": runtime,

@@ -1,8 +1,8 @@
-"""INT8 and bfloat16 on trained networks: accuracy over all of CIFAR-10's test images, and what the MoD blocks select.
+"""Measure trained networks in INT8 and bfloat16: accuracy on all test images of CIFAR-10, and the selected channels.
 
-Of each network that `cifar10.sh` trained: top-1 in eager PyTorch, in ONNX Runtime in float32 and INT8, in OpenVINO in
-float32, bfloat16 and INT8; how many images get the same class as in eager, and how many of the selected channels are
-the same. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA.
+For each network that `cifar10.sh` trained: top-1 in eager PyTorch, in ONNX Runtime (float32, INT8) and in OpenVINO
+(float32, bfloat16, INT8); for how many images the class is the same as in eager PyTorch, and how many of the selected
+channels are the same. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA.
 
     python benchmarks/int8.py [FOLDER]    # writes results/int8.json; half an hour on two cores
 """
@@ -38,7 +38,7 @@ BATCH = 250
 
 
 def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Run]:
-    """The network in each runtime that has INT8, in all its precisions, with its selected channels."""
+    """Return the network in each runtime that supports INT8, in all its precisions, with its selected channels."""
     runs: dict[str, Run] = {}
     for name, (target, precision) in runtimes().items():
         if isinstance(target, FileTarget) and INT8 in target.precisions:
@@ -55,19 +55,19 @@ def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Ru
 
 
 def top1_pct(classes: Tensor, labels: Tensor) -> float:
-    """How many classes are the right ones."""
+    """Return the share of correct classes in %."""
     return round(100 * (classes == labels).double().mean().item(), 4)
 
 
 def measured(model: nn.Module, run: Run, images_NCHW: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracy in a runtime, and how nearly it does there what it does in eager."""
+    """Return the accuracy in a runtime, and its agreement with eager PyTorch."""
     classes: list[Tensor] = []
 
-    def run_and_keep(some_NCHW: Tensor) -> dict[str, Tensor]:
-        found = run(some_NCHW)
-        (logits,) = (value for name, value in found.items() if not name.endswith(SELECTED))
+    def run_and_keep(batch_NCHW: Tensor) -> dict[str, Tensor]:
+        outputs = run(batch_NCHW)
+        (logits,) = (value for name, value in outputs.items() if not name.endswith(SELECTED))
         classes.append(logits.argmax(1))
-        return found
+        return outputs
 
     agreement = check_agreement(model, run_and_keep, images_NCHW.split(BATCH))
     assert agreement.top1 is not None
@@ -85,10 +85,10 @@ def measured(model: nn.Module, run: Run, images_NCHW: Tensor, labels: Tensor) ->
 
 
 def main() -> None:
-    """Measure all networks of the folder, and write the file after each."""
+    """Measure all networks of the folder, and write the result file after each."""
     place = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
     if not place.is_dir():
-        sys.exit(f"{place} is not there: set CNNMOD_DATA to the folder that holds cifar10")
+        sys.exit(f"{place} does not exist: set CNNMOD_DATA to the folder that contains cifar10")
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RUNS
     checkpoints = sorted(folder.glob("*/best.safetensors"))
     if not checkpoints:
@@ -103,11 +103,11 @@ def main() -> None:
             progress("networks", done - 1, len(checkpoints))
             run, model = read_run(checkpoint.parent), load_network(checkpoint).eval()
             with tempfile.TemporaryDirectory() as files, torch.inference_mode():
-                logits = torch.cat([model(some_NCHW) for some_NCHW in test.images.split(BATCH)])
-                found: dict[str, Any] = {"eager": {"top1_pct": top1_pct(logits.argmax(1), test.labels)}}
-                for runtime, its_run in runs_of(model, calibration, Path(files)).items():
-                    found[runtime] = measured(model, its_run, test.images, test.labels)
-            rows.append({"row": run.row, "seed": run.seed, "runtimes": found})
+                logits = torch.cat([model(batch_NCHW) for batch_NCHW in test.images.split(BATCH)])
+                results: dict[str, Any] = {"eager": {"top1_pct": top1_pct(logits.argmax(1), test.labels)}}
+                for runtime, file_run in runs_of(model, calibration, Path(files)).items():
+                    results[runtime] = measured(model, file_run, test.images, test.labels)
+            rows.append({"row": run.row, "seed": run.seed, "runtimes": results})
             content = {
                 "provenance": dataclasses.asdict(Provenance.now(torch.device("cpu"), torch.get_num_threads())),
                 "versions": {name: version(name) for name in ("onnx", "onnxruntime", "openvino", "nncf")},

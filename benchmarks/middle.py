@@ -1,4 +1,4 @@
-"""Copy, of several result files of the same comparison, the one with the median MoD tax; print all taxes.
+"""Copy the result file with the median MoD tax, out of several files of the same comparison, and print all taxes.
 
 python benchmarks/middle.py OUT FILE FILE FILE …
 """
@@ -11,13 +11,13 @@ from cnnmod.measure.results import read_result
 
 
 def tax(path: Path) -> float:
-    """The MoD tax of the first MoD network under the first condition."""
+    """Return the MoD tax of the first MoD network under the first condition."""
     comparison = read_result(path)
     return comparison.mod_tax(comparison.rows[1], *comparison.conditions[0])
 
 
 def main() -> None:
-    """Choose and copy."""
+    """Select the file and copy it."""
     out, *files = map(Path, sys.argv[1:])
     files.sort(key=tax)
     print(out.name, *(f"{tax(file):.1%}" for file in files))

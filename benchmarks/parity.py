@@ -1,12 +1,13 @@
-"""Do exported networks compute and select on photographs what they do in eager PyTorch?
+"""Compare exported networks with eager PyTorch on photographs: outputs and selected channels.
 
-Every network of cnnmod, and ten of timm and torchvision, converted, is exported to ONNX Runtime and to OpenVINO and run
-there on the 20 photographs of ImageNet that foolbox ships. The weights are random, so vectors (norms, biases, layer
-scales), which start at 0 or 1, are drawn too, batch norms see the photographs first, and the classifier's mean is taken
-away: else one class would be the top-1 of all photographs. docs/deploy.md is rendered from the result file.
+All networks of cnnmod, and ten converted networks of timm and torchvision, are exported to ONNX Runtime and OpenVINO
+and run there on the 20 ImageNet photographs of the package foolbox. The weights are random. Vectors (norms, biases,
+layer scales), which start at 0 or 1, are drawn too, batch norms use the statistics of the photographs, and the mean of
+the logits is subtracted. Otherwise one class would be the top-1 of all photographs. The table in docs/deploy.md is
+rendered from the result file.
 
-    python benchmarks/parity.py                     # all, an hour on two cores; goes on where it was killed
-    python benchmarks/parity.py timm/resnest26d     # these, printed
+    python benchmarks/parity.py                     # all networks, an hour on two cores; resumes after a kill
+    python benchmarks/parity.py timm/resnest26d     # print the rows of these networks
 """
 
 import json
@@ -60,21 +61,23 @@ _NEAR_TIE = 1e-5
 
 @dataclass(frozen=True)
 class Row:
-    """One network in one runtime, against eager PyTorch.
+    """One network in one runtime, compared with eager PyTorch.
 
     Attributes:
-        name: As `build` takes it.
+        name: A name for `build`.
         runtime: `"onnxruntime"` or `"openvino"`.
-        mod_blocks: How many; all of their selections are compared.
-        classes: How many different classes the photographs' top-1 are, in eager PyTorch.
-        largest_error: Of any logit on any photograph that selects alike, or on the images of `export`, relative to the
-            largest logit.
-        top1_equal: On how many photographs the class is the same.
-        top1_near_ties: On how many it is not, but the two largest logits differ by less than 1e-5 of the largest.
-        selected_alike: On how many all selected channels are the same, in the same place.
-        selection_near_ties: On how many they are not, but importance logits of the channels that first differ do so by
-            less than 1e-5 of the block's largest: rounding decides.
-        tied_agreement: The share of the same selected channels, for a copy whose scores tie, on the images of `export`.
+        mod_blocks: The number of MoD blocks; the selections of all of them are compared.
+        classes: The number of different top-1 classes of the photographs, in eager PyTorch.
+        largest_error: The largest error of a logit, relative to the largest logit, on the photographs with the same
+            selection and on the images of `export`.
+        top1_equal: The number of photographs with the same class.
+        top1_near_ties: The number of photographs with another class whose two largest logits differ by less than 1e-5
+            of the largest.
+        selected_alike: The number of photographs on which all selected channels are the same, in the same order.
+        selection_near_ties: The number of photographs on which they are not, but the logits of the importance scores of
+            the first channels that differ are within 1e-5 of the block's largest, so that rounding decides.
+        tied_agreement: The share of equal selected channels for a copy of the network in which all importance scores
+            are equal, on the images of `export`.
     """
 
     name: str
@@ -91,8 +94,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Eager:
-    """What a network computes in eager PyTorch: the classes' logits (N, C); for each MoD block, by name, the selected
-    channels (N, K) and the logits of all candidates' importance scores (N, C)."""
+    """The results of a network in eager PyTorch.
+
+    Attributes:
+        logits_NC: The logits of the classes.
+        index_NK_of: The selected channels of each MoD block, by name.
+        importance_NC_of: The logits of the importance scores of all candidates of each MoD block, by name.
+    """
 
     logits_NC: Tensor
     index_NK_of: dict[str, Tensor]
@@ -100,21 +108,21 @@ class Eager:
 
 
 def names() -> list[str]:
-    """All networks, the small ones first."""
+    """Return all networks, the small ones first."""
     ours = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("cnnmod")]
     for_cifar = [name for name in ours if "cifar" in name]
     return [*for_cifar, *OTHERS, *(name for name in ours if name not in for_cifar)]
 
 
 def photographs(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """foolbox's photographs of ImageNet, (20, 3, size, size), normalised.
+    """Return foolbox's photographs of ImageNet, (20, 3, size, size), normalized.
 
     Raises:
         ModuleNotFoundError: foolbox is not installed.
     """
     package = find_spec("foolbox")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("the photographs are foolbox's: pip install foolbox")
+        raise ModuleNotFoundError("the photographs are part of foolbox: pip install foolbox")
     paths = sorted((Path(package.origin).parent / "data").glob("imagenet_*.jpg"))
     assert len(paths) == 20
     pictures = [Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for path in paths]
@@ -122,7 +130,7 @@ def photographs(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> T
 
 
 def survey(name: str) -> list[Row]:
-    """Export one network to both runtimes, and compare."""
+    """Export one network to both runtimes, and compare it with eager PyTorch."""
     torch.manual_seed(0)
     model = build(name)
     if name in OTHERS:
@@ -131,16 +139,16 @@ def survey(name: str) -> list[Row]:
     images = photographs(example_for(model).shape[-1], settings["mean"], settings["std"])
     as_if_trained_(model, images)
     with torch.inference_mode(), recorded_selection(model) as selected, recorded_logits(model) as scored:
-        logits_NC = torch.cat([model(some) for some in images.split(_BATCH)])
+        logits_NC = torch.cat([model(batch) for batch in images.split(_BATCH)])
     index_NK_of = {block: torch.cat(indices) for block, indices in selected.items()}
-    importance_NC_of = {block: torch.cat(several) for block, several in scored.items()}
+    importance_NC_of = {block: torch.cat(logits) for block, logits in scored.items()}
     eager = Eager(logits_NC, index_NK_of, importance_NC_of)
     return [_row(name, model, runtime, images, eager) for runtime in RUNTIMES]
 
 
 @contextmanager
 def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Within it, every call of a MoD block adds the logits (N, C) of its importance scores to its list."""
+    """Record the logits (N, C) of the importance scores of each MoD block, at every call inside the context."""
     logits: dict[str, list[Tensor]] = {name: [] for name in cnnmod.mod_blocks(model)}
 
     def note(name: str, block: nn.Module, args: tuple[Tensor]) -> None:
@@ -155,8 +163,10 @@ def recorded_logits(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def as_if_trained_(model: nn.Module, images: Tensor) -> None:
-    """Draw the vectors among the weights, give batch norms the images' statistics, and the logits of each class the
-    mean 0; evaluation mode."""
+    """Draw random norms and biases, use the images' statistics in batch norms, and center the logits of each class.
+
+    The model is in evaluation mode afterwards.
+    """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith("bias"):
             nn.init.normal_(parameter, std=0.2)
@@ -164,7 +174,7 @@ def as_if_trained_(model: nn.Module, images: Tensor) -> None:
             nn.init.uniform_(parameter, 0.5, 1.5)
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
-        norm.train().momentum = 1.0  # the statistics of these images alone
+        norm.train().momentum = 1.0  # only the statistics of these images
     classifier = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         model(images)
@@ -178,22 +188,22 @@ def _row(name: str, model: nn.Module, runtime: str, images: Tensor, eager: Eager
         path = Path(folder) / f"network{target.suffix}"
         report = cnnmod.export(model, images[:1], path)
         run = target.load(path, torch.get_num_threads(), selected=True).run
-        parts = [run(some) for some in images.split(_BATCH)]
-    found = {output: torch.cat([part[output] for part in parts]) for output in parts[0]}
+        parts = [run(batch) for batch in images.split(_BATCH)]
+    outputs = {output: torch.cat([part[output] for part in parts]) for output in parts[0]}
     alike_N, near_tied_N = selected_alike(
-        eager, {block: found.pop(f"{block}{SELECTED}") for block in eager.index_NK_of}
+        eager, {block: outputs.pop(f"{block}{SELECTED}") for block in eager.index_NK_of}
     )
-    (logits_NC,) = found.values()
-    wanted_NC, largest = eager.logits_NC, eager.logits_NC.abs().max()
-    error = float((logits_NC - wanted_NC)[alike_N].abs().max() / largest)
-    equal_N = logits_NC.argmax(1) == wanted_NC.argmax(1)
-    top_N2 = wanted_NC.topk(2, 1).values
+    (logits_NC,) = outputs.values()
+    expected_NC, largest = eager.logits_NC, eager.logits_NC.abs().max()
+    error = float((logits_NC - expected_NC)[alike_N].abs().max() / largest)
+    equal_N = logits_NC.argmax(1) == expected_NC.argmax(1)
+    top_N2 = expected_NC.topk(2, 1).values
     near_N = top_N2[:, 0] - top_N2[:, 1] < _NEAR_TIE * largest
     return Row(
         name=name,
         runtime=runtime,
         mod_blocks=len(eager.index_NK_of),
-        classes=len(wanted_NC.argmax(1).unique()),
+        classes=len(expected_NC.argmax(1).unique()),
         largest_error=max(error, report.largest_error),
         top1_equal=int(equal_N.sum()),
         top1_near_ties=int((near_N & ~equal_N).sum()),
@@ -204,7 +214,7 @@ def _row(name: str, model: nn.Module, runtime: str, images: Tensor, eager: Eager
 
 
 def selected_alike(eager: Eager, index_NK_of: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Which images select the same channels in all blocks, and which do not where rounding decides, both (N,)."""
+    """Return which images select the same channels in all blocks, and which do not because of rounding, both (N,)."""
     alike_N = torch.ones(len(eager.logits_NC), dtype=torch.bool)
     near_tied_N = ~alike_N
     for block, theirs in index_NK_of.items():
@@ -217,7 +227,7 @@ def selected_alike(eager: Eager, index_NK_of: dict[str, Tensor]) -> tuple[Tensor
 
 
 def main() -> None:
-    """Compare the named networks, or all."""
+    """Compare the named networks, or all networks."""
     warnings.simplefilter("ignore")
     if sys.argv[1:]:
         for name in sys.argv[1:]:

@@ -1,9 +1,9 @@
-"""Does MoD pay? Train the arms of an experiment and compare each with its control and its static twin.
+"""Train the arms of an experiment, and compare each with its control and its static twin.
 
-An experiment is a JSON file in benchmarks/pays: the recipe, the arms, how many runs each has, what they are compared
-with, and the stop rule. It is committed before the first run; an experiment that was changed after its first run is
-refused. Runs go side by side. Cut off or out of time, another call goes on; what each run came to is kept in
-runs/pays, also in git.
+An experiment is a JSON file in benchmarks/pays: the recipe, the arms, the number of runs of each, what they are
+compared with, and the stop rule. The file is committed before the first run; a file that was changed after its first
+run is refused. Several runs are trained at a time. If it is interrupted or out of time, another call resumes. The
+results of the runs are kept in runs/pays, which is in git.
 
     python benchmarks/pays.py benchmarks/pays/cifar100-resnet18.json    # writes results/pays-cifar100-resnet18.json
 """
@@ -40,13 +40,13 @@ SCHEMA = "cnnmod.pays/1"
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Networks that are trained alike, with seeds 0, 1, ….
+    """Networks with the same recipe and the seeds 0, 1, ….
 
     Attributes:
-        row: Which network of the recipe.
-        changes: What is changed in the experiment's recipe.
-        runs: How many there are to be.
-        twin: The arm with the same block and a fixed selection, if there is one.
+        row: The network of the recipe.
+        changes: Changes of the experiment's recipe.
+        runs: The planned number of runs.
+        twin: The arm with the same block and a fixed selection, or `None`.
     """
 
     row: Row
@@ -57,15 +57,15 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run, as the experiment's file says.
+    """An experiment, as in its file.
 
     Attributes:
-        question: What the experiment is to answer.
+        question: The question that the experiment answers.
         stop_rule: When it ends, decided before the first run.
-        data: The data set's folder.
-        recipe: A recipe's name.
-        changes: What is changed in it for all arms.
-        arms: By name; `control` is what all are compared with.
+        data: The folder of the data set.
+        recipe: The name of a recipe.
+        changes: Changes of the recipe for all arms.
+        arms: The arms by name; all are compared with `control`.
     """
 
     question: str
@@ -87,14 +87,14 @@ class Plan:
         return recipe(self.recipe, [*self.changes, *self.arms[arm].changes])
 
     def runs(self) -> list[tuple[str, int]]:
-        """Arms and seeds, in an order that gives each arm its share whenever the time is up."""
+        """Return arms and seeds, in an order that gives each arm its share at any time."""
         everything = [(name, seed) for name, arm in self.arms.items() for seed in range(arm.runs)]
         return sorted(everything, key=lambda run: ((run[1] + 0.5) / self.arms[run[0]].runs, run))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """What an arm's runs came to: seeds and results in the same order."""
+    """The results of an arm; seeds and results are in the same order."""
 
     arm: str
     row: Row
@@ -109,9 +109,9 @@ class Pays:
     """The result file.
 
     Attributes:
-        name: The experiment's.
-        plan: The experiment's file, as it was when the runs were made.
-        arms: In the file's order; every run that was made is in it.
+        name: The name of the experiment.
+        plan: The experiment, as it was at the first run.
+        arms: The arms in the order of the file, with every run that was made.
     """
 
     name: str
@@ -121,15 +121,15 @@ class Pays:
 
 
 class OutOfTimeError(Exception):
-    """What was trained is saved."""
+    """The time is over; the state of the run is saved."""
 
 
 def read_plan(path: Path) -> Plan:
-    """The experiment of a file.
+    """Read an experiment.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not an experiment, with the first field that is wrong.
+        ValueError: The file is not an experiment; the message names the first wrong field.
     """
     try:
         return parse(Plan, json.loads(path.read_text(encoding="utf-8")), str(path))
@@ -138,10 +138,10 @@ def read_plan(path: Path) -> Plan:
 
 
 def keep_plan(path: Path, runs: Path) -> None:
-    """Copy the experiment beside its runs; or see that it is still what it was.
+    """Copy the experiment next to its runs, or check that it has not changed since.
 
     Raises:
-        ValueError: It was changed after the first run.
+        ValueError: The file was changed after the first run.
     """
     kept = runs / "run.json"
     text = path.read_text(encoding="utf-8")
@@ -154,12 +154,12 @@ def keep_plan(path: Path, runs: Path) -> None:
 
 @functools.cache
 def opened(data: Path, prepared: tuple[str, ...], name: str) -> Data:
-    """The images, decoded once in each process; all arms want the same of them."""
+    """Return the images, decoded once in each process; they are the same for all arms."""
     return open_data(data, recipe(name, prepared))
 
 
 def train_one(plan: Plan, arm: str, seed: int, data: Path, folder: Path, end: float) -> None:
-    """One run, in a process of its own."""
+    """Train one network, in a process of its own."""
 
     def watch(what: str, done: int, total: int, rate: str) -> None:
         if time.time() > end:
@@ -173,16 +173,15 @@ def train_one(plan: Plan, arm: str, seed: int, data: Path, folder: Path, end: fl
 
 
 def collect(name: str, plan: Plan, runs: Path) -> Pays:
-    """Every run that is done."""
+    """Return the results of all finished runs."""
     arms: list[ArmResult] = []
     for arm_name, arm in plan.arms.items():
         paths = {seed: runs / f"{arm_name}-seed{seed}" / "result.json" for seed in range(arm.runs)}
         done = {seed: path for seed, path in paths.items() if path.exists()}
         results = [read_result(path, plan.recipe_of(arm_name).task) for path in done.values()]
-        found = ArmResult(
-            arm=arm_name, row=arm.row, changes=arm.changes, twin=arm.twin, seeds=list(done), results=results
+        arms.append(
+            ArmResult(arm=arm_name, row=arm.row, changes=arm.changes, twin=arm.twin, seeds=list(done), results=results)
         )
-        arms.append(found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Pays(name=name, plan=plan, arms=arms, provenance=Provenance.now(device, 1))
 
@@ -195,15 +194,15 @@ def main(
     minutes: float = 600,
     processes: int = max(1, (os.cpu_count() or 1) - 2),
 ) -> None:
-    """Train what is missing.
+    """Train the missing runs.
 
     Args:
-        experiment: Its file.
-        data: The folder that holds the data sets.
-        runs: Where the runs are kept.
-        out: Where the result file goes.
-        minutes: When to stop.
-        processes: Runs side by side.
+        experiment: The file of the experiment.
+        data: The folder that contains the data sets.
+        runs: The folder of the runs.
+        out: The folder of the result file.
+        minutes: Stop after this time.
+        processes: The number of runs at a time.
     """
     end = time.time() + 60 * minutes
     plan, place = read_plan(experiment), runs / experiment.stem
@@ -220,15 +219,14 @@ def main(
                 future.result()
                 bars("runs", number, len(missing), futures[future][0])
         except OutOfTimeError:
-            print("out of time; another call goes on from here")
+            print("out of time; another call resumes")
         finally:
             pool.shutdown(cancel_futures=True)
-    found = collect(experiment.stem, plan, place)
-    content = {"schema": SCHEMA, **dataclasses.asdict(found)}
+    content = {"schema": SCHEMA, **dataclasses.asdict(collect(experiment.stem, plan, place))}
     write_whole(out / f"pays-{experiment.stem}.json", json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if not DATA.is_dir() and "--data" not in sys.argv:
-        sys.exit(f"{DATA} does not exist: set CNNMOD_DATA to the folder that holds cifar100")
+        sys.exit(f"{DATA} does not exist: set CNNMOD_DATA to the folder that contains cifar100")
     tyro.cli(main, description=__doc__)

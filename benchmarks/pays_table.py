@@ -1,4 +1,4 @@
-"""The result of benchmarks/pays.py as a table: each arm with its distance from the control and from its static twin."""
+"""Render the result of benchmarks/pays.py: each arm, compared with the control and with its static twin."""
 
 import statistics
 import warnings
@@ -8,7 +8,7 @@ from scipy.stats import ttest_ind
 
 
 def pays_table(result: dict[str, Any]) -> str:
-    """A row for each arm that ran; differences with half of their 95 % interval (Welch's t)."""
+    """Return a table with a row for each arm that ran; differences have half of their 95 % interval (Welch's t)."""
     arms = {arm["arm"]: [run["accuracy"] for run in arm["results"]] for arm in result["arms"]}
     top1 = {arm: [run["top1_pct"] for run in runs] for arm, runs in arms.items()}
     loss = {arm: [run["loss"] for run in runs] for arm, runs in arms.items()}
@@ -26,23 +26,24 @@ def pays_table(result: dict[str, Any]) -> str:
         cells.append(difference(top1[name], top1[twin], 2) if twin else "")
         cells.append("" if name == "control" else difference(loss[name], loss["control"], 3))
         lines.append(f"| {' | '.join(cells)} |")
-    made, images = result["provenance"], next(runs for runs in arms.values() if runs)[0]["images"]
+    provenance, images = result["provenance"], next(runs for runs in arms.values() if runs)[0]["images"]
     lines.append(
         f"\nTop-1 on {images:,} test images of {result['plan']['data']}, mean ± standard deviation of n runs; "
-        f"differences ± half of the 95 % interval (Welch's t); {made['device']}, torch {made['versions']['torch']}. "
+        f"differences ± half of the 95 % interval (Welch's t); {provenance['device']}, "
+        f"torch {provenance['versions']['torch']}. "
         f"Recipe: {result['plan']['recipe']} with {', '.join(result['plan']['changes'])}."
     )
     return "\n".join(lines)
 
 
 def difference(one: list[float], other: list[float], digits: int) -> str:
-    """The difference of the means, with half of its 95 % interval where there are two runs of each."""
+    """Return the difference of the means, with half of its 95 % interval if both have at least two runs."""
     if not (one and other):
         return ""
     text = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
     if min(len(one), len(other)) < 2:
         return text
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where all runs of an arm have the same value
+        warnings.simplefilter("ignore", RuntimeWarning)  # all runs of an arm have the same value
         interval = ttest_ind(one, other, equal_var=False).confidence_interval()
     return f"{text} ±{(interval.high - interval.low) / 2:.{digits}f}"

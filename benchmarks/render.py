@@ -1,12 +1,16 @@
 """Render the tables of README.md and docs from the committed result files.
 
-A table stands between `<!-- table: FILE … -->` and `<!-- end -->`; the files are in benchmarks/results. Files of
-accuracies that stand together make one table, and so do comparisons that stand together with the word `matrix` first;
-with the word `paper` first one stands beside the paper's figures. `summary NETWORK FILE …` makes a row for each
-runtime.
+A table is between the lines `<!-- table: FILE … -->` and `<!-- end -->`. The files are in benchmarks/results. The
+marker decides what is rendered:
 
-    python benchmarks/render.py           # writes
-    python benchmarks/render.py --check   # only says which page is out of date, exit code 1
+    FILE …                    one table for each comparison; one table for all files of accuracies
+    matrix FILE …             one table for all comparisons, with a column for each runtime
+    paper FILE                one comparison, with the paper's figures
+    summary NETWORK FILE …    one network, with a row for each runtime; a file whose name ends in `-operators`
+                              (measured without Triton) has a column of its own
+
+    python benchmarks/render.py           # write the tables
+    python benchmarks/render.py --check   # print which pages are out of date; exit code 1 if there are any
 """
 
 import json
@@ -33,31 +37,31 @@ _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with all tables rendered again."""
 
     def table(match: re.Match[str]) -> str:
-        kind, *rest = match[2].split()
-        network = rest.pop(0) if kind == "summary" else ""
-        names = rest if kind in ("matrix", "paper", "summary") else [kind, *rest]
+        style, *rest = match[2].split()
+        network = rest.pop(0) if style == "summary" else ""
+        names = rest if style in ("matrix", "paper", "summary") else [style, *rest]
         paths = [ROOT / "benchmarks" / "results" / name for name in names]
-        if kind == "matrix":
-            made = matrix([read_result(path) for path in paths])
-        elif kind == "summary":
-            made = summary(network, [read_result(path) for path in paths])
-        elif kind == "paper":
-            made = beside_the_papers(read_result(paths[0]))
+        if style == "matrix":
+            text = matrix([read_result(path) for path in paths])
+        elif style == "summary":
+            text = summary(network, {path.stem: read_result(path) for path in paths})
+        elif style == "paper":
+            text = beside_the_papers(read_result(paths[0]))
         elif all(read_schema(path) == experiment.SCHEMA for path in paths):
-            made = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
+            text = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
         else:
-            made = "\n\n".join(map(_of_file, paths))
-        return f"{match[1]}{made}\n{match[3]}"
+            text = "\n\n".join(map(_of_file, paths))
+        return f"{match[1]}{text}\n{match[3]}"
 
     return _TABLE.sub(table, page)
 
 
 def beside_the_papers(comparison: Comparison) -> str:
-    """Networks of the paper: its score, and its parameters, multiply-adds and times beside ours."""
-    known, baseline = paper_rows(), paper_rows()[comparison.rows[0].name]
+    """Return a table of the paper's networks: its score, and its parameters, MACs and times next to ours."""
+    rows_by_name, baseline = paper_rows(), paper_rows()[comparison.rows[0].name]
     header = ["network", f"{baseline.measure} % (paper)", "params M", "(paper)", "GMACs", "(paper)", "CPU (paper)"]
     header += [f"{runtime}, batch {size}" for runtime, size in comparison.conditions]
     lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * (len(header) - 1)}|"]
@@ -66,25 +70,25 @@ def beside_the_papers(comparison: Comparison) -> str:
         if row.role == "control":
             cells = ["└ control", "", size, "", gmacs, "", ""]
         else:
-            paper = known[row.name]
+            paper = rows_by_name[row.name]
             cells = [row.name, f"{paper.accuracy_pct:.2f}", size, f"{paper.parameters_m:.2f}", gmacs]
             cells += [f"{paper.gmacs_ptflops:.1f}", f"{baseline.cpu_ms / paper.cpu_ms:.2f}"]
         for condition in comparison.conditions:
             tax = f" ({100 * comparison.mod_tax(row, *condition):+.1f} %)" if row.role == "mod" else ""
             cells.append(f"{comparison.speedup(row, *condition):.2f}{tax}")
         lines.append(f"| {' | '.join(cells)} |")
-    made = comparison.provenance
+    machine = comparison.provenance
     lines.append(
-        f"\nTimes as speed-ups over {comparison.rows[0].name}, in brackets the MoD tax; the paper's are of its laptop, "
-        f"ours of {made.processor}, {made.threads} threads, torch {made.versions['torch']}, "
-        f"{' × '.join(map(str, comparison.image_shape[1:]))} pixels, medians of "
+        f"\nTimes are speed-ups over {comparison.rows[0].name} (MoD tax). The paper's were measured on a laptop, ours "
+        f"on {machine.processor}, {machine.threads} threads, torch {machine.versions['torch']}, "
+        f"{' × '.join(map(str, comparison.image_shape[1:]))} pixels; medians of "
         f"{len(comparison.rows[0].measurements[0].times_ms)} rounds."
     )
     return "\n".join(lines)
 
 
 def matrix(comparisons: list[Comparison]) -> str:
-    """Comparisons in several runtimes: a row for each MoD network and control, a column for each runtime."""
+    """Return one table of several comparisons: a row for each MoD network and control, a column for each runtime."""
     conditions = [condition for comparison in comparisons for condition in comparison.conditions]
     runtimes = list(dict.fromkeys(runtime for runtime, _ in conditions))
     sizes = list(dict.fromkeys(size for _, size in conditions))
@@ -103,48 +107,52 @@ def matrix(comparisons: list[Comparison]) -> str:
     machine, versions = comparisons[0].provenance, comparisons[0].provenance.versions
     rounds = sorted({len(row.measurements[0].times_ms) for comparison in comparisons for row in comparison.rows})
     lines.append(
-        f"\nMoD tax, and in brackets the speed-up over {comparisons[0].rows[0].name}, at batch "
-        f"{' / '.join(map(str, sizes))}; {machine.processor}, {machine.threads} threads; torch {versions['torch']}, "
+        f"\nMoD tax (speed-up over {comparisons[0].rows[0].name}) at batch {' / '.join(map(str, sizes))}; controls "
+        f"have the speed-up only; {machine.processor}, {machine.threads} threads; torch {versions['torch']}, "
         f"onnxruntime {versions['onnxruntime']}, openvino {versions['openvino']}; medians of "
         f"{' and '.join(map(str, rounds))} interleaved rounds."
     )
     return "\n".join(lines)
 
 
-def summary(network: str, comparisons: list[Comparison]) -> str:
-    """One network in every runtime: a row for each runtime and device, a column for each of its configurations."""
+def summary(network: str, comparisons: dict[str, Comparison]) -> str:
+    """Return a table of one network: a row for each runtime and device, a column for each configuration."""
     cells: dict[str, dict[str, str]] = {}
-    for comparison in comparisons:
-        device = comparison.provenance.device
+    first = next(iter(comparisons.values()))
+    machine = first.provenance
+    for name, comparison in comparisons.items():
+        device, torch_version = comparison.provenance.device, comparison.provenance.versions["torch"]
         where = "" if device == "cpu" else f", {' '.join(device.split()[:2])}, {comparison.dtype}"
+        if torch_version != machine.versions["torch"]:
+            where += f", torch {torch_version}"
         runtimes = list(dict.fromkeys(runtime for runtime, _ in comparison.conditions))
         for row in comparison.rows:
             if row.role == "mod" and row.name.split()[0] == network:
                 for runtime in runtimes:
-                    sizes = [size for name, size in comparison.conditions if name == runtime]
+                    sizes = [size for measured, size in comparison.conditions if measured == runtime]
                     speedups = " / ".join(f"{comparison.speedup(row, runtime, size):.2f}" for size in sizes)
                     taxes = " / ".join(f"{100 * comparison.mod_tax(row, runtime, size):+.1f}" for size in sizes)
                     label = f"{runtime}{where}, batch {' / '.join(map(str, sizes))}"
-                    cells.setdefault(label, {})[row.name] = f"{speedups} ({taxes} %)"
-    names = list(dict.fromkeys(name for row in cells.values() for name in row))
-    lines = [f"| {' | '.join(['runtime', *names])} |", f"|---{'|---:' * len(names)}|"]
-    lines += [f"| {' | '.join([label, *(row.get(name, '') for name in names)])} |" for label, row in cells.items()]
-    machine = comparisons[0].provenance
+                    column = f"{row.name}, operators" if name.endswith("-operators") else row.name
+                    cells.setdefault(label, {})[column] = f"{speedups} ({taxes} %)"
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    lines = [f"| {' | '.join(['runtime', *columns])} |", f"|---{'|---:' * len(columns)}|"]
+    lines += [f"| {' | '.join([label, *(row.get(name, '') for name in columns)])} |" for label, row in cells.items()]
     lines.append(
-        f"\nSpeed-up over {comparisons[0].rows[0].name}, in brackets the MoD tax; "
-        f"{' × '.join(map(str, comparisons[0].image_shape[1:]))} pixels; {machine.processor}, {machine.threads} "
-        f"threads, torch {machine.versions['torch']}, unless the row says otherwise; medians of interleaved rounds."
+        f"\nSpeed-up over {first.rows[0].name} (MoD tax); {' × '.join(map(str, first.image_shape[1:]))} pixels; "
+        f"{machine.processor}, {machine.threads} {'thread' if machine.threads == 1 else 'threads'}, "
+        f"torch {machine.versions['torch']}, unless the row says otherwise; medians of interleaved rounds."
     )
     return "\n".join(lines)
 
 
 def read_schema(path: Path) -> str | None:
-    """What kind of result file it is, if it says so."""
+    """Return the schema that a result file states, or `None`."""
     return json.loads(path.read_text(encoding="utf-8")).get("schema")
 
 
 def _of_file(path: Path) -> str:
-    others = {
+    renderers = {
         "families.json": families,
         "identity_start.json": identity_start,
         "forms.json": forms,
@@ -154,13 +162,13 @@ def _of_file(path: Path) -> str:
     }
     if path.name.startswith("pays-"):
         return pays_table(json.loads(path.read_text(encoding="utf-8")))
-    if (render := others.get(path.name)) is not None:
+    if (render := renderers.get(path.name)) is not None:
         return render(json.loads(path.read_text(encoding="utf-8")))
     return comparison_cells(read_result(path)).markdown()
 
 
 def forms(result: dict[str, Any]) -> str:
-    """What benchmarks/forms.py measured: a row for each form, a column for each runtime."""
+    """Return the table of benchmarks/forms.py: a row for each form, a column for each runtime."""
     runtimes = list(dict.fromkeys(row["runtime"] for row in result["rows"]))
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in result["rows"]:
@@ -176,7 +184,7 @@ def forms(result: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join([name, *shown])} |")
     machine, versions = result["provenance"], result["provenance"]["versions"]
     lines.append(
-        "\nMoD tax of ResNet75-MoD, and in brackets its speed-up over ResNet50, at batch 1 / 8; "
+        "\nMoD tax of ResNet75-MoD (speed-up over ResNet50) at batch 1 / 8; the control has the speed-up only; "
         f"{machine['processor']}, {machine['threads']} threads; onnxruntime {versions['onnxruntime']}, "
         f"openvino {versions['openvino']}; "
         f"medians of {' / '.join(map(str, result['rounds'].values()))} interleaved rounds."
@@ -185,14 +193,14 @@ def forms(result: dict[str, Any]) -> str:
 
 
 def families(result: dict[str, Any]) -> str:
-    """What benchmarks/families.py found: the total, a row for each family, and every failure with its reason."""
+    """Return the tables of benchmarks/families.py: totals, a row for each family, and each failure with its reason."""
     by_family: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
         by_family.setdefault(row["family"], []).append(row)
     lines: list[str] = []
     if len(result["rows"]) < result["networks"]:
         tried = f"{len(result['rows']):,} of {result['networks']:,}"
-        lines.append(f"So far {tried} networks were tried; most with over 150 M parameters were not.\n")
+        lines.append(f"{tried} networks have been tried so far; most networks above 150 M parameters have not.\n")
     for library in ("timm", "torchvision"):
         rows = [row for row in result["rows"] if row["name"].startswith(library)]
         counted = [row["outcome"] == "works" for row in rows if row["outcome"] != "none"]
@@ -200,24 +208,24 @@ def families(result: dict[str, Any]) -> str:
             continue
         lines.append(
             f"{library} {result['provenance']['versions'][library]}: {len(rows):,} networks; {len(counted)} of them "
-            "have convolutional blocks in a row, and "
+            "have consecutive convolutional blocks, and "
             f"**{sum(counted)} of these work ({sum(counted) / len(counted):.1%})**.\n"
         )
     lines += [
-        "| family | networks | work | become MoD blocks | in some stay standard blocks |",
+        "| family | networks | work | converted to MoD blocks | kept as standard blocks in some networks |",
         "|---|---:|---:|---|---|",
     ]
     for family, rows in by_family.items():
         if rows := [row for row in rows if row["outcome"] != "none"]:
             work = sum(row["outcome"] == "works" for row in rows)
-            classes = ", ".join(sorted({kind for row in rows for kind in row["classes"]}))
-            kept = ", ".join(sorted({kind for row in rows for kind, _ in row["kept"]}))
+            classes = ", ".join(sorted({name for row in rows for name in row["classes"]}))
+            kept = ", ".join(sorted({name for row in rows for name, _ in row["kept"]}))
             lines.append(f"| {family} | {len(rows)} | {work} | {classes} | {kept} |")
-    lines += ["\n**What fails**\n", "| network | why |", "|---|---|"]
+    lines += ["\n**Networks that fail**\n", "| network | why |", "|---|---|"]
     lines += [f"| {row['name']} | {_cell(row['reason'])} |" for row in result["rows"] if row["outcome"] == "fails"]
     lines += [
-        "\n**What has no convolutional blocks in a row**\n",
-        "| family | networks | the first, and why |",
+        "\n**Networks without consecutive convolutional blocks**\n",
+        "| family | networks | first network, and why |",
         "|---|---:|---|",
     ]
     for family, rows in by_family.items():
@@ -228,36 +236,37 @@ def families(result: dict[str, Any]) -> str:
 
 
 def _cell(reason: str) -> str:
-    """A reason that fits a table's cell."""
+    """Return a reason that fits into a table cell."""
     reason = reason.rpartition("Block types seen: ")[2].replace("|", "/").replace("\n", " ")
     reason = "it has no blocks around convolutions" if reason == "none" else reason
     return reason if len(reason) <= 240 else f"{reason[:240]} …"
 
 
 def identity_start(result: dict[str, Any]) -> str:
-    """What benchmarks/identity_start.py measured: accuracy on the way, means over the seeds and their spread."""
+    """Return the table of benchmarks/identity_start.py: accuracy after some steps, mean and range over the seeds."""
     recipe, rows = result["recipe"], result["rows"]
     header = ["network", *(f"step {step}" for step in recipe["looks"])]
     lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * len(recipe['looks'])}|"]
-    for kind in dict.fromkeys(row["network"] for row in rows):
-        looks = zip(*(row["accuracy_pct"] for row in rows if row["network"] == kind), strict=True)
+    for network in dict.fromkeys(row["network"] for row in rows):
+        looks = zip(*(row["accuracy_pct"] for row in rows if row["network"] == network), strict=True)
         cells = [
             f"{look[0]:.1f}" if len(look) == 1 else f"{sum(look) / len(look):.1f} ({min(look):.1f} to {max(look):.1f})"
             for look in looks
         ]
-        lines.append(f"| {' | '.join([kind, *cells])} |")
+        lines.append(f"| {' | '.join([network, *cells])} |")
     seeds = len({row["seed"] for row in rows})
     over = "one seed" if seeds == 1 else f"mean (lowest to highest) of {seeds} seeds"
     lines.append(
-        f"\nTop-1 % on {recipe['test_images']:,} test images after so many steps of {recipe['batch_size']} images; "
-        f"{over}; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, warm-up of {recipe['warm_up']} steps; "
+        f"\nTop-1 % on {recipe['test_images']:,} test images after the given number of steps, batch "
+        f"{recipe['batch_size']}; {over}; {recipe['size']} pixels, SGD at {recipe['learning_rate']}, "
+        f"warm-up of {recipe['warm_up']} steps; "
         f"torch {result['provenance']['versions']['torch']}."
     )
     return "\n".join(lines)
 
 
 def int8(result: dict[str, Any]) -> str:
-    """What benchmarks/int8.py measured: a row for each network, a column for each runtime."""
+    """Return the table of benchmarks/int8.py: a row for each network, a column for each runtime."""
     runtimes = list(result["networks"][0]["runtimes"])
     lines = [f"| {' | '.join(['network', *runtimes])} |", f"|---{'|---:' * len(runtimes)}|"]
     for network in result["networks"]:
@@ -269,21 +278,23 @@ def int8(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines.append(
-        f"\nTop-1 in % on {result['test_images']:,} test images, INT8 calibrated on {result['calibration_images']} "
-        f"training images; in brackets the share of the selected channels, in %, that eager PyTorch selects too; "
+        f"\nTop-1 % on {result['test_images']:,} test images (% of the selected channels that eager PyTorch also "
+        f"selects); INT8 calibrated on {result['calibration_images']} training images; "
         f"{result['provenance']['processor']}; {versions}."
     )
     return "\n".join(lines)
 
 
 def parity(result: dict[str, Any]) -> str:
-    """What benchmarks/parity.py compared: a row for each network, a cell for each runtime."""
+    """Return the table of benchmarks/parity.py: a row for each network; each cell has a value for each runtime."""
     names = dict.fromkeys(row["name"] for row in result["rows"])
     lines: list[str] = []
     if len(names) < result["networks"]:
-        lines.append(f"So far {len(names)} of {result['networks']} networks were compared, the small ones first.\n")
+        lines.append(
+            f"{len(names)} of {result['networks']} networks have been compared so far, the small ones first.\n"
+        )
     lines += [
-        "| network | MoD blocks | largest error | top-1 equal | selected alike | where scores tie |",
+        "| network | MoD blocks | largest error | same top-1 | same selection | same selection with equal scores |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in names:
@@ -302,20 +313,21 @@ def parity(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {rows[0]['mod_blocks']} | {' | '.join(cells)} |")
     runtimes = dict.fromkeys(row["runtime"] for row in result["rows"])
     near = {
-        kind: " / ".join(str(sum(row[kind] for row in result["rows"] if row["runtime"] == one)) for one in runtimes)
-        for kind in ("top1_near_ties", "selection_near_ties")
+        field: " / ".join(str(sum(row[field] for row in result["rows"] if row["runtime"] == name)) for name in runtimes)
+        for field in ("top1_near_ties", "selection_near_ties")
     }
     lines.append(
-        f"\nONNX Runtime / OpenVINO on a CPU, float32, against eager PyTorch (torch "
-        f"{result['provenance']['versions']['torch']}) on {result['photographs']} photographs; errors relative to the "
-        "largest logit, of photographs that select alike. What differs where the two values that decide are within "
-        f"1e-5: the top-1 of {near['top1_near_ties']} photographs, the selection of {near['selection_near_ties']}."
+        f"\nONNX Runtime / OpenVINO on a CPU, float32, compared with eager PyTorch (torch "
+        f"{result['provenance']['versions']['torch']}) on {result['photographs']} photographs. Errors are relative to "
+        "the largest logit, over the photographs with the same selection. Differences where the two deciding values "
+        f"are within 1e-5 of each other: top-1 of {near['top1_near_ties']} photographs, selection of "
+        f"{near['selection_near_ties']}."
     )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Render, or check."""
+    """Render or check the tables."""
     old = {page: page.read_text(encoding="utf-8") for page in PAGES}
     stale = [page for page, text in old.items() if rendered(text) != text]
     for page in stale:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ResNet50-, 75- and 86-MoD in the runtimes on a CPU, the paper's and with candidates=4, two of them also compiled and
-# in INT8; one process after the other: an hour on two cores. Let nothing else run meanwhile.
+# Time ResNet50-, 75- and 86-MoD in the runtimes on a CPU, in the paper's form and with candidates=4; ResNet50- and 75-MoD
+# also compiled and in INT8. One process after the other. Takes an hour on two cores; run nothing else.
 set -eu
 cd "$(dirname "$0")/results"
 compare() { cnnmod compare "$@" --threads 2 --batch 1 8 >/dev/null; }

@@ -1,7 +1,7 @@
-"""What the training loop costs over a bare one, and reading Parquet over training.
+"""Measure the cost of the training loop compared with a bare loop, and of reading Parquet compared with training.
 
-Between any two steps of `cnnmod train` a bare step runs on the same network: forward, backward, optimizer, on images
-that are normalised already. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA; run it on an idle machine.
+A bare step runs between any two steps of `cnnmod train`, on the same network: forward, backward and optimizer, on
+images that are already normalized. Needs CIFAR-10 as Parquet, in ../shared/data or $CNNMOD_DATA, and an idle machine.
 
     python benchmarks/training_loop.py    # two minutes; writes results/training_loop.json
 """
@@ -35,10 +35,10 @@ STEPS, WARM_UP = 110, 10
 
 
 def main() -> None:
-    """Measure, and write the file."""
+    """Measure, and write the result file."""
     place = Path(os.environ.get("CNNMOD_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
     if not place.is_dir():
-        sys.exit(f"{place} is not there: set CNNMOD_DATA to the folder that holds cifar10")
+        sys.exit(f"{place} does not exist: set CNNMOD_DATA to the folder that contains cifar10")
     check_writable(RESULT)
     whole = recipe("cifar10_fast")
     started = time.perf_counter()
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _bare_step(how: Recipe) -> Callable[[], float]:
-    """A function that trains a network of its own for one step, and says how long that took."""
+    """Return a function that trains a network of its own for one step and returns the time in s."""
     torch.manual_seed(0)
     model = build_row(how, "mod", 10).to(memory_format=torch.channels_last).train()
     optimizer, _ = make_optimizer(model, how, STEPS)

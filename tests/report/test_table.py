@@ -94,7 +94,7 @@ def test_experiments_in_one_table():
     first = experiment("fast", {"mod": [80.0, 80.2, 80.4], "control": [79.0, 79.4]})
     order = experiment("fast, config.order=index", {"mod": [81.0]}, ["config.order=index"])
     cells = experiment_cells(first, order)
-    assert cells.header == ["network", "params M", "top-1 %", "over control", "over mod", "n", "s a run"]
+    assert cells.header == ["network", "params M", "top-1 %", "over control", "over mod", "n", "s per run"]
     assert cells.rows[0] == ["mod", "1.000", "80.20 ±0.20", "+1.00 ±1.20", "", "3", "60"]
     assert cells.rows[1][2:5] == ["79.20 ±0.28", "", "-1.00 ±1.20"]
     assert cells.rows[2] == ["config.order=index", "1.000", "81.00", "+1.80", "+0.80", "1", "60"]
@@ -135,4 +135,8 @@ def test_classes_that_were_not_tested_are_named(score, said):
     rows = [dataclasses.replace(first.rows[0], results=[result])]
     notes = experiment_cells(dataclasses.replace(first, rows=rows)).notes
     numbers = ", ".join(f"class {number}" for number in score.absent_classes)
+<<<<<<< HEAD
     assert notes[1:] == ([f"Not tested, since the test images have none: {numbers}."] if numbers else [])
+=======
+    assert notes[1:] == ([f"Classes that the test set does not have: {numbers}."] if numbers else [])
+>>>>>>> eng3
