@@ -135,8 +135,4 @@ def test_classes_that_were_not_tested_are_named(score, said):
     rows = [dataclasses.replace(first.rows[0], results=[result])]
     notes = experiment_cells(dataclasses.replace(first, rows=rows)).notes
     numbers = ", ".join(f"class {number}" for number in score.absent_classes)
-<<<<<<< HEAD
-    assert notes[1:] == ([f"Not tested, since the test images have none: {numbers}."] if numbers else [])
-=======
     assert notes[1:] == ([f"Classes that the test set does not have: {numbers}."] if numbers else [])
->>>>>>> eng3

@@ -77,13 +77,8 @@ def comparison_cells(comparison: Comparison) -> Cells:
         header = [header[0], "runtime", header[1], *header[4:-1]]
     provenance = comparison.provenance
     conditions = [
-<<<<<<< HEAD
-        f"{provenance.device} ({provenance.processor}), {provenance.threads} threads",
+        f"{provenance.device} ({provenance.processor}), {_threads(provenance.threads)}",
         f"torch {provenance.versions['torch']}",
-=======
-        f"{made.device} ({made.processor}), {_threads(made.threads)}",
-        f"torch {made.versions['torch']}",
->>>>>>> eng3
         f"{comparison.dtype}, {'channels last' if comparison.channels_last else 'channels first'}",
         f"medians of {len(comparison.rows[0].measurements[0].times_ms)} interleaved rounds ± half of the IQR",
     ]
@@ -94,16 +89,12 @@ def comparison_cells(comparison: Comparison) -> Cells:
     return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
 
 
-<<<<<<< HEAD
-def _spread(values: list[float], template: str) -> str:
-    """Return the median and half of the interquartile range, as text."""
-=======
 def _threads(count: int) -> str:
     return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
-def _spread(values: list[float], form: str) -> str:
->>>>>>> eng3
+def _spread(values: list[float], template: str) -> str:
+    """Return the median and half of the interquartile range, as text."""
     half = interquartile_range(values) / 2
     return f"{template.format(statistics.median(values))} ±{template.format(half).lstrip('+')}"
 
@@ -137,19 +128,11 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     notes = [
         f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
-<<<<<<< HEAD
-        f"{first.recipe.optimization.epochs} epochs; {provenance.device} "
-        f"({provenance.processor}), {provenance.threads} threads; torch {provenance.versions['torch']}."
-    ]
-    if accuracy.absent_classes:
-        notes.append(f"Not tested, since the test images have none: {name_classes(accuracy.absent_classes, None)}.")
-=======
-        f"{first.recipe.optimization.epochs} epochs; {made.device} ({made.processor}), {_threads(made.threads)}; "
-        f"torch {made.versions['torch']}."
+        f"{first.recipe.optimization.epochs} epochs; {provenance.device} ({provenance.processor}), "
+        f"{_threads(provenance.threads)}; torch {provenance.versions['torch']}."
     ]
     if accuracy.absent_classes:
         notes.append(f"Classes that the test set does not have: {name_classes(accuracy.absent_classes, None)}.")
->>>>>>> eng3
     over = ["over control", *(["over mod"] if others else [])]
     return Cells(
         first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s per run"], rows, notes
@@ -182,14 +165,9 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
         for selection in selections
     ]
     notes = [
-<<<<<<< HEAD
-        f"{sum(selections[0].images):,} images. Entropy of the selected channels: 0 if the same k are always selected, "
-        "1 if all are selected equally often. Same k: the share of images that select exactly the k most selected."
-=======
         f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0 if always the same k are "
         "selected, 1 if all are selected equally often. Same k: the share of images that select exactly the k most "
         "selected channels."
->>>>>>> eng3
     ]
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
@@ -234,19 +212,12 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             groups = itertools.groupby(conversion.blocks, lambda block: block.module)
             modules = [[block.name for block in blocks] for _, blocks in groups]
             notes.append(
-<<<<<<< HEAD
-                f"→ MoD: a MoD block after cnnmod.convert_, c = {conversion.c}; parameters and MMACs are before it."
+                f"→ MoD: cnnmod.convert_ replaces this block, c = {conversion.c}; parameters and MMACs are before "
+                "conversion."
             )
             refused = {block.kind: block for block in reversed(conversion.blocks) if block.chosen and block.k is None}
-            notes += [f"{kind} stays standard at {block.name}: {block.reason}." for kind, block in refused.items()]
-    except ValueError as error:  # the network has no modules; counting shows that it runs
-=======
-                f"→ MoD: cnnmod.convert_ replaces this block, c = {made.c}; parameters and MMACs are before conversion."
-            )
-            refused = {b.kind: b for b in reversed(made.blocks) if b.chosen and b.k is None}
             notes += [f"{kind} stays a standard block at {b.name}: {b.reason}." for kind, b in refused.items()]
-    except ValueError as error:  # it runs, or counting would have failed: it has no modules
->>>>>>> eng3
+    except ValueError as error:  # the network has no modules; counting shows that it runs
         notes.append(f"{error}.")
     rows: list[list[str]] = []
     for index, names in enumerate(modules):
@@ -268,11 +239,7 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
         millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
         notes.append(
-<<<<<<< HEAD
-            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels. Its "
-=======
             f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
->>>>>>> eng3
             "MACs include norms, activations and pooling."
         )
     return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
