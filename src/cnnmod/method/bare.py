@@ -30,5 +30,5 @@ def check_bare(model: nn.Module) -> None:
         if wrapper is not None:
             inner = _WRAPPERS[wrapper]
             path = ".".join(filter(None, ("model", name, inner)))
-            hint = f"; the model inside is {path}" if inner else f"; {path} is wrapped" if name else ""
+            hint = f"; the unwrapped module is {path}" if inner else f"; {path} is wrapped" if name else ""
             raise ValueError(f"the model must be given before it is wrapped in {wrapper}{hint}")

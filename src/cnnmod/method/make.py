@@ -45,9 +45,8 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
     activation = None
     if config.fuse_to == "all":
-        call = block.call
-        activation = trace(conv_block, _last_activation, example, call.args, call.kwargs, logging.DEBUG)
-        activation = copy.deepcopy(activation)
+        arguments = block.call.args, block.call.kwargs
+        activation = copy.deepcopy(trace(conv_block, _last_activation, example, *arguments, logging.DEBUG))
     device, dtype = parameter.device, parameter.dtype
     mod_block = MoDBlock(conv_block, channels, k, config, device, dtype, block.call.layout, activation)
     return mod_block.train(block.layer.training)

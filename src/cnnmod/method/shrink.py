@@ -98,7 +98,7 @@ def _(layer: nn.LayerNorm, c: int) -> nn.LayerNorm:
 
 
 def _shrink_rest(narrow: ModuleT, host: nn.Module, c: int) -> ModuleT:
-    """Shrink what a subclass adds to the layer: timm's norms have an activation, its scaled convolutions have a gain."""
+    """Shrink what a subclass adds to the layer, for example the activation in timm's norms."""
     for name, child in host.named_children():
         setattr(narrow, name, shrink(child, c))
     _cut_vectors(narrow, host, c, skip=("weight", "bias"))
@@ -106,7 +106,7 @@ def _shrink_rest(narrow: ModuleT, host: nn.Module, c: int) -> ModuleT:
 
 
 def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int, law: _ConvNd | None = None) -> ConvT:
-    """Copy the convolution with these widths and new weights, from the distribution of the layer's weights or `law`'s."""
+    """Copy the convolution with these widths and new weights, drawn as those of the layer or of `law`."""
     narrow = _copy(layer)
     narrow.in_channels, narrow.out_channels, narrow.groups = in_channels, out_channels, groups
     first, second = (in_channels, out_channels) if layer.transposed else (out_channels, in_channels)
@@ -118,7 +118,7 @@ def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int
 
 
 def with_features(layer: nn.Linear, in_features: int, out_features: int, law: nn.Linear | None = None) -> nn.Linear:
-    """Copy the linear layer with these widths and new weights, from the distribution of the layer's or `law`'s."""
+    """Copy the linear layer with these widths and new weights, drawn as those of the layer or of `law`."""
     narrow = _copy(layer)
     narrow.in_features, narrow.out_features = in_features, out_features
     _renew(narrow, layer if law is None else law, (out_features, in_features))
@@ -222,7 +222,7 @@ def _check(block: object, c: object) -> None:
 def _copy(module: ModuleT, children: dict[int, nn.Module] | None = None) -> ModuleT:
     """Deep-copy the module; `children` maps the id of a child to the module that replaces it in the copy.
 
-    The copy shares the module's parameters, and the caller replaces them. So the weights of a wide block are not copied.
+    The copy shares the module's parameters until the caller replaces them. Wide weights are therefore never copied.
     """
     memo: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
     try:
