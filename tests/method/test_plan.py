@@ -106,7 +106,7 @@ def test_parts_of_blocks_with_attention(name):
 
 
 def test_c_larger_than_every_width():
-    with pytest.raises(ValueError, match="c = 600 is more than the channels of every block; the widest has C = 512"):
+    with pytest.raises(ValueError, match="c must be at most 512, the channels of the widest block, not 600"):
         plan(build("resnet18"), MoDConfig(c=600))
 
 

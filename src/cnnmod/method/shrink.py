@@ -171,12 +171,12 @@ def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> N
     """
     parts = getattr(narrow, name)
     for child_name, layer in host.named_children():
-        shrunken = getattr(narrow, child_name)
+        shrunk = getattr(narrow, child_name)
         if isinstance(layer, _ConvNd) and layer.out_channels == sum(getattr(host, name)) and layer.groups == 1:
-            setattr(narrow, child_name, with_channels(layer, shrunken.in_channels, sum(parts), 1))
+            setattr(narrow, child_name, with_channels(layer, shrunk.in_channels, sum(parts), 1))
             return
         if isinstance(layer, nn.Linear) and layer.out_features == sum(getattr(host, name)):
-            setattr(narrow, child_name, with_features(layer, shrunken.in_features, sum(parts)))
+            setattr(narrow, child_name, with_features(layer, shrunk.in_features, sum(parts)))
             return
     setattr(narrow, name, type(parts)([max(1, parts[0] + width - sum(parts)), *parts[1:]]))
 
