@@ -115,9 +115,9 @@ def spoil(change):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no json", "is no JSON"),
+        ("no json", "is not valid JSON"),
         ("[]", "has the schema None"),
-        ('{"schema": "cnnmod.comparison/9"}', "has the schema 'cnnmod.comparison/9'; this cnnmod reads"),
+        ('{"schema": "cnnmod.comparison/9"}', "has the schema 'cnnmod.comparison/9'; this version of cnnmod reads"),
         (spoil(lambda v: v.pop("dtype")), "fields missing or unknown: dtype"),
         (spoil(lambda v: v.update(extra=1)), "fields missing or unknown: extra"),
         (spoil(lambda v: v.update(step="walk")), "step is 'walk'"),

@@ -160,7 +160,10 @@ def test_another_conversion(saved, tmp_path):
     check_untouched(other, lambda model: load_(model, saved), ValueError, message)
     fewer = convert_(digits_resnet(), MoDConfig(c=8, placement=("layer2.1",)), **SMALL)
     check_untouched(
-        fewer, lambda model: load_(model, saved), ValueError, r"has the MoD blocks .*, but the model has \['layer2\.1'\]"
+        fewer,
+        lambda model: load_(model, saved),
+        ValueError,
+        r"has the MoD blocks .* model has \['layer2\.1'\]",
     )
 
 
@@ -261,7 +264,10 @@ def test_a_file_without_c(tmp_path):
     text = '{"format": 1, "blocks": {"layer1.1": {}}}'
     save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
     check_untouched(
-        digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, "c must be a number in the config, not None"
+        digits_resnet(),
+        lambda model: load_(model, tmp_path / "file", **SMALL),
+        ValueError,
+        "c must be a number",
     )
 
 

@@ -158,7 +158,7 @@ def test_bad_divisors(c):
 
 
 def test_not_a_module():
-    with pytest.raises(ValueError, match="block must be a torch\.nn\.Module, not list"):
+    with pytest.raises(ValueError, match=r"block must be a torch\.nn\.Module, not list"):
         shrink([], 2)
 
 
