@@ -142,7 +142,7 @@ class MoDBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= k <= channels:
-            raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+            raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
         self.conv_block = conv_block
         self.channels, self.k, self.config = channels, k, config
         self.layout: Layout = layout
@@ -214,7 +214,7 @@ class MoDBlock(nn.Module):
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
-        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_choices(self.config)])
+        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_changed_fields(self.config)])
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Raise: `nn.Module` calls this instead of `forward` while torch.jit.trace records."""
@@ -225,7 +225,7 @@ class MoDBlock(nn.Module):
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
 
 
-def _choices(config: MoDConfig) -> list[str]:
+def _changed_fields(config: MoDConfig) -> list[str]:
     """Return the fields that differ from their defaults. For a placement by names, only their number is shown."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     texts = {name: repr(value) for name, value in values.items() if value != getattr(MoDConfig(), name)}

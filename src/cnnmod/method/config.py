@@ -14,7 +14,7 @@ Placement: TypeAlias = Literal["alternate", "all"] | tuple[str, ...] | Placement
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoDConfig:
-    """The settings that say how a network's blocks become MoD blocks. The defaults are the paper's (section 3).
+    """Settings for converting a network's blocks to MoD blocks. The defaults are the paper's (section 3).
 
     Attributes:
         c: A MoD block of C channels selects k = max(1, C // c) of them. `None` uses the number of input channels of
@@ -29,7 +29,8 @@ class MoDConfig:
             group of channels. The last C mod k channels are in no group.
         order: The selected channels enter the Conv-Block by descending `"score"` or by ascending channel `"index"`.
         scale: What is multiplied by the importance scores: the Conv-Block's `"output"` (the paper's) or its `"input"`
-            (not in the paper). `"none"` scales nothing and has no channel selector; the selection must be fixed.
+            (not in the paper). `"none"` scales nothing and has no channel selector; it is not accepted with
+            `select="learned"` and `select="slots"`.
         fuse_to: The channels that the result is added to: the `"first"` k channels, the `"last"` k, or the
             `"original"` positions of the selected channels. `"all"` (not in the paper) adds to all C channels: a
             learned 1×1 convolution, initialized to zero, maps the result from k to C channels, and the host block's
@@ -79,7 +80,7 @@ class MoDConfig:
                 listed = ", ".join(map(repr, get_args(accepted)))
                 raise ValueError(f"{name} must be one of {listed}, not {value!r}")
         if self.scale == "none" and self.select in ("learned", "slots"):
-            raise ValueError(f"scale='none' gives no gradient to select={self.select!r}; it needs select='first'")
+            raise ValueError(f"scale='none' gives select={self.select!r} no gradient; it needs select='first'")
         for name in ("residual", "identity_start"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")

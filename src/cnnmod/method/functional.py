@@ -38,7 +38,7 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
     """
     channels = logit_NC.shape[-1]
     if not 1 <= k <= channels:
-        raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+        raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
     index_NK = _rank_keys(logit_NC.detach()).topk(k, dim=1).indices
     if order == "index":
         index_NK = index_NK.sort(dim=1).values
@@ -69,7 +69,7 @@ def select_slots(logit_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     channels = logit_NC.shape[-1]
     if not 1 <= k <= channels:
-        raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+        raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
     groups_NGK = logit_NC.detach()[:, : channels // k * k].unflatten(1, (-1, k))
     index_NK = torch.add(torch.arange(k, device=logit_NC.device), groups_NGK.argmax(1), alpha=k)
     return logit_NC.gather(1, index_NK).sigmoid(), index_NK

@@ -173,11 +173,10 @@ def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
 def _convertible(
     module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: _Tried
 ) -> list[list[Block]]:
-    """Return the modules to convert in place of `module`.
+    """Return the modules to convert: the module itself, or the modules of its blocks' convolutional parts.
 
-    This is the module itself, unless no block of its class in the network can be a MoD block (for example because the
-    blocks have attention). Then it is the modules of its blocks' convolutional parts, if one of the parts can be a MoD
-    block.
+    The parts are used only if no block of this class in the network can be a MoD block, for example because the blocks
+    have attention, and if one of the parts can be a MoD block.
     """
     block_class = type(module[0].layer)
     same_class = [block for other in modules if type(other[0].layer) is block_class for block in other[1:]]
