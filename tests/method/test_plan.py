@@ -77,7 +77,7 @@ class TestBlocksThatCannot:
         made = plan(model, example=EXAMPLE)
         assert made.mod_blocks == ["6", "8"]
         reason = summary(made)["2"][4]
-        assert reason.startswith("its Conv-Block of 1 channels does not work: Grid does not run on an example")
+        assert reason.startswith("its Conv-Block with k = 1 does not work: Grid does not run on an example")
         assert reason in str(made)
         convert_(model, example=EXAMPLE)
         assert list(mod_blocks(model)) == ["6", "8"]

@@ -95,12 +95,12 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
 
 def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
     calls: dict[str, Call | Refused] = {}
-    times: dict[str, int] = {}
+    num_calls: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
     storages: list[StorageWeakRef] = []  # kept, so that no address is used twice
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        times[name] = times.get(name, 0) + 1
+        num_calls[name] = num_calls.get(name, 0) + 1
         storages.extend(map(_memory, filter(_is_map, (*args[:1], output))))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := width_of(layer)) is not None:
@@ -115,7 +115,7 @@ def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
     names: dict[nn.Module, list[str]] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
-    for name, number in times.items():
+    for name, number in num_calls.items():
         if number > 1:
             registered = names[model.get_submodule(name)]
             aliases = f", as {' and '.join(registered)}" if len(registered) > 1 else ""

@@ -167,13 +167,13 @@ def read_structure(path: str | os.PathLike[str]) -> Structure:
 
 def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:
     with path.open("rb") as file:
-        start = file.read(2)
+        first_bytes = file.read(2)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except SafetensorError as error:
-        if start in _PICKLES:
+        if first_bytes in _PICKLES:
             message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"
         else:
             message = f"{path} is truncated or not a safetensors file: {' '.join(str(error).split())}"

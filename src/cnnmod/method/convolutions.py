@@ -21,10 +21,10 @@ class ConvNormAct(nn.Sequential):
 def runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
     """Return VGG's modules: the convolutions between two poolings, each with its norm and activation."""
     runs: list[list[Block]] = []
-    inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
+    mod_block_prefixes = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
     for parent_name, parent in model.named_modules():
         in_order = isinstance(parent, (nn.Sequential, nn.ModuleDict))  # timm's features_only turns VGG into a dict
-        if in_order and not parent_name.startswith(inside):
+        if in_order and not parent_name.startswith(mod_block_prefixes):
             runs += _convolution_runs(list(children_of(parent, parent_name)), calls)
     return runs if any(len(run) > 1 for run in runs) else []
 

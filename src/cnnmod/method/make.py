@@ -42,7 +42,7 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             drop_residual_(conv_block, shape)
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except ValueError as error:
-        raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
+        raise ValueError(f"its Conv-Block with k = {k} does not work: {error}") from error
     activation = None
     if config.fuse_to == "all":
         arguments = block.call.args, block.call.kwargs
