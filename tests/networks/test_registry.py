@@ -49,7 +49,7 @@ def test_the_users_own(own_module):
         ("?", r"timm\.list_models"),
         ("torchvision/resnt18", "did you mean torchvision/resnet18"),
         ("cnnmod/resnet18", "did you mean .*resnet18_mod"),
-        ("keras/resnet50", r"a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
+        ("keras/resnet50", r"a name must be NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
         ("own_networks:other", "cannot be imported: .*has no attribute 'other'"),
         ("own_networks:number", "is a int, not a function"),
         ("own_networks:none", "returned a list, not a torch"),
