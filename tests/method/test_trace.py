@@ -395,7 +395,7 @@ def test_several_inputs():
             return self.network(x, x.new_ones(1))
 
     message = (
-        r"^Two's forward takes x, mask, scale, and cnnmod calls it with one tensor \(N, C, H, W\): wrap the network"
+        r"^Two's forward takes x, mask, scale, but cnnmod calls it with one tensor \(N, C, H, W\); wrap the network"
     )
     model = Two()
     for run in (find_modules, plan, convert_, lower):
