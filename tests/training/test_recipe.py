@@ -60,7 +60,7 @@ def test_a_missing_field_takes_its_default():
     [
         ("optimization.epoch", 3, r"unknown recipe field 'optimization\.epoch'; did you mean optimization\.epochs"),
         ("optimization.epochs", "3", r"optimization\.epochs must be int, not '3'"),
-        ("optimization", [], r"optimization must be a JSON object, not \[\]"),
+        ("optimization", [], r"optimization is \[\], not an object"),
         ("task", "classification", "task is 'classification', not an object with a name"),
         ("task", {"name": ["segmentation"]}, r"task is \{'name': \['segmentation'\]\}, not an object with a name"),
         ("task.name", "segmentatoin", "unknown task 'segmentatoin'; did you mean segmentation"),
@@ -158,7 +158,7 @@ def test_an_end_of_two_paths():
         ("augmentation=flip", r"task\.augmentation must be one of .*, not 'flip'"),
         ("image_size=[8,9]", "images to classify are square; image_size is"),
         ("schedule=linear", r"optimization\.schedule must be one of .*, not 'linear'"),
-        ("networks=1", "networks must be a JSON object, not 1"),
+        ("networks=1", "networks is 1, not an object"),
     ],
 )
 def test_changes_that_do_not_fit(change, error):
