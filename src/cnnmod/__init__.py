@@ -1,4 +1,4 @@
-"""CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train and measure convolutional networks."""
+"""CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train, measure and deploy CNNs."""
 
 from cnnmod.deploy.export import export
 from cnnmod.deploy.export_report import ExportReport

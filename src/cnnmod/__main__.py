@@ -1,11 +1,14 @@
-"""`cnnmod`, and `python -m cnnmod`."""
+"""The entry point of `cnnmod` and of `python -m cnnmod`."""
 
 import sys
 from importlib.metadata import version
 
 
 def main() -> None:
-    """Run the command line, if what it needs is installed; `--version` needs nothing more."""
+    """Run the command line.
+
+    It needs the extra packages of `cnnmod[all]`. `--version` works without them.
+    """
     if sys.argv[1:] == ["--version"]:
         print(f"cnnmod {version('cnnmod')}")
         return

@@ -64,7 +64,7 @@ def test_what_is_no_file_of_weights(checkpoint, capsys):
     }.items():
         path = checkpoint.parent / f"{name}.safetensors"
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match="truncated or no safetensors file") as caught:
+        with pytest.raises(ValueError, match="truncated or not a safetensors file") as caught:
             load_(model, path)
         assert "\n" not in str(caught.value)
         assert fault_of_command(["export", str(path), "--out", str(out)], capsys) is None

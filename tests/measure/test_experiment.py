@@ -61,7 +61,7 @@ def test_rows_and_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "has the schema None"),
         ('{"schema": "cnnmod.accuracy/1"}', "fields missing"),
     ],

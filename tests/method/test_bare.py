@@ -31,17 +31,17 @@ def sharded_part(model):
 
 
 WRAPPERS = {
-    "AveragedModel": (AveragedModel, "AveragedModel; without it, it is model.module"),
-    "a subclass": (Ours, "AveragedModel; without it, it is model.module"),
-    "timm's v2": (ModelEmaV2, "ModelEmaV2; without it, it is model.module"),
-    "timm's v3": (ModelEmaV3, "ModelEmaV3; without it, it is model.module"),
-    "DataParallel": (nn.DataParallel, "DataParallel; without it, it is model.module"),
-    "DDP": (nn.parallel.DistributedDataParallel, "DistributedDataParallel; without it, it is model.module"),
+    "AveragedModel": (AveragedModel, "AveragedModel; the unwrapped module is model.module"),
+    "a subclass": (Ours, "AveragedModel; the unwrapped module is model.module"),
+    "timm's v2": (ModelEmaV2, "ModelEmaV2; the unwrapped module is model.module"),
+    "timm's v3": (ModelEmaV3, "ModelEmaV3; the unwrapped module is model.module"),
+    "DataParallel": (nn.DataParallel, "DataParallel; the unwrapped module is model.module"),
+    "DDP": (nn.parallel.DistributedDataParallel, "DistributedDataParallel; the unwrapped module is model.module"),
     "replicate": (replicate, "DDP$"),
-    "compiled": (torch.compile, "OptimizedModule; without it, it is model._orig_mod"),
-    "compiled part": (compiled_part, "OptimizedModule; without it, it is model.layer1._orig_mod"),
+    "compiled": (torch.compile, "OptimizedModule; the unwrapped module is model._orig_mod"),
+    "compiled part": (compiled_part, "OptimizedModule; the unwrapped module is model.layer1._orig_mod"),
     "FSDP2": (fully_shard, "FSDPModule$"),
-    "FSDP2 of a part": (sharded_part, "FSDPModule; model.layer1 is"),
+    "FSDP2 of a part": (sharded_part, "FSDPModule; model.layer1 is wrapped"),
 }
 
 
@@ -99,5 +99,5 @@ def test_a_network_compiled_in_place_is_bare():
 
 
 def test_no_module():
-    with pytest.raises(ValueError, match=r"this takes a torch\.nn\.Module, not dict"):
+    with pytest.raises(ValueError, match=r"the model must be a torch\.nn\.Module, not dict"):
         check_bare({})

@@ -161,7 +161,7 @@ def test_wrong_inputs(shape):
 
 @pytest.mark.parametrize("k", [0, 33])
 def test_k_out_of_range(k):
-    with pytest.raises(ValueError, match=f"k must be from 1 to the 32 channels, not {k}"):
+    with pytest.raises(ValueError, match=f"k must be from 1 to 32, the number of channels, not {k}"):
         MoDBlock(nn.Identity(), CHANNELS, k)
 
 

@@ -61,7 +61,7 @@ def test_a_control(factory, tmp_path):
     x_NCHW = torch.rand(2, 3, 64, 64)
     for fresh in (build(factory), control_(convert_(build(factory)))):
         assert torch.equal(load_(fresh, tmp_path / "file").eval()(x_NCHW), model(x_NCHW))
-    message = "is of a control, the model is a MoD network"
+    message = "is of a control, but the model is a MoD network"
     check_untouched(convert_(build(factory)), lambda model: load_(model, tmp_path / "file"), ValueError, message)
 
 
@@ -102,7 +102,7 @@ def test_truncated(saved):
     whole = saved.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
-        message = "is truncated or no safetensors file"
+        message = "is truncated or not a safetensors file"
         check_untouched(digits_resnet(), lambda model: load_(model, saved, **SMALL), ValueError, message)
 
 
@@ -142,7 +142,7 @@ def test_a_later_format(tmp_path):
 
 
 def test_another_network(saved):
-    message = r"is of another network: layer2\.3 is a MoD block in the file, no block here"
+    message = r"is of another network: layer2\.3 is a MoD block in the file, but no block of the model"
     check_untouched(build("resnet18", in_chans=1), lambda model: load_(model, saved), ValueError, message)
     other = digits_resnet()
     other.fc = nn.Linear(128, 11)
@@ -156,11 +156,14 @@ def test_another_network(saved):
 
 def test_another_conversion(saved, tmp_path):
     other = convert_(digits_resnet(), MoDConfig(c=8, order="index"), **SMALL)
-    message = r"was saved with MoDConfig\(.*order='score'.* at layer1\.1, the model has MoDConfig\(.*order='index'"
+    message = r"was saved with MoDConfig\(.*order='score'.* at layer1\.1, but the model has MoDConfig\(.*order='index'"
     check_untouched(other, lambda model: load_(model, saved), ValueError, message)
     fewer = convert_(digits_resnet(), MoDConfig(c=8, placement=("layer2.1",)), **SMALL)
     check_untouched(
-        fewer, lambda model: load_(model, saved), ValueError, r"has MoD blocks .*, the model \['layer2\.1'\]"
+        fewer,
+        lambda model: load_(model, saved),
+        ValueError,
+        r"has the MoD blocks .* model has \['layer2\.1'\]",
     )
 
 
@@ -253,7 +256,7 @@ def test_a_file_with_a_block_inside_a_block(tmp_path):
     config = '{"c": 8}'
     text = f'{{"format": 1, "blocks": {{"layer1.1": {config}, "layer1.1.conv1": {config}}}}}'
     save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
-    message = r"layer1\.1\.conv1 lies inside another of its MoD blocks"
+    message = r"the MoD block layer1\.1\.conv1 is inside another MoD block"
     check_untouched(digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, message)
 
 
@@ -261,7 +264,10 @@ def test_a_file_without_c(tmp_path):
     text = '{"format": 1, "blocks": {"layer1.1": {}}}'
     save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
     check_untouched(
-        digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, "its config has no c"
+        digits_resnet(),
+        lambda model: load_(model, tmp_path / "file", **SMALL),
+        ValueError,
+        "c must be a number",
     )
 
 
@@ -275,7 +281,7 @@ def test_a_model_without_memory(saved):
 
 def test_lowered_models_are_not_saved(tmp_path):
     model = lower(convert_(digits_resnet(), MoDConfig(c=8), **SMALL), **SMALL)
-    with pytest.raises(ValueError, match="save the model that was given to lower"):
+    with pytest.raises(ValueError, match="save the model that was passed to lower"):
         save(model, tmp_path / "file")
     assert not [*tmp_path.iterdir()]
 
@@ -283,7 +289,7 @@ def test_lowered_models_are_not_saved(tmp_path):
 def test_state_that_is_no_tensor(tmp_path):
     model = digits_resnet()
     model.__class__ = type("Stateful", (type(model),), {"get_extra_state": lambda self: {"step": 1}})
-    with pytest.raises(ValueError, match="_extra_state in the model's state is no tensor"):
+    with pytest.raises(ValueError, match="_extra_state in the state dict is a dict; safetensors stores only tensors"):
         save(model, tmp_path / "file")
 
 
@@ -319,7 +325,7 @@ def test_weights_that_are_not_plain_tensors(saved, tmp_path):
         layer.to("meta")
 
     cases = (
-        (sharded, "is a DTensor, not a plain tensor"),
+        (sharded, "is a DTensor; safetensors stores only plain tensors"),
         (quantized, "is sparse or quantized"),
         (sparse, "is sparse or quantized"),
         (offloaded, "is on the meta device"),

@@ -57,7 +57,7 @@ def test_from_dict_names_unknown_fields():
 
 
 def test_a_callable_placement_has_no_dictionary():
-    with pytest.raises(ValueError, match="no dictionary form"):
+    with pytest.raises(ValueError, match="a callable placement cannot be stored"):
         MoDConfig(placement=lambda module, position: True).to_dict()
 
 

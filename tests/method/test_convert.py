@@ -323,7 +323,7 @@ class TestErrors:
 
     def test_twice(self):
         model = convert_(build("resnet18"))
-        self.check(model, r"already converted: layer1\.1 is a MoD block \(4 in all\)")
+        self.check(model, r"already converted: layer1\.1 is a MoD block \(4 in total\)")
 
     def test_nothing_to_convert(self):
         self.check(nn.Sequential(nn.Conv2d(3, 4, 3)), "nothing to convert")
@@ -357,7 +357,7 @@ class TestErrors:
         )
 
     def test_not_a_module(self):
-        with pytest.raises(ValueError, match=r"takes a torch\.nn\.Module, not str"):
+        with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, not str"):
             convert_("resnet18")
 
     def test_a_host_that_reads_its_blocks(self):

@@ -82,7 +82,7 @@ class TestSelectChannels:
 
     @pytest.mark.parametrize("k", [0, 5, -1])
     def test_k_out_of_range(self, k):
-        with pytest.raises(ValueError, match=f"k must be from 1 to the 4 channels, not {k}"):
+        with pytest.raises(ValueError, match=f"k must be from 1 to 4, the number of channels, not {k}"):
             select_channels(LOGIT_14, k)
 
     def test_unknown_order(self):
@@ -186,5 +186,5 @@ def test_slots_take_the_highest_channel_of_each_group():
     score_NK, index_NK = select_slots(logit_NC, 2)
     assert index_NK.tolist() == [[2, 1], [0, 1]]  # channel 4 is in no group of two; ties go to the lower channel
     torch.testing.assert_close(score_NK, logit_NC.gather(1, index_NK).sigmoid())
-    with pytest.raises(ValueError, match="k must be from 1 to the 5 channels, not 6"):
+    with pytest.raises(ValueError, match="k must be from 1 to 5, the number of channels, not 6"):
         select_slots(logit_NC, 6)

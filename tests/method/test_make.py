@@ -7,17 +7,17 @@ from cnnmod import MoDConfig, convert_, mod_blocks, plan
 from cnnmod.networks import build
 
 
-def quantise(block):
+def quantize(block):
     block.codes = nn.Parameter((block.conv1.weight * 100).to(torch.int8), requires_grad=False)
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda block: block.conv1.register_forward_hook(print), "conv1 has hooks, which its MoD block would lose"),
+        (lambda block: block.conv1.register_forward_hook(print), "conv1 has hooks, which the MoD block would lose"),
         (lambda block: block.register_forward_pre_hook(lambda *_: None), "it has hooks"),
         (lambda block: weight_norm(block.conv2), "conv2 is parametrized"),
-        (quantise, "its weights are quantised"),
+        (quantize, "it has quantized weights or no weights"),
     ],
 )
 def test_blocks_that_are_more_than_their_layers(spoil, reason):

@@ -77,7 +77,7 @@ class TestBlocksThatCannot:
         made = plan(model, example=EXAMPLE)
         assert made.mod_blocks == ["6", "8"]
         reason = summary(made)["2"][4]
-        assert reason.startswith("its Conv-Block of 1 channels does not work: Grid does not run on an example")
+        assert reason.startswith("its Conv-Block with k = 1 does not work: Grid does not run on an example")
         assert reason in str(made)
         convert_(model, example=EXAMPLE)
         assert list(mod_blocks(model)) == ["6", "8"]
@@ -106,7 +106,7 @@ def test_parts_of_blocks_with_attention(name):
 
 
 def test_c_larger_than_every_width():
-    with pytest.raises(ValueError, match="c = 600 is more than the channels of every block; the widest has C = 512"):
+    with pytest.raises(ValueError, match="c must be at most 512, the channels of the widest block, not 600"):
         plan(build("resnet18"), MoDConfig(c=600))
 
 

@@ -158,7 +158,7 @@ def test_bad_divisors(c):
 
 
 def test_not_a_module():
-    with pytest.raises(ValueError, match="shrink takes a module, not list"):
+    with pytest.raises(ValueError, match=r"block must be a torch\.nn\.Module, not list"):
         shrink([], 2)
 
 
@@ -175,7 +175,7 @@ def test_parameters_of_unknown_meaning_are_refused():
             super().__init__()
             self.bias = nn.Parameter(torch.zeros(1, 64, 7, 7))
 
-    with pytest.raises(ValueError, match=r"shrink does not know Bias: .* 'bias' \(1, 64, 7, 7\)"):
+    with pytest.raises(ValueError, match=r"shrink has no rule for Bias .* 'bias' \(1, 64, 7, 7\)"):
         shrink(nn.Sequential(Bias()), 16)
 
 

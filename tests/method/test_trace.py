@@ -231,7 +231,7 @@ def test_networks_that_ask_for_values(network, caplog):
         assert trace(model, lambda run: run(), IMAGES).shape[0] == 2
         find_modules(model, IMAGES)
         made = plan(model, config, example=IMAGES)
-    said = f"{network.__name__} does not run without values: its shapes are from one forward pass on cpu"
+    said = f"{network.__name__} does not run without values; its shapes are from one forward pass on cpu"
     assert [record.getMessage() for record in caplog.records] == [said]
     assert attributes(model) == before
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
@@ -291,7 +291,7 @@ def test_networks_on_the_meta_device():
         plan(model, example=IMAGES)
     model = Item()
     model.head.to("meta")
-    with pytest.raises(ValueError, match=r"Item does not run without values, and head\.weight has none"):
+    with pytest.raises(ValueError, match=r"Item does not run without values, but head\.weight is on the meta device"):
         plan(model, example=IMAGES)
     with torch.device("meta"):
         assert plan(Body(), MoDConfig(c=4), example=IMAGES).mod_blocks == ["blocks.1"]
@@ -364,7 +364,7 @@ def test_a_forward_that_calls_cnnmod():
             find_modules(self)
             return super().forward(x)
 
-    with pytest.raises(ValueError, match="Asking is being run: do not call cnnmod from the model's own forward"):
+    with pytest.raises(ValueError, match="Asking is already running; do not call cnnmod from the model's own forward"):
         plan(Asking(), example=IMAGES)
 
 
@@ -395,7 +395,7 @@ def test_several_inputs():
             return self.network(x, x.new_ones(1))
 
     message = (
-        r"^Two's forward takes x, mask, scale, and cnnmod calls it with one tensor \(N, C, H, W\): wrap the network"
+        r"^Two's forward takes x, mask, scale, but cnnmod calls it with one tensor \(N, C, H, W\); wrap the network"
     )
     model = Two()
     for run in (find_modules, plan, convert_, lower):
@@ -406,5 +406,5 @@ def test_several_inputs():
 
 
 def test_lazy_layers():
-    with pytest.raises(ValueError, match=r"^0.weight has no shape yet: run the network once"):
+    with pytest.raises(ValueError, match=r"^0.weight has no shape yet; run the network once"):
         convert_(nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)))

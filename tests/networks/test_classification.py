@@ -129,7 +129,7 @@ class TestMatrix:
     def test_is_registered_and_has_no_pretrained_weights(self, name):
         assert timm.is_model(name)
         assert not timm.is_model_pretrained(name)
-        with pytest.raises(ValueError, match=f"no published weights of {name}"):
+        with pytest.raises(ValueError, match=f"no pretrained weights are published for {name}"):
             timm.create_model(name, pretrained=True)
 
 

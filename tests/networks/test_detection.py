@@ -120,7 +120,7 @@ def test_it_is_saved_and_rebuilt(tmp_path: Path) -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match=r"frozen_norms takes plain batch norms .* the backbone has BatchNormAct2d"):
+    with pytest.raises(ValueError, match=r"frozen_norms needs nn.BatchNorm2d with .* the backbone has BatchNormAct2d"):
         faster_rcnn("mobilenetv2_mod", 4, frozen_norms=True)
-    with pytest.raises(ValueError, match=r"stages of the strides \[1, 2, 4, 8\]; detection needs 16 too"):
+    with pytest.raises(ValueError, match=r"stages of the strides \[1, 2, 4, 8\]; detection also needs 16"):
         faster_rcnn("resnet18_cifar", 4)

@@ -15,7 +15,7 @@ def test_a_dilated_network_equals_timms_own() -> None:
     torch.manual_seed(0)
     timms = timm.create_model("resnet26t", features_only=True, out_indices=(4,), output_stride=8)
     x_NCHW = torch.rand(2, 3, 65, 97)
-    with pytest.raises(ValueError, match=r"AvgPool2d.* makes the stride more than 8"):
+    with pytest.raises(ValueError, match=r"AvgPool2d.* makes the stride larger than output_stride = 8"):
         dilate_(ours, 8)
     ours, timms = (
         timm.create_model("resnet26", features_only=True, out_indices=(4,), **stride)
@@ -68,12 +68,12 @@ def test_stages_are_found_by_shape(name: str, strides: list[int]) -> None:
 def test_what_cannot_be_dilated_is_named() -> None:
     with pytest.raises(ValueError, match=r"stages.2.downsample.1 \(kernel \(2, 2\)"):
         dilate_(timm.create_model("convnext_tiny"), 8)
-    with pytest.raises(ValueError, match=r"MaxPool2d.* makes the stride more than 8"):
+    with pytest.raises(ValueError, match=r"MaxPool2d.* makes the stride larger than output_stride = 8"):
         dilate_(timm.create_model("vgg11_bn"), 8)
 
 
 def test_arguments_go_with_a_name() -> None:
-    with pytest.raises(ValueError, match="backbone_args go with a backbone's name"):
+    with pytest.raises(ValueError, match="backbone_args are accepted only with the name of a backbone"):
         open_backbone(torchvision.models.resnet18(), {"num_classes": 10})
     with pytest.raises(ValueError, match="wrapped in DataParallel"):
         open_backbone(nn.DataParallel(torchvision.models.resnet18()), {})

@@ -49,12 +49,12 @@ def test_the_users_own(own_module):
         ("?", r"timm\.list_models"),
         ("torchvision/resnt18", "did you mean torchvision/resnet18"),
         ("cnnmod/resnet18", "did you mean .*resnet18_mod"),
-        ("keras/resnet50", r"a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
-        ("own_networks:other", "names no function: .*has no attribute 'other'"),
+        ("keras/resnet50", r"a name must be NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or package\.module:factory"),
+        ("own_networks:other", "cannot be imported: .*has no attribute 'other'"),
         ("own_networks:number", "is a int, not a function"),
         ("own_networks:none", "returned a list, not a torch"),
-        ("nowhere.at.all:x", "names no function: No module named 'nowhere'"),
-        (":x", "names no function"),
+        ("nowhere.at.all:x", "cannot be imported: No module named 'nowhere'"),
+        (":x", "cannot be imported"),
     ],
 )
 def test_unknown_names(name, hint, own_module):
@@ -70,7 +70,7 @@ def test_arguments_of_which_no_network_is_made(arguments):
 
 
 def test_a_registered_network_has_one_name():
-    with pytest.raises(ValueError, match=r"'resnet18_mod' is registered already, by cnnmod\.networks\.classification"):
+    with pytest.raises(ValueError, match=r"'resnet18_mod' is already registered by cnnmod\.networks\.classification"):
 
         @register(takes_config=False)
         def resnet18_mod():

@@ -18,11 +18,11 @@ def test_values_are_json_or_words(change, read):
 
 
 def test_what_is_no_change():
-    with pytest.raises(ValueError, match="a change is field=value, not 'epochs'"):
+    with pytest.raises(ValueError, match="a change must be field=value, not 'epochs'"):
         read_change("epochs")
 
 
 def test_the_nearest_names_or_all():
     known = dict.fromkeys(["epochs", "batch_size"])
     assert unknown_name("field", "epoch", known) == "unknown field 'epoch'; did you mean epochs?"
-    assert unknown_name("field", "xyz", known) == "unknown field 'xyz'; there are epochs, batch_size"
+    assert unknown_name("field", "xyz", known) == "unknown field 'xyz'; the fields are epochs, batch_size"

@@ -1,4 +1,4 @@
-"""The paper's method; needs torch and safetensors only."""
+"""The paper's method. It needs only torch and safetensors."""
 
 from cnnmod.method.blocks import ChannelSelector, MoDBlock
 from cnnmod.method.checkpoint import load_, save

@@ -1,8 +1,8 @@
-"""check_bare: networks are converted, saved and lowered themselves, not what is wrapped around them."""
+"""check_bare: reject wrapped networks. Networks are converted, saved and lowered before they are wrapped."""
 
 from torch import nn
 
-# Each wrapper by the name of its class, and the attribute that the network is in; None where it cannot be had back.
+# The wrappers' class names, and the attribute that holds the network; None if the network cannot be unwrapped.
 _WRAPPERS = {
     "DistributedDataParallel": "module",
     "DataParallel": "module",
@@ -13,19 +13,22 @@ _WRAPPERS = {
     "DeepSpeedEngine": "module",
     "_FabricModule": "module",  # Lightning
     "FullyShardedDataParallel": None,
-    "FSDPModule": None,  # fully_shard: a base class that the network gets
-    "DDP": None,  # replicate: likewise
+    "FSDPModule": None,  # fully_shard adds it as a base class of the network
+    "DDP": None,  # replicate does the same
 }
 
 
 def check_bare(model: nn.Module) -> None:
-    """Raise `ValueError` for what is no module, or is or holds a wrapper: DDP, FSDP, torch.compile, moving averages."""
+    """Raise `ValueError` if the model is not a module, or is or contains a wrapper.
+
+    Wrappers are DDP, FSDP, torch.compile, moving averages of weights and the like.
+    """
     if not isinstance(model, nn.Module):
-        raise ValueError(f"this takes a torch.nn.Module, not {type(model).__name__}")
+        raise ValueError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     for name, module in model.named_modules():
         wrapper = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if wrapper is not None:
             inner = _WRAPPERS[wrapper]
             path = ".".join(filter(None, ("model", name, inner)))
-            hint = f"; without it, it is {path}" if inner else f"; {path} is" if name else ""
-            raise ValueError(f"this takes the model itself, before it is wrapped in {wrapper}{hint}")
+            hint = f"; the unwrapped module is {path}" if inner else f"; {path} is wrapped" if name else ""
+            raise ValueError(f"the model must be given before it is wrapped in {wrapper}{hint}")

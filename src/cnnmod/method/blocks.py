@@ -1,4 +1,4 @@
-"""ChannelSelector and MoDBlock: the modules around `functional.py`."""
+"""ChannelSelector and MoDBlock: the modules that call `functional.py`."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -14,21 +14,22 @@ from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
-# By name, since each is a function of torch and a method of Tensor.
+# By name, because most of these exist both as a torch function and as a Tensor method.
 _PRODUCTS = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"}
 _NO_TORCHSCRIPT = "{} does not support MoD blocks; use torch.export on cnnmod.lower(model, 'pt2'), or cnnmod.export"
 for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
-    torch.fx.wrap(name)  # in a traced graph each is one node
+    torch.fx.wrap(name)  # torch.fx traces each call as one node
 
 
 class ChannelSelector(nn.Module):
-    """Logits of the importance scores: W2 · relu(W1 · avgpool(x)), without biases (paper, section 3.1).
+    """Compute the logits of the importance scores: W2 · relu(W1 · avgpool(x)), without biases (paper, section 3.1).
 
-    It computes in float32 at least, under autocast and in a 16-bit network too: in fewer bits logits tie.
+    The computation is in float32 or a wider dtype, even under autocast and in a 16-bit network, because many 16-bit
+    logits would be equal.
 
     Args:
-        channels: How many channels it sees and scores.
-        hidden: The width between the two layers.
+        channels: The number of channels that are read and scored.
+        hidden: The number of features between the two layers.
 
     Examples:
         >>> ChannelSelector(64, hidden=4)(torch.rand(2, 64, 8, 8)).shape
@@ -43,17 +44,17 @@ class ChannelSelector(nn.Module):
         self.expand = nn.Linear(hidden, channels, bias=False, device=device, dtype=dtype)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(N, C, H, W) → logits (N, C)."""
+        """Map (N, C, H, W) to logits (N, C)."""
         return _logits(x_NCHW, self.reduce, self.expand)
 
 
 @torch.fx.wrap
 def _logits(x_NCHW: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
-    """The layers are called, so that whatever a user puts around or in place of one takes part."""
+    """Call the two layers instead of reading their weights, so that hooks, adapters and replaced layers take effect."""
     dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
     with _no_autocast(x_NCHW.device.type), _promoting(dtype, reduce, expand):
         pooled_NC = x_NCHW.mean((2, 3), dtype=dtype)
-        hidden = reduce(pooled_NC).relu().to(dtype)  # a layer may return fewer bits than it was given
+        hidden = reduce(pooled_NC).relu().to(dtype)  # the layer may return a narrower dtype than its input has
         return expand(hidden).to(dtype)
 
 
@@ -63,7 +64,10 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
 
 
 def _promoting(dtype: torch.dtype, reduce: nn.Module, expand: nn.Module) -> AbstractContextManager[object]:
-    """What lets layers with 16-bit weights, or that are more than a linear layer, take an input of this dtype."""
+    """Return the context in which the two layers accept an input of `dtype`.
+
+    Layers whose weight has another dtype, or that have no plain weight (adapters), need promoted matrix products.
+    """
     first, second = reduce._parameters.get("weight"), expand._parameters.get("weight")
     if first is None or second is None or not first.dtype == second.dtype == dtype:
         return _PromotedProducts(dtype)
@@ -71,7 +75,7 @@ def _promoting(dtype: torch.dtype, reduce: nn.Module, expand: nn.Module) -> Abst
 
 
 class _PromotedProducts(TorchFunctionMode):
-    """Matrix products of two dtypes are computed in `dtype`, as sums are; torch refuses them otherwise."""
+    """Compute matrix products of tensors with different dtypes in `dtype`. Without it, torch raises an error."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -95,24 +99,25 @@ def _is_floating(value: object) -> TypeGuard[Tensor]:
 class MoDBlock(nn.Module):
     """A MoD block: select k channels, run the Conv-Block on them, scale by the scores, fuse (paper, section 3.1).
 
-    `forward` is the training form, safe for autograd; `cnnmod.lower` gives the forms for inference.
+    `forward` is the training form and supports autograd. `cnnmod.lower` replaces it by a form for inference.
 
     Args:
-        conv_block: The host's own block, shrunken: (N, k, H, W) → (N, k, H, W).
-        channels: C, the channels of the MoD block's input and output.
-        k: How many channels are selected.
-        config: The method's choices; as `convert_` leaves it, c is a number and `placement` is data.
-        layout: `"NHWC"` where the host's blocks pass (N, H, W, C) on; the Conv-Block then takes (N, H, W, k).
-        activation: The host block's last activation, which follows the fusion with `fuse_to="all"`; the identity if
-            there is none.
+        conv_block: The host's own block, shrunk: (N, k, H, W) → (N, k, H, W).
+        channels: C, the number of channels of the MoD block's input and output.
+        k: The number of selected channels.
+        config: The method's settings. In a converted network `c` is a number and `placement` is not a callable.
+        layout: `"NHWC"` if the host's blocks take and return (N, H, W, C). The Conv-Block then takes (N, H, W, k).
+        activation: The host block's last activation. With `fuse_to="all"` it is applied after the fusion. `None` is
+            the identity.
 
     Attributes:
-        num_candidates: The selection is among this many first channels; C unless `config.candidates` says otherwise.
-        gain_K: With `config.identity_start`, what the scores are multiplied by.
-        write: With `config.fuse_to="all"`, the 1×1 convolution from k to C channels.
+        num_candidates: The channels are selected from the first `num_candidates` channels. It is C unless
+            `config.candidates` is set.
+        gain_K: The learned factors of the scores with `config.identity_start`, otherwise `None`.
+        write: The 1×1 convolution from k to C channels; exists only with `config.fuse_to="all"`.
 
     Raises:
-        ValueError: k is not from 1 to C; in `forward`, an input that is not (N, C, H, W) with H, W ≥ 1.
+        ValueError: If k is not from 1 to C; in `forward`, if the input is not (N, C, H, W) with H, W ≥ 1.
 
     Examples:
         >>> block = MoDBlock(torch.nn.Conv2d(1, 1, 3, padding=1), channels=64, k=1)
@@ -120,8 +125,8 @@ class MoDBlock(nn.Module):
         torch.Size([2, 64, 8, 8])
     """
 
-    selector: ChannelSelector  # where the selection is not random
-    fixed_index_K: Tensor  # where it is: the draw for evaluation
+    selector: ChannelSelector  # missing if nothing is scored (a random selection, or scale="none")
+    fixed_index_K: Tensor  # only for a random selection: the channels that evaluation uses
     gain_K: nn.Parameter | None
 
     def __init__(
@@ -137,7 +142,7 @@ class MoDBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= k <= channels:
-            raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+            raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
         self.conv_block = conv_block
         self.channels, self.k, self.config = channels, k, config
         self.layout: Layout = layout
@@ -155,7 +160,10 @@ class MoDBlock(nn.Module):
         self.gain_K = nn.Parameter(torch.zeros(k, device=device, dtype=dtype)) if config.identity_start else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W), or by `layout`. The Conv-Block gets further arguments as they are."""
+        """Map (N, C, H, W), or (N, H, W, C) by `layout`, to the same shape.
+
+        The Conv-Block gets all further arguments unchanged.
+        """
         if self.layout == "NHWC":
             return self._forward(x_NCHW.movedim(3, 1), *args, **kwargs).movedim(1, 3)
         return self._forward(x_NCHW, *args, **kwargs)
@@ -179,7 +187,10 @@ class MoDBlock(nn.Module):
         return self.conv_block(x_NKHW, *args, **kwargs)
 
     def select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The selected channels' scores (N, K), `None` where nothing scales, and their indices (N, K)."""
+        """Return the scores (N, K) of the selected channels and their indices (N, K).
+
+        The scores are `None` if the config scales nothing.
+        """
         score_NK, index_NK = self._select(x_NCHW)
         if self.gain_K is not None:
             gain_NK = _for_each_image(self.gain_K, x_NCHW)
@@ -203,21 +214,21 @@ class MoDBlock(nn.Module):
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
-        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_choices(self.config)])
+        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_changed_fields(self.config)])
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What nn.Module calls in place of `forward` while torch.jit.trace records."""
+        """Raise: `nn.Module` calls this instead of `forward` while torch.jit.trace records."""
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.trace"))
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script calls first."""
+        """Raise: torch.jit.script calls this first."""
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
 
 
-def _choices(config: MoDConfig) -> list[str]:
-    """The fields that are not at their defaults; of a placement by names only how many there are."""
-    chosen = {field.name: getattr(config, field.name) for field in fields(config)}
-    texts = {name: repr(value) for name, value in chosen.items() if value != getattr(MoDConfig(), name)}
+def _changed_fields(config: MoDConfig) -> list[str]:
+    """Return the fields that differ from their defaults. For a placement by names, only their number is shown."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    texts = {name: repr(value) for name, value in values.items() if value != getattr(MoDConfig(), name)}
     if isinstance(config.placement, tuple):
         texts["placement"] = f"{len(config.placement)} names"
     return [f"{name}={text}" for name, text in texts.items()]
@@ -241,7 +252,7 @@ def _for_each_image(index_K: Tensor, x_NCHW: Tensor) -> Tensor:
 
 @torch.fx.wrap
 def check_input(x_NCHW: Tensor, channels: int) -> None:
-    """Raise `ValueError` for what is not (N, C, H, W) with H, W ≥ 1."""
+    """Raise `ValueError` if the input is not (N, C, H, W) with H, W ≥ 1."""
     if x_NCHW.ndim != 4 or x_NCHW.shape[1] != channels or min(x_NCHW.shape[2:]) < 1:
         raise ValueError(
             f"a MoD block of {channels} channels takes (N, {channels}, H, W) with H, W ≥ 1, not {tuple(x_NCHW.shape)}"

@@ -1,4 +1,4 @@
-"""How a network calls each of its layers: which of them map one feature map to one, and why the others do not."""
+"""trace_calls: how a network calls each of its layers, and why a layer cannot be a block."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from cnnmod.method.trace import trace
 
 @dataclass(frozen=True)
 class Call:
-    """The one call of a layer that maps a feature map to a feature map.
+    """The only call of a layer, which maps a feature map to a feature map.
 
     Attributes:
         in_shape, out_shape: (N, C, H, W), or (N, H, W, C).
-        args, kwargs: What else it was given; tensors are on the meta device, unless the pass had values.
-        layout: Which of the two, by the width of the first layer with weights inside.
-        dtype: Of the input.
-        reads, writes: Which memory its input and its output lie in.
+        args, kwargs: The further arguments. Their tensors are on the meta device, unless the pass had values.
+        layout: The order of the axes in `in_shape` and `out_shape`, from the width of the first layer with weights.
+        dtype: The input's dtype.
+        reads, writes: Identify the memory of the input and of the output.
     """
 
     in_shape: tuple[int, ...]
@@ -39,18 +39,18 @@ class Call:
 
     @property
     def in_channels(self) -> int:
-        """C of the input."""
+        """The number of channels of the input."""
         return self.in_shape[self.layout.index("C")]
 
     @property
     def out_channels(self) -> int:
-        """C of the output."""
+        """The number of channels of the output."""
         return self.out_shape[self.layout.index("C")]
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a layer can be no block, or a block no MoD block."""
+    """Why a layer cannot be a block, or a block cannot be a MoD block."""
 
     reason: str
 
@@ -60,13 +60,13 @@ Calls = Mapping[str, Call | Refused]
 
 @dataclass(frozen=True)
 class Block:
-    """A block where it stands in its network.
+    """A block of a network.
 
     Attributes:
-        name: Its qualified name; of a conv-norm-ReLU, its convolution's.
+        name: Its qualified name. For VGG's blocks (convolution, norm, activation) it is the convolution's.
         layer: The block itself.
         call: How the network calls it.
-        rest: The names of the layers that belong to it but stand beside it: the norm and ReLU after a convolution.
+        rest: The names of the block's further layers: for VGG's blocks, the norm and activation.
     """
 
     name: str
@@ -74,35 +74,38 @@ class Block:
     call: Call
     rest: tuple[str, ...] = ()
 
-    def continues(self, last: "Block") -> bool:
-        """Whether it stands in one module with the block before it: it keeps the shape that it was given, and does not
-        stand beside that block, reading the same map."""
-        is_parallel = self.call.reads == last.call.reads != last.call.writes
-        return self.call.in_shape == self.call.out_shape == last.call.out_shape and not is_parallel
+    def continues(self, previous: "Block") -> bool:
+        """Whether the block is in the same module as the previous block.
+
+        It must preserve the shape of the previous block's output, and must not be parallel to that block, which means
+        that both read the same feature map.
+        """
+        is_parallel = self.call.reads == previous.call.reads != previous.call.writes
+        return self.call.in_shape == self.call.out_shape == previous.call.out_shape and not is_parallel
 
 
 def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | Refused]:
-    """For each layer by qualified name its call, or why it can be no block.
+    """Return, for each layer by qualified name, its call, or why it cannot be a block.
 
     Raises:
-        ValueError: The network does not run on the example.
+        ValueError: If the network does not run on the example.
     """
     return trace(model, partial(_observe, model), example)
 
 
 def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
     calls: dict[str, Call | Refused] = {}
-    times: dict[str, int] = {}
+    num_calls: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
-    held: list[StorageWeakRef] = []  # so that no address is used twice
+    storages: list[StorageWeakRef] = []  # kept, so that no address is used twice
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        times[name] = times.get(name, 0) + 1
-        held.extend(map(_memory, filter(_is_map, (*args[:1], output))))
+        num_calls[name] = num_calls.get(name, 0) + 1
+        storages.extend(map(_memory, filter(_is_map, (*args[:1], output))))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := width_of(layer)) is not None:
             first, last = args[0].shape[1] == width, args[0].shape[3] == width
-            reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # which decides between two equal axes
+            reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # decides if both axes have the layer's width
             layout: Layout = "NHWC" if last and (reads_last or not first) else "NCHW"
             for end in range(len(name)):
                 if name[end] == ".":
@@ -112,17 +115,17 @@ def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
     names: dict[nn.Module, list[str]] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
-    for name, number in times.items():
+    for name, number in num_calls.items():
         if number > 1:
             registered = names[model.get_submodule(name)]
-            places = f", as {' and '.join(registered)}" if len(registered) > 1 else ""
-            calls[name] = Refused(f"the network calls it {number} times{places}")
+            aliases = f", as {' and '.join(registered)}" if len(registered) > 1 else ""
+            calls[name] = Refused(f"the network calls it {number} times{aliases}")
     not_called = Refused("the network does not call it")
     return {name: calls.get(name, not_called) for name, _ in model.named_modules()}
 
 
 def width_of(layer: nn.Module) -> int | None:
-    """How many channels a layer takes; `None` for one without weights."""
+    """Return the number of channels that a layer takes, or `None` for a layer without a known width."""
     if isinstance(layer, _ConvNd):
         return layer.in_channels
     if isinstance(layer, nn.Linear):
@@ -134,13 +137,13 @@ def width_of(layer: nn.Module) -> int | None:
 
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: Layout) -> Call | Refused:
     if not args:
-        return Refused("it takes its input by keyword")
+        return Refused("its input is a keyword argument")
     if not _is_map(args[0]):
         return Refused(f"its input is {_describe(args[0])}, not a feature map (N, C, H, W)")
     if not _is_map(output):
         return Refused(f"its output is {_describe(output)}, not a feature map (N, C, H, W)")
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
-        return Refused("besides its input it takes a collection")
+        return Refused("one of its further arguments is a list, tuple or dictionary")
     reads, writes = _memory(args[0]).cdata, _memory(output).cdata
     return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout, args[0].dtype, reads, writes)
 
@@ -158,6 +161,6 @@ def _describe(value: object) -> str:
 
 
 def children_of(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The parent's children with their qualified names; `prefix` is the parent's."""
+    """Yield the parent's children with their qualified names; `prefix` is the parent's name."""
     for name, child in parent.named_children():
         yield f"{prefix}.{name}" if prefix else name, child

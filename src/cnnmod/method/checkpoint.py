@@ -1,4 +1,4 @@
-"""save, load_: a network's weights and its MoD structure in one safetensors file; never a pickle."""
+"""save, load_: a network's weights and its MoD structure in one safetensors file. No pickle is written or read."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from cnnmod.records.files import write_whole
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _FORMAT = 1
 _FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
-_PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # how torch.save's files begin
+_PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # the first bytes of torch.save's files
 
 
 def save(
@@ -36,23 +36,23 @@ def save(
     factory: str | None = None,
     factory_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the model's weights, and which of its blocks are MoD blocks, to a safetensors file.
+    """Write the model's weights and the names and configs of its MoD blocks to a safetensors file.
 
-    The file is written beside `path` and renamed: it is there whole or not at all. A dense network can be saved too,
-    and so can a control.
-    Save the model itself, not what `lower` made of it.
+    The file is written under a temporary name and then renamed, so `path` never holds an incomplete file. Dense
+    networks and controls can be saved too. Save the model itself, not the result of `lower`.
 
     Args:
         model: The network.
         path: The file.
-        factory: How the network was built before it was converted: `"timm/NAME"`, `"torchvision/NAME"`,
-            `"cnnmod/NAME"` or `"package.module:factory"`. Then `cnnmod.networks.load(path)` brings it back alone.
-        factory_args: What the factory was given: JSON values.
+        factory: The function that built the network before it was converted: `"timm/NAME"`, `"torchvision/NAME"`,
+            `"cnnmod/NAME"` or `"package.module:factory"`. With it, `cnnmod.networks.load(path)` can rebuild the network
+            from the file.
+        factory_args: The arguments of the factory: JSON values.
 
     Raises:
-        ValueError: The model is wrapped (DDP, torch.compile, a moving average), its weights are not in plain tensors
-            (sharded, quantized, offloaded), or `factory` or its arguments have another form.
-        OSError: The folder does not exist, or the file cannot be written.
+        ValueError: If the model is wrapped (DDP, torch.compile, a moving average), if its weights are not plain tensors
+            (sharded, quantized, offloaded), or if `factory` or `factory_args` is not accepted.
+        OSError: If the folder does not exist or the file cannot be written.
 
     Examples:
         >>> import cnnmod, tempfile, timm
@@ -70,7 +70,7 @@ def save(
     if factory is not None:
         if not _FACTORY.fullmatch(factory):
             raise ValueError(
-                f"factory must be timm/NAME, torchvision/NAME, cnnmod/NAME or module:name, not {factory!r}"
+                f"factory must be timm/NAME, torchvision/NAME, cnnmod/NAME or package.module:factory, not {factory!r}"
             )
         structure["factory"] = {"name": factory, "args": dict(factory_args)}
     try:
@@ -78,27 +78,27 @@ def save(
     except TypeError as error:
         raise ValueError(f"factory_args must be JSON values, not {dict(factory_args)!r}") from error
     if lowered := [name for name, block in mod_blocks(model).items() if type(block) is not MoDBlock]:
-        raise ValueError(f"{lowered[0]} is in a runtime's form: save the model that was given to lower")
+        raise ValueError(f"{lowered[0]} was changed by cnnmod.lower; save the model that was passed to lower")
     state = _plain_state(model)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     write_whole(path, serialize(tensors, metadata=metadata))
 
 
 def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None = None) -> ModelT:
-    """Convert the model as the file says, in place, then load the file's weights strictly.
+    """Convert the model in place as the file says, then load the file's weights. All names and shapes must match.
 
     Args:
-        model: A network of the kind that was saved: still dense, or already converted in the same way.
+        model: The network that was saved, either dense or already converted with the same config.
         path: A file that `save` wrote.
-        example: As for `convert_`.
+        example: An input (N, C, H, W), as for `convert_`.
 
     Returns:
         The same model.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no file of cnnmod's, of a later format, or of another network; then with the first tensor
-            that differs. The model is then what it was.
+        OSError: If the file cannot be read.
+        ValueError: If `save` did not write the file, its format is newer than this cnnmod, or it belongs to another
+            network; the message then names the first tensor that differs. The model is then unchanged.
     """
     check_bare(model)
     path = Path(path)
@@ -106,30 +106,32 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     blocks = structure.blocks
     replaced: dict[str, nn.Module] = {}
     if blocks and not _configs(model):
-        here = _blocks(model, example)
-        if missing := [name for name in blocks if name not in here]:
-            raise ValueError(f"{path} is of another network: {missing[0]} is a MoD block in the file, no block here")
+        candidates = _blocks(model, example)
+        if missing := [name for name in blocks if name not in candidates]:
+            raise ValueError(
+                f"{path} is of another network: {missing[0]} is a MoD block in the file, but no block of the model"
+            )
         for inner in blocks:
             if any(inner.startswith(f"{name}.") for name in blocks):
-                raise ValueError(f"{path}: {inner} lies inside another of its MoD blocks")
-        built = [(here[name], make_mod_block(here[name], config)) for name, config in blocks.items()]
+                raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
+        built = [(candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
         if structure.control and replaced:
             control_(model)
         _check_fits(path, structure, tensors, model)
-        state = model.state_dict()  # holds the versions of its layers, by which torch loads some of them
+        state = model.state_dict()  # its metadata has the layers' versions, which some layers need to load
         for name in state:
             state[name] = tensors[name]
         model.load_state_dict(state)
-    except BaseException:  # an interrupt too
+    except BaseException:  # including KeyboardInterrupt
         swap_(model, replaced)
         raise
     return model
 
 
 def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
-    """All that may be a block of the file: the blocks of the network's modules, and parts of them."""
+    """Return all layers that can be a MoD block in a file: the blocks of the network's modules, and parts of them."""
     calls = trace_calls(model, example)
     blocks = {
         name: Block(name, model.get_submodule(name), call) for name, call in calls.items() if isinstance(call, Call)
@@ -138,13 +140,13 @@ def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
 
 
 class Structure(NamedTuple):
-    """What a file says of its network.
+    """The description of the network in a file.
 
     Attributes:
-        blocks: The MoD blocks' names, each with its config.
-        control: Whether it is a control, whose MoD blocks are taken out.
-        factory: The factory's name that `save` was given.
-        factory_args: Its arguments.
+        blocks: The config of each MoD block, by the block's qualified name.
+        control: Whether the network is a control, in which the MoD blocks are replaced by the identity.
+        factory: The factory's name that was passed to `save`.
+        factory_args: The factory's arguments.
     """
 
     blocks: dict[str, MoDConfig]
@@ -154,22 +156,27 @@ class Structure(NamedTuple):
 
 
 def read_structure(path: str | os.PathLike[str]) -> Structure:
-    """What a file says of its network, without reading its weights; errors as for `load_`."""
+    """Read the description of the network in a file, without its weights.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If `save` did not write the file, or its format is newer than this cnnmod.
+    """
     return _read(Path(path), tensors=False)[0]
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:
     with path.open("rb") as file:
-        start = file.read(2)
+        first_bytes = file.read(2)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118  no mapping
+            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except SafetensorError as error:
-        if start in _PICKLES:
-            message = f"{path} is a pickle (torch.save), which may run code; cnnmod reads what cnnmod.save writes"
+        if first_bytes in _PICKLES:
+            message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"
         else:
-            message = f"{path} is truncated or no safetensors file: {' '.join(str(error).split())}"
+            message = f"{path} is truncated or not a safetensors file: {' '.join(str(error).split())}"
         raise ValueError(message) from error
     if "cnnmod" not in metadata:
         raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
@@ -185,12 +192,12 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
             control = bool(structure.get("control"))
             return Structure(blocks, control, factory["name"], dict(factory["args"])), state
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: the entry 'cnnmod' of its metadata is not what cnnmod.save writes") from error
-    raise ValueError(f"{path} has format {structure['format']}; this cnnmod reads formats up to {_FORMAT}")
+        raise ValueError(f"{path}: the entry 'cnnmod' of its metadata was not written by cnnmod.save") from error
+    raise ValueError(f"{path} has format {structure['format']}; this version of cnnmod reads formats up to {_FORMAT}")
 
 
 def _configs(model: nn.Module) -> dict[str, MoDConfig]:
-    """Of the MoD blocks, or of what stands in their places in a control."""
+    """Return the configs of the MoD blocks, or of the layers that replaced them in a control."""
     return {name: layer.config for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
 
 
@@ -199,40 +206,42 @@ def _is_control(model: nn.Module) -> bool:
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state; `ValueError` for what a safetensors file cannot hold."""
+    """Return the model's state dict; raise `ValueError` for an entry that a safetensors file cannot store."""
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"{name} in the model's state is no tensor, which safetensors cannot hold")
+            raise ValueError(f"{name} in the state dict is a {type(value).__name__}; safetensors stores only tensors")
         if is_traceable_wrapper_subclass(value):
-            raise ValueError(f"{name} is a {type(value).__name__}, not a plain tensor that safetensors can hold")
+            raise ValueError(f"{name} is a {type(value).__name__}; safetensors stores only plain tensors")
         if value.layout != torch.strided or value.is_quantized:
-            raise ValueError(f"{name} is sparse or quantized, which safetensors cannot hold")
+            raise ValueError(f"{name} is sparse or quantized; safetensors stores only dense tensors")
         if value.is_meta:
-            raise ValueError(f"{name} is on the meta device; build the model on a real one, or call to_empty first")
+            raise ValueError(f"{name} is on the meta device; build the model on a real device, or call to_empty first")
     return state
 
 
 def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    blocks, here = structure.blocks, _configs(model)
-    if blocks and here and structure.control != _is_control(model):
-        kinds = ("a MoD network", "a control")
-        raise ValueError(f"{path} is of {kinds[structure.control]}, the model is {kinds[not structure.control]}")
-    if list(here) != list(blocks):
-        raise ValueError(f"{path} has MoD blocks {list(blocks)}, the model {list(here)}")
+    """Raise `ValueError` for the first difference between the file and the model."""
+    blocks, model_blocks = structure.blocks, _configs(model)
+    if blocks and model_blocks and structure.control != _is_control(model):
+        types = ("a MoD network", "a control")
+        raise ValueError(f"{path} is of {types[structure.control]}, but the model is {types[not structure.control]}")
+    if list(model_blocks) != list(blocks):
+        raise ValueError(f"{path} has the MoD blocks {list(blocks)}, but the model has {list(model_blocks)}")
     for name, config in blocks.items():
-        if here[name] != config:
-            raise ValueError(f"{path} was saved with {config} at {name}, the model has {here[name]}")
+        if model_blocks[name] != config:
+            raise ValueError(f"{path} was saved with {config} at {name}, but the model has {model_blocks[name]}")
     state = _plain_state(model)
     for name in [*state, *tensors]:
         ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
         if ours != theirs:
             raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")
-    for name, tensor in state.items():  # torch would convert integers to floats and back, and drop imaginary parts
+    # load_state_dict would convert integers to floats and back, and would drop imaginary parts.
+    for name, tensor in state.items():
         ours, theirs = tensor.dtype, tensors[name].dtype
-        if _kind(ours) != _kind(theirs):
+        if _dtype_class(ours) != _dtype_class(theirs):
             raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")
 
 
-def _kind(dtype: torch.dtype) -> tuple[bool, bool, bool]:
+def _dtype_class(dtype: torch.dtype) -> tuple[bool, bool, bool]:
     return dtype.is_floating_point, dtype.is_complex, dtype == torch.bool

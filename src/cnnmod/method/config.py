@@ -1,4 +1,4 @@
-"""MoDConfig: every choice of the method in one frozen dataclass."""
+"""MoDConfig: all settings of the method in one frozen dataclass."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,34 +14,40 @@ Placement: TypeAlias = Literal["alternate", "all"] | tuple[str, ...] | Placement
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoDConfig:
-    """How a network's blocks become MoD blocks; the defaults are the paper's (section 3).
+    """Settings for converting a network's blocks to MoD blocks. The defaults are the paper's (section 3).
 
     Attributes:
-        c: A MoD block of C channels selects k = max(1, C // c) of them. `None` takes the number of channels that
-            enter the network's first Conv-Block (64 for ResNet and VGG, 16 for MobileNetV2); converted blocks hold it.
+        c: A MoD block of C channels selects k = max(1, C // c) of them. `None` uses the number of input channels of
+            the network's first Conv-Block (64 for ResNet and VGG, 16 for MobileNetV2). The config of a converted
+            block holds this number.
         reduction: The channel selector's hidden width is max(1, C // reduction).
-        select: `"learned"` takes the k channels with the highest importance scores. `"random"` draws them anew in
-            each forward pass in training and keeps one draw in evaluation; it has no channel selector and scales
-            nothing (the paper's ablation). `"first"` always takes the first k, scaled by their importance scores.
-            `"slots"`, ours: the jth input of the Conv-Block is the highest-scored of the channels j, j + k, j + 2k, …,
-            so that a kernel always reads the same group; the last C mod k channels are in no group.
+        select: `"learned"` selects the k channels with the highest importance scores. `"random"` (the paper's ablation)
+            selects k random channels: new ones in each forward pass in training, always the same ones in evaluation. It
+            has no channel selector and no importance scores. `"first"` always selects the first k channels and scales
+            by their importance scores. `"slots"` (not in the paper) gives input j of the Conv-Block the channel with
+            the highest score among the channels j, j + k, j + 2k, …, so that each kernel always reads from the same
+            group of channels. The last C mod k channels are in no group.
         order: The selected channels enter the Conv-Block by descending `"score"` or by ascending channel `"index"`.
-        scale: What the importance scores multiply: the Conv-Block's `"output"`, the paper's, or its `"input"`, ours.
-            `"none"`, for a fixed selection: nothing; there is then no channel selector.
-        fuse_to: Where the result is added: the `"first"` k channels, the `"last"` k, or the `"original"` places of
-            the selected channels. `"all"`, ours: a learned 1×1 convolution, zero at the start, takes it from k to all C
-            channels, and the host block's last activation follows the addition.
-        candidates: The channel selector sees, and selects among, only the first `candidates * k` channels (rounded
-            up to a multiple of 16, never more than C). `None` is the paper's: all C.
+        scale: What is multiplied by the importance scores: the Conv-Block's `"output"` (the paper's) or its `"input"`
+            (not in the paper). `"none"` scales nothing and has no channel selector; it is not accepted with
+            `select="learned"` and `select="slots"`.
+        fuse_to: The channels that the result is added to: the `"first"` k channels, the `"last"` k, or the
+            `"original"` positions of the selected channels. `"all"` (not in the paper) adds to all C channels: a
+            learned 1×1 convolution, initialized to zero, maps the result from k to C channels, and the host block's
+            last activation is applied after the addition.
+        candidates: The channel selector reads and selects from only the first `candidates * k` channels (rounded up to
+            a multiple of 16, at most C). `None` (the paper's) uses all C channels.
         residual: Whether the Conv-Block keeps its own residual connection.
-        identity_start: Whether a MoD block starts as the identity: its scores are multiplied by a learned gain of each
-            selected place, and the gains start at zero. For networks that keep pretrained weights; not the paper's.
+        identity_start: Whether a MoD block starts as the identity (not in the paper): its scores are multiplied by one
+            learned gain for each of the k selected positions, and the gains start at zero. Use it for networks that
+            keep pretrained weights.
         placement: Which blocks of a module become MoD blocks. `"alternate"`: the odd positions, counted from 0.
-            `"all"`: every position but 0. A tuple of names: exactly these blocks. A callable
-            `(module, position) -> bool`: both counted from 0. A module's first block always stays a standard block.
+            `"all"`: every position except 0. A tuple of names: exactly these blocks. A callable
+            `(module, position) -> bool`: the blocks for which it returns True; both arguments are counted from 0. The
+            first block of a module always stays a standard block.
 
     Raises:
-        ValueError: A value that is not accepted, with the values that are.
+        ValueError: If a value is not accepted. The message lists the accepted values.
 
     Examples:
         >>> MoDConfig(order="index", candidates=4).candidates
@@ -74,7 +80,7 @@ class MoDConfig:
                 listed = ", ".join(map(repr, get_args(accepted)))
                 raise ValueError(f"{name} must be one of {listed}, not {value!r}")
         if self.scale == "none" and self.select in ("learned", "slots"):
-            raise ValueError(f"scale='none' leaves select={self.select!r} without a gradient; it needs select='first'")
+            raise ValueError(f"scale='none' gives select={self.select!r} no gradient; it needs select='first'")
         for name in ("residual", "identity_start"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
@@ -86,32 +92,36 @@ class MoDConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; `from_dict` reads them back.
+        """Return the fields as JSON values. `from_dict` reads them.
 
         Raises:
-            ValueError: `placement` is a callable, which no file can hold. The MoD blocks of a converted network
-                hold the resulting names instead, so their `config` always has a dictionary.
+            ValueError: If `placement` is a callable, which cannot be stored in a file. This does not happen for the
+                configs of a converted network: they hold the names of the chosen blocks instead.
 
         Examples:
             >>> MoDConfig.from_dict(MoDConfig(c=32).to_dict()) == MoDConfig(c=32)
             True
         """
         if callable(self.placement):
-            raise ValueError(f"a callable placement has no dictionary form: {self.placement!r}")
+            raise ValueError(f"a callable placement cannot be stored; use block names instead of {self.placement!r}")
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MoDConfig":
-        """The inverse of `to_dict`; a missing field takes its default, an unknown one is a `ValueError`."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown MoDConfig field {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
+        """Return the config that `to_dict` wrote. A missing field gets its default.
+
+        Raises:
+            ValueError: If a field is unknown or its value is not accepted.
+        """
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - names):
+            raise ValueError(f"unknown MoDConfig field {', '.join(unknown)}; the fields are {', '.join(sorted(names))}")
         values = dict(values)
         if isinstance(values.get("placement"), list):
             values["placement"] = tuple(values["placement"])
         return cls(**values)
 
 
-def _check_positive_int(name: str, value: object, also: str = "") -> None:
+def _check_positive_int(name: str, value: object, alternative: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer{also}, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer{alternative}, not {value!r}")

@@ -1,4 +1,4 @@
-"""convert_, control_, mod_blocks: standard blocks become MoD blocks, MoD blocks become the identity."""
+"""convert_, control_, mod_blocks: replace standard blocks by MoD blocks, and MoD blocks by the identity."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,26 +24,27 @@ def convert_(
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
 ) -> ModelT:
-    """Replace blocks by MoD blocks, in place (paper, section 3.2); the rest of the model stays bit for bit.
+    """Replace blocks by MoD blocks, in place (paper, section 3.2). The rest of the model stays unchanged.
 
-    The new blocks' weights are fresh, drawn by the law that initialised the blocks that they replace. Convert before
-    wrapping (DDP, torch.compile) and before making an optimizer. What is done is logged (logger `cnnmod`, level INFO),
-    and, as a warning, which chosen blocks stay standard blocks because they cannot be shrunken; `cnnmod.plan` says
-    both beforehand.
+    The new blocks get new weights, from the same distribution as the initial weights of the blocks that they replace.
+    Convert before wrapping the model (DDP, torch.compile) and before creating an optimizer. The logger `cnnmod` lists
+    the MoD blocks (level INFO), and the chosen blocks that cannot be shrunk and stay standard blocks (level WARNING).
+    `cnnmod.plan` shows both in advance.
 
     Args:
         model: Any 2D convolutional network whose forward takes one tensor.
-        config: The method's choices; `placement` says which blocks of a module are replaced.
-        filter_fn: Further restricts them: `(block, qualified name) -> bool`.
-        example: An input (N, C, H, W) to find shapes with; `None` takes timm's input size or 224 pixels square.
+        config: The method's settings. `placement` chooses the blocks of each module that are replaced.
+        filter_fn: Restricts these blocks further. It is called as `filter_fn(block, qualified name)` and returns
+            whether to replace the block.
+        example: An input (N, C, H, W) for finding the shapes. `None` uses timm's input size, or else 224 × 224 pixels.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: Nothing to convert, a 1D or 3D network, a forward of several inputs, MoD blocks already there, a
-            wrapped model, no chosen block that can be shrunken (or, where `placement` names them, one that cannot).
-            The model is then what it was.
+        ValueError: If the model has nothing to convert, is 1D or 3D, takes several inputs, already has MoD blocks or is
+            wrapped; if none of the chosen blocks can be shrunk; or if a block that `placement` names cannot be shrunk.
+            The model is then unchanged.
 
     Examples:
         >>> import timm
@@ -51,28 +52,27 @@ def convert_(
         >>> sum(parameter.numel() for parameter in model.parameters())
         18105949
     """
-    made, built = build_mod_blocks(model, config, filter_fn, example)
-    refused = [block for block in made.blocks if block.chosen and block.k is None]
+    plan, built = build_mod_blocks(model, config, filter_fn, example)
+    refused = [block for block in plan.blocks if block.chosen and block.k is None]
     reasons = [f"{block.name} ({block.kind}): {block.reason}" for block in refused]
     if not built or (reasons and isinstance(config.placement, tuple)):
-        raise ValueError(f"{made.network}: these blocks cannot be MoD blocks: {'; '.join(reasons)}")
+        raise ValueError(f"{plan.network}: these blocks cannot be MoD blocks: {'; '.join(reasons)}")
     install_(model, built, example)
-    names = ", ".join(made.mod_blocks)
-    _log.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), made.network, made.c, names)
+    names = ", ".join(plan.mod_blocks)
+    _log.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), plan.network, plan.c, names)
     if reasons:
-        kept = "; ".join(reasons)
-        _log.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), made.network, kept)
+        _log.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), plan.network, "; ".join(reasons))
     return model
 
 
 def control_(model: ModelT) -> ModelT:
-    """Replace every MoD block by the identity, in place: the control, which shows what MoD blocks give and cost.
+    """Replace every MoD block by the identity, in place. The result, the control, shows what MoD blocks gain and cost.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: The model has no MoD block, or is wrapped.
+        ValueError: If the model has no MoD block or is wrapped.
 
     Examples:
         >>> import timm
@@ -89,7 +89,7 @@ def control_(model: ModelT) -> ModelT:
 
 
 def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
-    """The model's MoD blocks by qualified name, in the network's order.
+    """Return the model's MoD blocks by qualified name, in the order of `named_modules`.
 
     Examples:
         >>> import timm
@@ -100,18 +100,23 @@ def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
 
 
 def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example: Tensor | None) -> dict[str, nn.Module]:
-    """Put MoD blocks in their blocks' places, try the network, and return what stood there, for `swap_`.
+    """Replace blocks by their MoD blocks and run the network once.
 
-    After a `ValueError` the model is what it was.
+    Returns:
+        The replaced layers by name. `swap_` with them undoes the conversion.
+
+    Raises:
+        ValueError: If a block is also in a plain list, or the converted network does not run. The model is then
+            unchanged.
     """
     layers = {id(block.layer): block.name for block, _ in built}
     for holder, module in model.named_modules():
         for attribute, value in vars(module).items():
             for item in value if isinstance(value, (list, tuple)) else ():
                 if id(item) in layers:
-                    where = f"{holder}.{attribute}" if holder else attribute
+                    path = f"{holder}.{attribute}" if holder else attribute
                     raise ValueError(
-                        f"{layers[id(item)]} is also in the plain list {where}, where it cannot be replaced"
+                        f"{layers[id(item)]} is also in the plain list {path}, where it cannot be replaced"
                     )
     replacements: dict[str, nn.Module] = {}
     for block, replacement in built:
@@ -120,14 +125,14 @@ def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example:
     replaced = swap_(model, replacements)
     try:
         meta_forward(model, example)
-    except BaseException:  # an interrupt too
+    except BaseException:  # including KeyboardInterrupt
         swap_(model, replaced)
         raise
     return replaced
 
 
 def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Put modules at these qualified names, and wherever else those that stood there are registered; return them."""
+    """Replace the modules with these qualified names, everywhere they are registered, and return the old modules."""
     replaced = {name: model.get_submodule(name) for name in modules}
     by_id = {id(replaced[name]): module for name, module in modules.items()}
     for parent in list(model.modules()):
@@ -138,12 +143,16 @@ def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
 
 
 class Skip(nn.Identity):
-    """What stands in a control where a MoD block of this `config` was: the identity, whatever else it is given."""
+    """The layer that replaces a MoD block in a control: the identity, which ignores all further arguments.
+
+    Args:
+        config: The replaced MoD block's config.
+    """
 
     def __init__(self, config: MoDConfig) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002  nn.Identity's name
-        """(N, C, H, W) → the same tensor."""
+        """Return the input tensor (N, C, H, W) itself."""
         return input

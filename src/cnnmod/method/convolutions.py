@@ -1,4 +1,4 @@
-"""VGG's modules: runs of convolutions that stand side by side, each with the norm and activation behind it."""
+"""Find VGG's modules: runs of consecutive convolutions, each with the norm and activation that follow it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,20 +11,20 @@ from cnnmod.method.calls import Block, Call, Calls, children_of
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
 _UNIT_STARTS = (nn.Conv2d, MoDBlock)
-_UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # identities follow a MoD block that was three layers
+_UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # a MoD block that replaces three layers leaves two identities
 
 
 class ConvNormAct(nn.Sequential):
-    """VGG's block: layers that stand side by side in the network."""
+    """VGG's block: consecutive layers of the network, from a convolution to its activation."""
 
 
 def runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
-    """VGG's modules: in a container, convolutions with their norm and activation, from one pooling to the next."""
+    """Return VGG's modules: the convolutions between two poolings, each with its norm and activation."""
     runs: list[list[Block]] = []
-    inside = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
+    mod_block_prefixes = tuple(f"{name}." for name, layer in model.named_modules() if isinstance(layer, MoDBlock))
     for parent_name, parent in model.named_modules():
-        in_order = isinstance(parent, (nn.Sequential, nn.ModuleDict))  # timm's features_only makes a dict of VGG
-        if in_order and not parent_name.startswith(inside):
+        in_order = isinstance(parent, (nn.Sequential, nn.ModuleDict))  # timm's features_only turns VGG into a dict
+        if in_order and not parent_name.startswith(mod_block_prefixes):
             runs += _convolution_runs(list(children_of(parent, parent_name)), calls)
     return runs if any(len(run) > 1 for run in runs) else []
 
@@ -53,7 +53,7 @@ def _unit_block(unit: list[tuple[str, nn.Module]], calls: Calls) -> Block | None
 
 
 def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module]]]:
-    """Each layer alone, but a convolution together with the norm and activation that follow it."""
+    """Group the layers: a convolution with the norm and activation that follow it, and every other layer alone."""
     units: list[list[tuple[str, nn.Module]]] = []
     for name, layer in named:
         if units and isinstance(units[-1][0][1], _UNIT_STARTS) and isinstance(layer, _UNIT_PARTS):

@@ -1,8 +1,8 @@
-"""Where the modules and blocks of a network are: found by shape, not by a table of class names.
+"""find_modules: find the modules and blocks of a network by their shapes, without a table of class names.
 
-A module is a run of sibling blocks of one class whose first block may change the shape (stride, width) and whose
-other blocks keep it. Only a network that is not built of such larger blocks is searched for smaller ones: layers with
-one convolution, plain `Sequential`s and, for VGG, convolutions with the norm and activation behind them.
+A module is a sequence of consecutive sibling blocks of one class. Its first block may change the shape (stride, width);
+the other blocks preserve it. If a network has no such blocks, smaller blocks are searched: layers with one convolution,
+plain `Sequential`s and, for VGG, convolutions with their norm and activation.
 """
 
 from collections import Counter
@@ -22,19 +22,19 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
-    """The network's modules, each as the qualified names of its blocks, in the network's order (paper, section 3.2).
+    """Return the network's modules, each as a list of its blocks' qualified names (paper, section 3.2).
 
-    Runs the network once, on the meta device, or on its own device if it does not run without values. The network stays
-    as it is. It may be converted already. `cnnmod.plan` says more: it also tries the blocks, and names the parts of
-    those that cannot be MoD blocks themselves.
+    The network is run once: on the meta device, or on its own device if its forward needs values. It stays unchanged.
+    It may already have MoD blocks. `cnnmod.plan` returns more: it also tries to convert the blocks, and lists
+    convertible parts of blocks that cannot be MoD blocks themselves.
 
     Args:
         model: Any 2D convolutional network whose forward takes one tensor.
-        example: An input (N, C, H, W); `None` takes timm's input size or 224 pixels square.
+        example: An input (N, C, H, W). `None` uses timm's input size, or else 224 × 224 pixels.
 
     Raises:
-        ValueError: The network is not 2D, does not run on the example, or has no two blocks in a row; then with the
-            block types that it has, and why each is none.
+        ValueError: If the network is not 2D, does not run on the example, or has no two consecutive blocks; the message
+            then lists the network's block types and why each of them is not a block.
 
     Examples:
         >>> import timm
@@ -47,21 +47,25 @@ def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[s
 
 
 def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
-    """What `find_modules` names, with layers and calls."""
+    """Return the network's modules as `Block`s, which have the layers and how they are called.
+
+    Raises:
+        ValueError: If the network has no two consecutive blocks.
+    """
     modules = _Search(calls, _is_large).modules(model)
     if not modules and not _repeats_large_blocks(model):
         modules = _Search(calls, _is_small).modules(model) or runs_of_convolutions(model, calls)
     if not modules:
-        types = "; ".join(f"{kind}: {why}" for kind, why in _block_types(model, calls).items()) or "none"
+        types = "; ".join(f"{name}: {reason}" for name, reason in _block_types(model, calls).items()) or "none"
         raise ValueError(
-            f"{type(model).__name__} has nothing to convert: no two sibling blocks of one class in a row of which the "
-            f"second keeps its input's shape. Block types seen: {types}"
+            f"{type(model).__name__} has nothing to convert: found no two consecutive blocks of the same class where "
+            f"the second preserves its input shape. Block types seen: {types}"
         )
     return modules
 
 
 def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
-    """The runs that parts of the module's blocks make: the same part of each, from block to block."""
+    """Return the runs of corresponding parts: each run has the same part of consecutive blocks of the module."""
     runs: list[list[Block]] = []
     for part_name, first in _parts(module[0].layer, ""):
         run: list[Block] = []
@@ -79,7 +83,7 @@ def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
 
 
 def _parts(layer: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The layer's children; a plain container's own stand for it."""
+    """Yield the layer's children. The children of a plain container are yielded instead of the container."""
     for name, child in children_of(layer, prefix):
         if type(child) in _CONTAINERS:
             yield from _parts(child, name)
@@ -88,43 +92,47 @@ def _parts(layer: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _host(layer: nn.Module) -> nn.Module:
-    """What the layer is a block of: a MoD block counts as its Conv-Block."""
+    """Return the layer whose class and contents count: a MoD block's Conv-Block, otherwise the layer itself."""
     return layer.conv_block if isinstance(layer, MoDBlock) else layer
 
 
-def _kind(layer: nn.Module) -> type[nn.Module]:
+def _class_of(layer: nn.Module) -> type[nn.Module]:
     return type(_host(layer))
 
 
 def _is_large(layer: nn.Module) -> bool:
-    """A convolution and at least one more layer with weights, in a class of their own."""
+    """Whether the layer has a convolution and another convolution or linear layer, and is not a plain container."""
     layers = [isinstance(inner, _ConvNd) for inner in _host(layer).modules() if isinstance(inner, (_ConvNd, nn.Linear))]
-    return len(layers) > 1 and any(layers) and _kind(layer) not in _CONTAINERS  # a subclass of Sequential may be one
+    # A subclass of Sequential may be a block.
+    return len(layers) > 1 and any(layers) and _class_of(layer) not in _CONTAINERS
 
 
 def _is_small(layer: nn.Module) -> bool:
-    """Anything else around a convolution: one with its norm and activation, or a plain `Sequential` of layers."""
+    """Whether the layer contains a convolution: one convolution with norm and activation, or a plain `Sequential`."""
     host = _host(layer)
     has_conv = any(isinstance(inner, _ConvNd) for inner in host.modules())
     return has_conv and not isinstance(host, (_ConvNd, nn.ModuleList, nn.ModuleDict, ConvNormAct))
 
 
 def _repeats_large_blocks(model: nn.Module) -> bool:
-    return max(Counter(_kind(layer) for layer in model.modules() if _is_large(layer)).values(), default=0) > 1
+    return max(Counter(_class_of(layer) for layer in model.modules() if _is_large(layer)).values(), default=0) > 1
 
 
 @dataclass(frozen=True)
 class _Search:
-    """The modules of blocks that `is_block` accepts."""
+    """A search for the modules whose blocks `is_block` accepts."""
 
     calls: Calls
     is_block: Callable[[nn.Module], bool]
 
     def modules(self, model: nn.Module) -> list[list[Block]]:
-        """All runs of the classes that have a run of two somewhere, and not only inside blocks of another."""
+        """Return all runs of each block class.
+
+        A block class has a run of at least two blocks that is not inside a block of another block class.
+        """
         longer = [run for run in self._runs_everywhere(model, "") if len(run) > 1]
-        classes = {_kind(run[0].layer) for run in longer}
-        outer = {_kind(run[0].layer) for run in longer if not self._is_inside(model, run[0], classes)}
+        classes = {_class_of(run[0].layer) for run in longer}
+        outer = {_class_of(run[0].layer) for run in longer if not self._is_inside(model, run[0], classes)}
         return list(self._runs(outer, model, ""))
 
     def _runs_everywhere(self, parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
@@ -132,18 +140,18 @@ class _Search:
             yield from self._siblings(layer, name)
 
     def _is_inside(self, model: nn.Module, block: Block, classes: set[type[nn.Module]]) -> bool:
-        """Whether it is a part of a block of another of these classes."""
+        """Whether the block is inside a block of another of these classes."""
         parts = block.name.split(".")
         for end in range(1, len(parts)):
             name = ".".join(parts[:end])
-            around = model.get_submodule(name)
-            is_block = self.is_block(around) and not self._only_holds_blocks(around, name)
-            if is_block and _kind(around) in classes - {_kind(block.layer)}:
+            parent = model.get_submodule(name)
+            is_block = self.is_block(parent) and not self._only_holds_blocks(parent, name)
+            if is_block and _class_of(parent) in classes - {_class_of(block.layer)}:
                 return True
         return False
 
     def _siblings(self, parent: nn.Module, prefix: str) -> list[list[Block]]:
-        """The runs among the parent's children, in the order of their first blocks."""
+        """Return the runs of blocks among the parent's children, in the order of their first blocks."""
         runs: list[list[Block]] = []
         latest: dict[type[nn.Module], list[Block]] = {}
         for name, child in children_of(parent, prefix):
@@ -151,45 +159,48 @@ class _Search:
             if not (isinstance(call, Call) and self.is_block(child)) or self._only_holds_blocks(child, name):
                 continue
             block = Block(name, child, call)
-            run = latest.get(_kind(child))
+            run = latest.get(_class_of(child))
             if run is None or not block.continues(run[-1]):
-                run = latest[_kind(child)] = []
+                run = latest[_class_of(child)] = []
                 runs.append(run)
             run.append(block)
         return runs
 
     def _only_holds_blocks(self, layer: nn.Module, name: str) -> bool:
-        """A plain `Sequential` is a block only if it does not hold a module."""
+        """Whether the layer is a plain `Sequential` that contains a module. It is then not a block itself."""
         if type(layer) is not nn.Sequential:
             return False
         return any(len(run) > 1 for run in self._runs_everywhere(layer, name))
 
     def _runs(self, classes: set[type[nn.Module]], parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
-        """All runs of these classes; a block alone in its module is one, unless it holds a module of its own class."""
-        runs = [run for run in self._siblings(parent, prefix) if _kind(run[0].layer) in classes]
+        """Yield all runs of these classes.
+
+        A single block is a run too, unless it contains runs of its own class; then these are yielded instead.
+        """
+        runs = [run for run in self._siblings(parent, prefix) if _class_of(run[0].layer) in classes]
         starts = {run[0].name: run for run in runs}
         blocks = {block.name for run in runs for block in run}
         for name, child in children_of(parent, prefix):
             if len(starts.get(name, ())) > 1:
                 yield starts[name]
             elif name in starts:
-                yield from list(self._runs({_kind(child)}, child, name)) or [starts[name]]
+                yield from list(self._runs({_class_of(child)}, child, name)) or [starts[name]]
             elif name not in blocks:
                 yield from self._runs(classes, child, name)
 
 
 def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:
-    """The classes around convolutions, each with why its instances make no module."""
+    """Return the classes of layers with convolutions, and why the layers of each class are not blocks of a module."""
     reasons: dict[str, dict[str, None]] = {}
     for name, layer in model.named_modules():
-        if name and _is_small(layer) and _kind(layer) not in _CONTAINERS:
-            reasons.setdefault(_kind(layer).__name__, {})[_why_none(calls[name])] = None
-    return {kind: " or ".join(whys) for kind, whys in sorted(reasons.items())}
+        if name and _is_small(layer) and _class_of(layer) not in _CONTAINERS:
+            reasons.setdefault(_class_of(layer).__name__, {})[_why_no_module(calls[name])] = None
+    return {class_name: " or ".join(texts) for class_name, texts in sorted(reasons.items())}
 
 
-def _why_none(call: Call | Refused) -> str:
+def _why_no_module(call: Call | Refused) -> str:
     if isinstance(call, Refused):
         return call.reason
     if call.in_shape != call.out_shape:
         return "it changes its input's shape"
-    return "it stands in no row of its class, or in a larger block"
+    return "no block of the same class is next to it, or it is inside a larger block"

@@ -1,7 +1,7 @@
-"""fit_: where rounding each width down leaves layers that do not match, they follow what arrives.
+"""fit_: fix layers whose input has another width than they expect after shrinking.
 
-A width that others are summed or split from does not come out as the sum of their shrunken widths: of branches of 20,
-20 and 24 channels, joined to 64, c = 16 leaves 1, 1 and 1, and what they join to is 3 channels and not 4.
+Rounding each width down can break a sum of widths. For example, three branches with 20, 20 and 24 channels are
+concatenated to 64. With c = 16 each branch has 1 channel, so the concatenation has 3 channels, but 64 // 16 = 4.
 """
 
 import logging
@@ -19,7 +19,7 @@ from cnnmod.method.passes import DoesNotRunError, Run
 from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
 from cnnmod.method.trace import trace
 
-_RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}  # a layer that registered itself stays
+_RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}  # layers with a rule of their own stay
 
 
 def fit_(
@@ -29,19 +29,19 @@ def fit_(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Rebuild, in place, each layer inside `narrow` that gets another number of channels than it was built for.
+    """Rebuild, in place, each layer inside `narrow` whose input has another number of channels than it was built for.
 
     Args:
-        narrow: What `shrink` made of the host.
-        host: Whose layers say by which law weights are drawn.
+        narrow: The result of `shrink` on the host.
+        host: The original block. New weights are drawn from the distributions of its layers.
         example: (N, k, H, W) on the meta device.
-        args, kwargs: What the block takes besides.
+        args, kwargs: Further arguments of the block.
 
     Returns:
-        What the fitted block makes of the example.
+        The output of the fitted block for the example.
 
     Raises:
-        ValueError: The block does not run on the example, for another reason.
+        ValueError: If the block does not run on the example for another reason.
     """
     hosts = dict(host.named_modules())
     seen: set[_Misfit] = set()
@@ -55,18 +55,18 @@ def fit_(
 
 
 class _Misfit(NamedTuple):
-    """A layer, and the width that it gets instead of its own."""
+    """A layer whose input has `width` channels, another number than it was built for."""
 
     name: str
     width: int
 
 
 def _try(narrow: nn.Module, seen: set[_Misfit], run: Run) -> tuple[Any, _Misfit | None]:
-    """What the block makes of the example; or, where it does not run, the first layer that can be made to fit."""
+    """Return the block's output, or, if the block does not run, the first layer that can be rebuilt to fit."""
     misfits: list[_Misfit] = []
     for name, layer in narrow.named_modules():
         if name and shrink.dispatch(type(layer)) in _RULES:
-            layer.register_forward_pre_hook(_note(misfits, name, layer))  # which ends with the pass
+            layer.register_forward_pre_hook(_note(misfits, name, layer))  # `trace` removes it after the pass
     try:
         return run(), None
     except DoesNotRunError:
@@ -77,14 +77,15 @@ def _try(narrow: nn.Module, seen: set[_Misfit], run: Run) -> tuple[Any, _Misfit 
 
 def _note(misfits: list[_Misfit], name: str, layer: nn.Module) -> Any:
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        arriving = args[0].shape[-1 if isinstance(layer, nn.Linear) else 1]
-        if arriving != width_of(layer):
-            misfits.append(_Misfit(name, arriving))
+        width = args[0].shape[-1 if isinstance(layer, nn.Linear) else 1]
+        if width != width_of(layer):
+            misfits.append(_Misfit(name, width))
 
     return note
 
 
 def _with_input(narrow: nn.Module, host: nn.Module, width: int) -> nn.Module:
+    """Copy the layer with another input width."""
     if isinstance(narrow, _ConvNd):
         law = host if isinstance(host, _ConvNd) else narrow
         if law.groups == law.in_channels > 1:

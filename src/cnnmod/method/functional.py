@@ -1,7 +1,7 @@
-"""The three steps of a MoD block as pure functions: the only home of order, ties and fusion.
+"""The three steps of a MoD block as pure functions. Order, tie-breaking and fusion are defined only here.
 
-Letters in names give shapes: N images, C channels, K selected channels, H height, W width. `index_NK` holds channel
-indices (int64), `logit_NC` the channel selector's output before the sigmoid.
+The letters in a name are the tensor's shape: N images, C channels, K selected channels, height H, width W. `index_NK`
+holds channel indices (int64). `logit_NC` is the channel selector's output before the sigmoid.
 """
 
 import torch
@@ -12,22 +12,22 @@ from cnnmod.method.config import FuseTo, Order
 
 
 def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tuple[Tensor, Tensor]:
-    """Select, per image, the k channels with the highest importance scores (paper, section 3.1).
+    """Select the k channels with the highest importance scores in each image (paper, section 3.1).
 
-    Ties go to the lower channel index, and NaN is higher than any number, as in `torch.topk`, so that it shows in the
-    result. The logits are ranked, not their sigmoids, and in float32: sigmoids saturate and 16-bit values tie. Only the
-    selected channels' scores receive a gradient.
+    Between equal scores, the lower channel index is selected. NaN ranks above every number, as in `torch.topk`, so that
+    it appears in the result. The logits are ranked in float32, before the sigmoid: sigmoids saturate, and 16-bit values
+    are often equal. Only the scores of the selected channels receive a gradient.
 
     Args:
         logit_NC: (N, C), the channel selector's output before the sigmoid.
-        k: How many channels to select, 1 ≤ k ≤ C.
-        order: The selected channels stand by descending `"score"` or by ascending channel `"index"`.
+        k: The number of channels to select, 1 ≤ k ≤ C.
+        order: The selected channels are sorted by descending `"score"` or by ascending channel `"index"`.
 
     Returns:
-        The importance scores (N, K), in ]0, 1[ and of the logits' dtype, and the channel indices (N, K).
+        The importance scores (N, K), between 0 and 1 and of the logits' dtype, and the channel indices (N, K).
 
     Raises:
-        ValueError: k or order is not accepted.
+        ValueError: If k or order is not accepted.
 
     Examples:
         >>> score_NK, index_NK = select_channels(torch.tensor([[0.0, 2.0, 0.0, 1.0]]), k=3)
@@ -38,7 +38,7 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
     """
     channels = logit_NC.shape[-1]
     if not 1 <= k <= channels:
-        raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+        raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
     index_NK = _rank_keys(logit_NC.detach()).topk(k, dim=1).indices
     if order == "index":
         index_NK = index_NK.sort(dim=1).values
@@ -48,20 +48,20 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
 
 
 def select_slots(logit_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Select, per image, one channel for each of k slots (ours): for slot j the highest-scored of the channels
-    j, j + k, j + 2k, … .
+    """Select one channel for each of k slots in each image (not in the paper).
 
-    Ties go to the lower channel index. The last C mod k channels are in no slot.
+    Slot j gets the channel with the highest score among the channels j, j + k, j + 2k, … . Between equal scores, the
+    lower channel index is selected. The last C mod k channels are in no slot.
 
     Args:
         logit_NC: (N, C), the channel selector's output before the sigmoid.
-        k: How many slots there are, 1 ≤ k ≤ C.
+        k: The number of slots, 1 ≤ k ≤ C.
 
     Returns:
-        The importance scores (N, K) and the channel indices (N, K), as of `select_channels`.
+        The importance scores (N, K) and the channel indices (N, K), as in `select_channels`.
 
     Raises:
-        ValueError: k is not accepted.
+        ValueError: If k is not accepted.
 
     Examples:
         >>> select_slots(torch.tensor([[0.0, 2.0, 5.0, 1.0, 0.0]]), k=2)[1]
@@ -69,51 +69,54 @@ def select_slots(logit_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     channels = logit_NC.shape[-1]
     if not 1 <= k <= channels:
-        raise ValueError(f"k must be from 1 to the {channels} channels, not {k}")
+        raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
     groups_NGK = logit_NC.detach()[:, : channels // k * k].unflatten(1, (-1, k))
     index_NK = torch.add(torch.arange(k, device=logit_NC.device), groups_NGK.argmax(1), alpha=k)
     return logit_NC.gather(1, index_NK).sigmoid(), index_NK
 
 
 def _rank_keys(logit_NC: Tensor) -> Tensor:
-    """Integers in the order of the logits, a tied one the larger the lower its channel index. `topk` leaves the
-    order of ties open and a stable sort takes ten times as long; between these keys there are no ties."""
+    """Return unique integers that sort like the logits. Between equal logits, the lower channel index sorts higher.
+
+    `topk` does not define the order of equal values, and a stable sort takes ten times as long.
+    """
     channels = logit_NC.shape[1]
-    bits = (logit_NC.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 the same bits
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative float's other bits count downwards
-    ordered = ordered.masked_fill(logit_NC.isnan(), 0x7FFFFFFF)  # a NaN has either sign and any bits
+    bits = (logit_NC.float() + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0, which has other bits
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # flip a negative float's other bits, which sort in reverse
+    ordered = ordered.masked_fill(logit_NC.isnan(), 0x7FFFFFFF)  # a NaN may have either sign and various bits
     tie_break = torch.arange(channels - 1, -1, -1, device=logit_NC.device)
     return torch.add(tie_break, ordered.long(), alpha=2**32)
 
 
 def gather_channels(x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-    """Take each image's selected channels: (N, C, H, W) and (N, K) give (N, K, H, W).
+    """Return the selected channels of each image, (N, K, H, W), from x (N, C, H, W) and channel indices (N, K).
 
     Examples:
         >>> x_NCHW = torch.arange(3.0).view(1, 3, 1, 1)
         >>> gather_channels(x_NCHW, torch.tensor([[2, 0]])).flatten()
         tensor([2., 0.])
     """
-    if x_NCHW.is_cuda:  # where the backward of an index is many times slower than that of gather
+    if x_NCHW.is_cuda:  # on a GPU, the backward of indexing is many times slower than that of gather
         return x_NCHW.gather(1, index_NK[:, :, None, None].expand(-1, -1, *x_NCHW.shape[2:]))
     image_N1 = torch.arange(x_NCHW.shape[0], device=x_NCHW.device)[:, None]
     return x_NCHW[image_N1, index_NK]
 
 
 def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tensor | None = None) -> Tensor:
-    """Add the Conv-Block's result to k channels of x; the others pass bit for bit (paper, section 3.1).
+    """Add the Conv-Block's result to k channels of x; the other channels are copied unchanged (paper, section 3.1).
 
     Args:
         x_NCHW: The MoD block's input.
         y_NKHW: The Conv-Block's result, already scaled by the scores.
-        to: The `"first"` k channels, the `"last"` k, or the `"original"` places that `index_NK` names.
-        index_NK: The selected channels; needed for `"original"` only, where they differ within an image.
+        to: The `"first"` k channels, the `"last"` k, or the `"original"` positions, given by `index_NK`.
+        index_NK: The indices of the selected channels, without repetition within an image. Required for `"original"`,
+            otherwise ignored.
 
     Returns:
-        (N, C, H, W), a new tensor of x's dtype and memory format.
+        (N, C, H, W), a new tensor with x's dtype and memory format.
 
     Raises:
-        ValueError: `to` is not accepted, or `"original"` came without `index_NK`.
+        ValueError: If `to` is not accepted, or is `"original"` without `index_NK`.
 
     Examples:
         >>> x_NCHW, y_NKHW = torch.zeros(1, 3, 1, 1), torch.ones(1, 1, 1, 1)
@@ -123,9 +126,10 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
     y_NKHW = y_NKHW.to(x_NCHW.dtype)
     if to == "original":
         if index_NK is None:
-            raise ValueError("to='original' needs index_NK, the places of the selected channels")
-        places_NKHW = index_NK[:, :, None, None].expand_as(y_NKHW)
-        return x_NCHW.clone().scatter_add_(1, places_NKHW, y_NKHW)  # a clone keeps the memory format, scatter_add not
+            raise ValueError("to='original' needs index_NK, the indices of the selected channels")
+        index_NKHW = index_NK[:, :, None, None].expand_as(y_NKHW)
+        # The in-place form keeps x's memory format. torch.scatter_add does not.
+        return x_NCHW.clone().scatter_add_(1, index_NKHW, y_NKHW)
     if to not in ("first", "last"):
         raise ValueError(f"to must be one of 'first', 'last', 'original', not {to!r}")
     start = 0 if to == "first" else x_NCHW.shape[1] - y_NKHW.shape[1]
@@ -133,8 +137,11 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
 
 
 class _AddToSlice(torch.autograd.Function):
-    """x with y added to its channels start, start + 1, … . Autograd's own backward of slices and a concatenation
-    fills three tensors of x's size; this one passes the gradient on and takes a view."""
+    """Add y to the channels start, start + 1, … of x.
+
+    The backward returns the gradient and a view of it. Autograd's backward of the slices and the concatenation would
+    fill three tensors of x's size.
+    """
 
     generate_vmap_rule = True
 

@@ -1,8 +1,8 @@
-"""Initial weights of a Conv-Block, by the law that initialised its host.
+"""Initialize the weights of a Conv-Block from the same distribution as its host's initial weights.
 
-A Conv-Block is built after the host network's constructor has drawn its weights, so the host's law has to be read
-off those weights: the one that predicts their standard deviation. Trained weights follow no law; their Conv-Block is
-drawn as a ResNet's.
+A Conv-Block is built after the host network's constructor has initialized its weights, so the distribution must be
+inferred from these weights: it is the known law whose standard deviation matches theirs. If no law matches, as for
+trained weights, the Conv-Block is initialized as in a ResNet.
 """
 
 import math
@@ -15,7 +15,13 @@ from torch.nn import init
 
 
 class Fans(NamedTuple):
-    """What laws are stated in: weights that enter, or leave, one unit."""
+    """The numbers that the laws use: how many weights lead into, or out of, one unit.
+
+    Attributes:
+        into: fan-in.
+        out: fan-out, over all groups.
+        out_of_group: fan-out within one group.
+    """
 
     into: int
     out: int
@@ -39,28 +45,28 @@ def _uniform(weight: Tensor, std: float) -> None:
     init.uniform_(weight, -std * math.sqrt(3), std * math.sqrt(3))
 
 
-Law = tuple[Callable[[Fans], float], Callable[[Tensor, float], None]]  # standard deviation, how to draw
+Law = tuple[Callable[[Fans], float], Callable[[Tensor, float], None]]  # the standard deviation, the initializer
 _LAWS: tuple[Law, ...] = (
     (lambda fans: math.sqrt(2 / fans.out), _normal),  # kaiming_normal_, fan_out, relu: ResNet, VGG
-    (lambda fans: math.sqrt(2 / fans.out_of_group), _normal),  # the same for each group: timm's EfficientNet
+    (lambda fans: math.sqrt(2 / fans.out_of_group), _normal),  # the same, but for each group: timm's EfficientNet
     (lambda fans: 0.02, _truncated),  # ConvNeXt
     (lambda fans: math.sqrt(1 / (3 * fans.into)), _uniform),  # torch's default
     (lambda fans: math.sqrt(2 / fans.into), _normal),  # kaiming_normal_, fan_in, relu
     (lambda fans: math.sqrt(1 / fans.into), _normal),  # LeCun
-    (lambda fans: 0.01, _normal),  # linear layers of torchvision's MobileNets and VGG
+    (lambda fans: 0.01, _normal),  # the linear layers of torchvision's MobileNets and VGG
 )
 
 
 @torch.no_grad()
 def initialize_like(weight: Tensor, groups: int, host_weight: Tensor, host_groups: int) -> None:
-    """Draw the weight of a convolution or linear layer by the law that `host_weight` was drawn from."""
+    """Initialize the weight of a convolution or linear layer by the law that matches `host_weight`."""
     if weight.is_meta:
         return
     law, draw = _LAWS[0]
     if not host_weight.is_meta and host_weight.numel() > 1:
-        found = host_weight.float().std().item()
+        host_std = host_weight.float().std().item()
         host_fans = Fans.of(host_weight, host_groups)
-        distance, nearest = min((abs(found / std(host_fans) - 1), number) for number, (std, _) in enumerate(_LAWS))
+        distance, nearest = min((abs(host_std / std(host_fans) - 1), number) for number, (std, _) in enumerate(_LAWS))
         standard_error = 1 / math.sqrt(2 * host_weight.numel())
         if distance < 0.01 + 3 * standard_error:
             law, draw = _LAWS[nearest]
@@ -69,7 +75,7 @@ def initialize_like(weight: Tensor, groups: int, host_weight: Tensor, host_group
 
 @torch.no_grad()
 def constant_like(tensor: Tensor, host: Tensor, otherwise: float) -> None:
-    """Fill with the host's value where all of its elements are equal (a fresh layer's), else with `otherwise`."""
+    """Fill with the host's value if all of the host's elements are equal, as in a new layer, else with `otherwise`."""
     if tensor.is_meta:
         return
     is_constant = not host.is_meta and bool((host == host.flatten()[0]).all())

@@ -1,4 +1,4 @@
-"""make_mod_block: the MoD block for a block of a network, tried before it is put in place."""
+"""make_mod_block: build and test the MoD block for one block of a network."""
 
 import copy
 import logging
@@ -21,13 +21,13 @@ _PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
-    """The MoD block that can take the block's place; `config.c` is a number.
+    """Build the MoD block that can replace the block, and test it. `config.c` must be a number.
 
     Raises:
-        ValueError: There is none, with the reason.
+        ValueError: If the block cannot be a MoD block. The message has the reason.
     """
     if config.c is None:
-        raise ValueError("its config has no c")
+        raise ValueError("c must be a number in the config, not None")
     channels = block.call.in_channels
     k = max(1, channels // config.c)
     shape = _shape_of(block, k)
@@ -42,25 +42,29 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             drop_residual_(conv_block, shape)
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except ValueError as error:
-        raise ValueError(f"its Conv-Block of {k} channels does not work: {error}") from error
+        raise ValueError(f"its Conv-Block with k = {k} does not work: {error}") from error
     activation = None
     if config.fuse_to == "all":
-        further = block.call.args, block.call.kwargs
-        activation = copy.deepcopy(trace(conv_block, _last_activation, example, *further, logging.DEBUG))
-    made = MoDBlock(conv_block, channels, k, config, parameter.device, parameter.dtype, block.call.layout, activation)
-    return made.train(block.layer.training)
+        arguments = block.call.args, block.call.kwargs
+        activation = copy.deepcopy(trace(conv_block, _last_activation, example, *arguments, logging.DEBUG))
+    device, dtype = parameter.device, parameter.dtype
+    mod_block = MoDBlock(conv_block, channels, k, config, device, dtype, block.call.layout, activation)
+    return mod_block.train(block.layer.training)
 
 
-def may_stand_inside(made: MoDBlock, block: Block) -> bool:
-    """Whether it may replace a part of a larger block: a MoD block passes its input on, so the part must do so too."""
+def may_stand_inside(mod_block: MoDBlock, block: Block) -> bool:
+    """Whether the MoD block may replace `block`, which is a part of a larger block.
+
+    A MoD block adds to its input, so the part that it replaces must add to its input too.
+    """
     try:
-        return adds_to_its_input(made.conv_block, _shape_of(block, made.k))
+        return adds_to_its_input(mod_block.conv_block, _shape_of(block, mod_block.k))
     except ValueError:
         return False
 
 
 def _last_activation(run: Run) -> nn.Module | None:
-    """The activation whose output is the block's own, if there is one."""
+    """Return the activation whose output is the block's output, if there is one."""
     called: list[tuple[nn.Module, Tensor, int]] = []
 
     def note(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -69,42 +73,49 @@ def _last_activation(run: Run) -> nn.Module | None:
             called.append((layer, output, output._version))
 
     result = run(note)
-    # the version tells what was changed in place after the layer, as by `x = act(x); x += shortcut`
+    # A larger version means that the tensor was changed in place after the layer, as in `x = act(x); x += shortcut`.
     last = [layer for layer, output, version in called if output is result and version == result._version]
     return last[-1] if last else None
 
 
 def _shape_of(block: Block, k: int) -> tuple[int, ...]:
-    """The block's input with k channels."""
+    """Return the shape of the block's input with k channels instead of C."""
     shape = list(block.call.in_shape)
     shape[block.call.layout.index("C")] = k
     return tuple(shape)
 
 
 def _check_weights(block: nn.Module) -> nn.Parameter:
-    """One of the block's parameters; `ValueError` for a block whose layers are more than what shrink copies."""
+    """Return one of the block's parameters.
+
+    Raises:
+        ValueError: If the block has parametrizations, hooks or quantized weights, which `shrink` does not copy.
+    """
     for name, layer in block.named_modules():
-        where = name or "it"
+        subject = name or "it"
         if nn.utils.parametrize.is_parametrized(layer):
-            raise ValueError(f"{where} is parametrized (torch.nn.utils.parametrize); convert before that")
+            raise ValueError(f"{subject} is parametrized (torch.nn.utils.parametrize); convert before parametrizing")
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            raise ValueError(f"{where} has hooks, which its MoD block would lose; remove them, or convert before them")
+            raise ValueError(f"{subject} has hooks, which the MoD block would lose; remove them or add them afterwards")
     parameters = list(block.parameters())
     if not parameters or not all(parameter.is_floating_point() for parameter in parameters):
-        raise ValueError("its weights are quantised, or it has none; convert before quantising")
+        raise ValueError("it has quantized weights or no weights; convert before quantizing")
     return parameters[0]
 
 
 def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
-    """Run it once: some norms divide by the spread over the channels, and k may be 1."""
-    further = (*block.call.args, *block.call.kwargs.values())
-    if x.is_meta or any(isinstance(value, Tensor) for value in further):
+    """Run the Conv-Block once and raise `ValueError` if its output is not finite.
+
+    Norms that divide by the standard deviation over the channels give NaN for k = 1.
+    """
+    arguments = (*block.call.args, *block.call.kwargs.values())
+    if x.is_meta or any(isinstance(value, Tensor) for value in arguments):
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
     with at_rest(conv_block):
         try:
             output = conv_block(x, *block.call.args, **block.call.kwargs)
-        except Exception as error:  # whatever a foreign forward raises
-            raise ValueError(f"it does not run with values: {error}") from error
+        except Exception as error:  # the forward of another library may raise anything
+            raise ValueError(f"it runs on the meta device, but not on {x.device}: {error}") from error
     if not output.isfinite().all():
-        raise ValueError("its output is not finite, as that of a norm over few channels")
+        raise ValueError("its output is not finite; a norm over so few channels can cause this")

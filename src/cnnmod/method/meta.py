@@ -1,4 +1,4 @@
-"""Operators on the meta device, where tensors have shapes and no values."""
+"""Operators on the meta device, where tensors have shapes but no values."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class QuickNorms(TorchFunctionMode):
-    """Norms by their shape alone: torch takes them apart in Python, which is half of a network's time here."""
+    """Skip batch and layer norms, whose output has the shape of their input.
+
+    On the meta device, torch decomposes norms in Python, which takes half of the time of a pass.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -22,7 +25,10 @@ class QuickNorms(TorchFunctionMode):
 
 
 class OneOfMany(TorchDispatchMode):
-    """Where how much there is depends on values, there is one: a detector's forward goes on with one box."""
+    """Make operators whose output size depends on values return one element.
+
+    With it a detector's forward continues with one box.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not (args and isinstance(args[0], Tensor) and args[0].is_meta):
@@ -30,13 +36,13 @@ class OneOfMany(TorchDispatchMode):
         if func is torch.ops.aten.nonzero.default:
             return _one_index(args[0], args[0].ndim)
         if func is torch.ops.aten.index.Tensor:
-            places: list[Tensor | None] = []
+            indices: list[Tensor | None] = []
             for index in args[1]:
                 if index is not None and index.dtype == torch.bool:
-                    places += [_one_index(index)] * index.ndim
+                    indices += [_one_index(index)] * index.ndim
                 else:
-                    places.append(index)
-            return func(args[0], places)
+                    indices.append(index)
+            return func(args[0], indices)
         if str(func) == "torchvision.nms.default":
             return _one_index(args[0])
         return func(*args, **(kwargs or {}))

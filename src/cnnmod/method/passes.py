@@ -1,4 +1,4 @@
-"""run_on_meta, run_for_real: one forward pass, without values or with them, as a function that can be watched."""
+"""run_on_meta, run_for_real: one forward pass, without or with values, as a function that accepts a hook."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map_only
 from cnnmod.method.meta import OneOfMany, QuickNorms
 
 ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-Given = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # a model's input, and what it takes besides
-_running: set[int] = set()
+Inputs = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # the example, and the further arguments
+_running: set[int] = set()  # the ids of the models that are being run
 
 
 class DoesNotRunError(ValueError):
@@ -20,41 +20,41 @@ class DoesNotRunError(ValueError):
 
 
 class Run(Protocol):
-    """One forward pass; `hook(name, module, args, kwargs, output)` follows each call of a module."""
+    """One forward pass. `hook(name, module, args, kwargs, output)` is called after each call of a module."""
 
     def __call__(self, hook: ForwardHook | None = None) -> Any: ...
 
 
-def run_on_meta(model: nn.Module, given: Given) -> Run:
-    """A pass for the shapes alone. It leaves the model's parameters and buffers on the meta device."""
+def run_on_meta(model: nn.Module, inputs: Inputs) -> Run:
+    """Return a pass on the meta device. It leaves the model's parameters and buffers on the meta device."""
 
     def start() -> Any:
         copies = {id(tensor): _on_meta(tensor) for tensor in (*model.parameters(), *model.buffers())}
         for module in model.modules():
-            for held in (vars(module)["_parameters"], vars(module)["_buffers"]):
-                held.update({name: copies[id(tensor)] for name, tensor in held.items() if tensor is not None})
-        example, args, kwargs = tree_map_only(Tensor, _on_meta, given)
+            for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
+                state.update({name: copies[id(tensor)] for name, tensor in state.items() if tensor is not None})
+        example, args, kwargs = tree_map_only(Tensor, _on_meta, inputs)
         with QuickNorms(), OneOfMany():
             return model(example, *args, **kwargs)
 
-    return _run(model, given[0], torch.device("meta"), start)
+    return _run(model, inputs[0], torch.device("meta"), start)
 
 
-def run_for_real(model: nn.Module, given: Given, device: torch.device) -> Run:
-    """A pass with values, on this device; what is given on the meta device gets random ones."""
+def run_for_real(model: nn.Module, inputs: Inputs, device: torch.device) -> Run:
+    """Return a pass with values on this device. Inputs on the meta device are replaced by random values."""
 
     def start() -> Any:
-        example, args, kwargs = tree_map_only(Tensor, lambda tensor: _with_values(tensor, device), given)
+        example, args, kwargs = tree_map_only(Tensor, lambda tensor: _with_values(tensor, device), inputs)
         example = example.to(device)
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # without fused attention operators are those of the meta device
+        torch.backends.mha.set_fastpath_enabled(False)  # without it, attention runs the same operators as on meta
         try:
             with sdpa_kernel(SDPBackend.MATH):
                 return model(example, *args, **kwargs)
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
-    return _run(model, given[0], device, start)
+    return _run(model, inputs[0], device, start)
 
 
 def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callable[[], Any]) -> Run:
@@ -62,16 +62,16 @@ def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callabl
 
     def run(hook: ForwardHook | None = None) -> Any:
         if id(model) in _running:
-            raise ValueError(f"{name} is being run: do not call cnnmod from the model's own forward")
+            raise ValueError(f"{name} is already running; do not call cnnmod from the model's own forward")
         raised: list[Exception] = []
         if hook is not None:
             for path, module in model.named_modules():
-                module.register_forward_hook(_bind(hook, path, raised), with_kwargs=True)  # `at_rest` drops it
+                module.register_forward_hook(_bind(hook, path, raised), with_kwargs=True)  # `at_rest` removes it
         _running.add(id(model))
         try:
             return start()
-        except Exception as error:  # whatever a foreign forward raises
-            if error in raised:
+        except Exception as error:  # the forward of another library may raise anything
+            if error in raised:  # the hook's own errors pass through
                 raise
             shape = tuple(example.shape)
             raise DoesNotRunError(
@@ -84,6 +84,8 @@ def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callabl
 
 
 def _bind(hook: ForwardHook, name: str, raised: list[Exception]) -> Callable[..., None]:
+    """Return a forward hook that calls `hook` with the module's name and adds the exceptions of `hook` to `raised`."""
+
     def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         try:
             hook(name, module, args, kwargs, output)
@@ -96,7 +98,7 @@ def _bind(hook: ForwardHook, name: str, raised: list[Exception]) -> Callable[...
 
 def _reason(error: Exception) -> str:
     text = str(error).strip()
-    if not text or isinstance(error, LookupError):  # of which the text is a bare key
+    if not text or isinstance(error, LookupError):  # the text of a KeyError is only the key
         return f"{type(error).__name__} {text}".strip()
     return text.splitlines()[0]
 
@@ -107,7 +109,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _with_values(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy; of a tensor on the meta device one on this device with random values, the same each time."""
+    """Copy the tensor. A tensor on the meta device becomes one on `device` with random values from a fixed seed."""
     if not tensor.is_meta:
         return tensor.detach().clone()
     if not tensor.is_floating_point():

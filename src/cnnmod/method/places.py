@@ -1,4 +1,4 @@
-"""Places that hold something: how to read each kind, and how to write back what was read."""
+"""Places that hold objects (containers, attributes, variables), and how to read and restore the contents of each."""
 
 import sys
 from collections import OrderedDict, deque
@@ -7,90 +7,90 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """A kind of place.
+    """A type of place.
 
     Attributes:
-        read: What a place of this kind holds, as a list; a variable that is not there holds nothing.
-        write: Give the place what was read.
+        read: Returns the contents of a place as a list, which is empty for a missing variable.
+        write: Sets the contents of a place to what `read` returned.
     """
 
     read: Callable[[Any], list[Any]]
     write: Callable[[Any, list[Any]], object]
 
 
-def _items(where: dict[Any, Any]) -> list[Any]:
-    return [part for item in _kind(where).items(where) for part in item]
+def _items(owner: dict[Any, Any]) -> list[Any]:
+    return [part for item in _dict_class(owner).items(owner) for part in item]
 
 
-def _set_items(where: dict[Any, Any], before: list[Any]) -> None:
-    kind = _kind(where)
-    kind.clear(where)
+def _set_items(owner: dict[Any, Any], before: list[Any]) -> None:
+    dict_class = _dict_class(owner)
+    dict_class.clear(owner)
     for key, value in zip(before[::2], before[1::2], strict=True):
-        kind.__setitem__(where, key, value)
+        dict_class.__setitem__(owner, key, value)
 
 
-def _kind(where: dict[Any, Any]) -> Any:
-    """Whose methods are taken, since a class may have overridden its own."""
-    return OrderedDict if isinstance(where, OrderedDict) else dict
+def _dict_class(owner: dict[Any, Any]) -> Any:
+    """Return the class whose methods are called, because a subclass may have overridden them."""
+    return OrderedDict if isinstance(owner, OrderedDict) else dict
 
 
-def _class_attributes(where: type) -> list[Any]:
-    return [part for item in vars(where).items() for part in item]
+def _class_attributes(owner: type) -> list[Any]:
+    return [part for item in vars(owner).items() for part in item]
 
 
-def _set_class_attributes(where: type, before: list[Any]) -> None:
-    kept, now = dict(zip(before[::2], before[1::2], strict=True)), dict(vars(where))
+def _set_class_attributes(owner: type, before: list[Any]) -> None:
+    kept, now = dict(zip(before[::2], before[1::2], strict=True)), dict(vars(owner))
     for name in kept | now:
         if name not in kept:
-            delattr(where, name)
+            delattr(owner, name)
         elif name not in now or kept[name] is not now[name]:
-            setattr(where, name, kept[name])
+            setattr(owner, name, kept[name])
 
 
-def _attribute(where: tuple[Any, str]) -> list[Any]:
+def _attribute(owner: tuple[Any, str]) -> list[Any]:
     try:
-        return [getattr(*where)]
-    except (AttributeError, ValueError):  # a slot, or a variable of a closure, without a value
+        return [getattr(*owner)]
+    except (AttributeError, ValueError):  # a slot or a variable of a closure without a value
         return []
 
 
-def _set_attribute(where: tuple[Any, str], before: list[Any]) -> None:
-    setattr(*where, before[0]) if before else delattr(*where)
+def _set_attribute(owner: tuple[Any, str], before: list[Any]) -> None:
+    setattr(*owner, before[0]) if before else delattr(*owner)
 
 
-def _variable(where: tuple[dict[str, Any], str]) -> list[Any]:
-    variables, name = where
+def _variable(owner: tuple[dict[str, Any], str]) -> list[Any]:
+    variables, name = owner
     return [variables[name]] if name in variables else []
 
 
-def _set_variable(where: tuple[dict[str, Any], str], before: list[Any]) -> None:
-    variables, name = where
+def _set_variable(owner: tuple[dict[str, Any], str], before: list[Any]) -> None:
+    variables, name = owner
     if before:
         variables[name] = before[0]
     else:
         variables.pop(name, None)
 
 
-def _set_set(where: set[Any], before: list[Any]) -> None:
-    set.clear(where)
-    set.update(where, before)
+def _set_set(owner: set[Any], before: list[Any]) -> None:
+    set.clear(owner)
+    set.update(owner, before)
 
 
-def _set_deque(where: deque[Any], before: list[Any]) -> None:
-    deque.clear(where)
-    deque.extend(where, before)
+def _set_deque(owner: deque[Any], before: list[Any]) -> None:
+    deque.clear(owner)
+    deque.extend(owner, before)
 
 
-def _cache(where: Any) -> list[Any]:
-    """What it holds cannot be read, but how often something was added; interned, since it is compared by identity."""
-    return [where, sys.intern(str(where.cache_info().misses))]
+def _cache(owner: Any) -> list[Any]:
+    """Return the number of misses, since the contents cannot be read. It is interned, to be compared by identity."""
+    return [owner, sys.intern(str(owner.cache_info().misses))]
 
 
 DICT = Place(_items, _set_items)
-LIST = Place(list, lambda where, before: list.__setitem__(where, slice(None), before))
+LIST = Place(list, lambda owner, before: list.__setitem__(owner, slice(None), before))
 SET = Place(list, _set_set)
 DEQUE = Place(list, _set_deque)
 CLASS = Place(_class_attributes, _set_class_attributes)
 ATTRIBUTE = Place(_attribute, _set_attribute)  # of an object or a closure
 VARIABLE = Place(_variable, _set_variable)  # of a Python module
-CACHE = Place(_cache, lambda where, _: where.cache_clear())  # of functools.lru_cache
+CACHE = Place(_cache, lambda owner, _: owner.cache_clear())  # of functools.lru_cache

@@ -1,4 +1,4 @@
-"""plan: which blocks of a network become MoD blocks, and why the others do not."""
+"""plan: which blocks of a network become MoD blocks, and why the other blocks do not."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,12 +25,12 @@ class PlannedBlock:
     """One block of a network.
 
     Attributes:
-        name: Its qualified name.
-        kind: Its class.
-        module, position: Where it stands: in which module, and at which position there, both counted from 0.
-        channels: C, the channels of its output.
+        name: The block's qualified name.
+        kind: The name of its class.
+        module, position: The index of its module and its position in the module, both counted from 0.
+        channels: C, the number of channels of its output.
         chosen: Whether `placement` and `filter_fn` choose it.
-        k: How many of them its MoD block selects; `None` for a standard block.
+        k: The number of channels that its MoD block selects; `None` for a standard block.
         reason: Why it stays a standard block; empty for a MoD block.
     """
 
@@ -46,11 +46,11 @@ class PlannedBlock:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `convert_` would do to a network; it shows itself as a table.
+    """What `convert_` would do to a network. It is printed as a table.
 
     Attributes:
-        network: The network's class.
-        c: The method's c: k = max(1, C // c).
+        network: The name of the network's class.
+        c: The divisor c in k = max(1, C // c).
         blocks: All blocks, in the network's order.
     """
 
@@ -67,7 +67,7 @@ class Plan:
         return str(self._table())
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the table as HTML, for notebooks."""
         return self._table().html()
 
     def _table(self) -> TextTable:
@@ -83,12 +83,13 @@ def plan(
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
 ) -> Plan:
-    """What `convert_` with these arguments would do; the model, which may be on the meta device, stays as it is.
+    """Return what `convert_` would do with the same arguments. The model stays unchanged and may be on the meta device.
+
+    If none of the chosen blocks can be a MoD block, `convert_` raises an error; `plan` returns the reasons.
 
     Raises:
-        ValueError: The model is not 2D, is converted already or wrapped, does not run on the example, has no modules,
-            or `placement` or `filter_fn` chooses no block. Where no chosen block can be a MoD block there is a plan,
-            with the reasons.
+        ValueError: If the model is not 2D, already has MoD blocks, is wrapped, does not run on the example or has no
+            modules, or if `placement` or `filter_fn` chooses no block.
 
     Examples:
         >>> import timm
@@ -104,42 +105,42 @@ def plan(
         layer4.0  BasicBlock       3  512     first of its module
         layer4.1  BasicBlock       3  512  8  MoD block
     """
-    with torch.random.fork_rng(devices=[]):  # the weights that convert_ draws are to be the same
+    with torch.random.fork_rng(devices=[]):  # a plan must not change the random weights of a later convert_
         return build_mod_blocks(model, config, filter_fn, example)[0]
 
 
 def build_mod_blocks(
     model: nn.Module, config: MoDConfig, filter_fn: FilterFn | None, example: Tensor | None
 ) -> tuple[Plan, list[tuple[Block, MoDBlock]]]:
-    """The plan, and the MoD blocks that it names, built but not yet in their blocks' places."""
+    """Return the plan and its MoD blocks, which are built but not yet installed in the model."""
     check_bare(model)
     if not isinstance(config, MoDConfig):
         raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
     check_2d(model, example)
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
-        raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in all)")
+        raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in total)")
     calls = trace_calls(model, example)
     modules = discover(model, calls)
     c = _channels_of_first_conv_block(modules, example) if config.c is None else config.c
     widest = max(block.call.in_channels for module in modules for block in module[1:])
     if config.c is not None and c > widest:
-        raise ValueError(f"c = {c} is more than the channels of every block; the widest has C = {widest}")
-    settled = dataclasses.replace(config, c=c)
+        raise ValueError(f"c must be at most {widest}, the channels of the widest block, not {c}")
+    resolved = dataclasses.replace(config, c=c)
     tried: _Tried = {}
-    modules = [part for module in modules for part in _served(module, modules, calls, settled, tried)]
+    modules = [part for module in modules for part in _convertible(module, modules, calls, resolved, tried)]
     refused = _not_chosen(modules, config, filter_fn)
     chosen = tuple(block.name for module in modules for block in module if block.name not in refused)
     if callable(config.placement):
-        settled = dataclasses.replace(settled, placement=chosen)
+        resolved = dataclasses.replace(resolved, placement=chosen)
     built: dict[str, MoDBlock] = {}
     chosen_blocks = [block for module in modules for block in module if block.name in chosen]
     for block in chosen_blocks:
-        mod_block = _try(block, settled, tried)
+        mod_block = _try(block, resolved, tried)
         if isinstance(mod_block, Refused):
             refused[block.name] = mod_block
         else:
-            mod_block.config = settled
+            mod_block.config = resolved
             built[block.name] = mod_block
     planned = [
         PlannedBlock(
@@ -160,7 +161,7 @@ def build_mod_blocks(
 
 
 def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
-    """The block's MoD block, or why it has none."""
+    """Return the block's MoD block, or why it cannot be built."""
     if block.name not in tried:
         try:
             tried[block.name] = make_mod_block(block, config)
@@ -169,27 +170,30 @@ def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
     return tried[block.name]
 
 
-def _served(
+def _convertible(
     module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: _Tried
 ) -> list[list[Block]]:
-    """The module itself; or, where no block of its class can be a MoD block (it has attention, say), the modules of its
-    blocks' convolutional parts, if any of those can."""
-    kind = type(module[0].layer)
-    alike = [block for other in modules if type(other[0].layer) is kind for block in other[1:]]
-    if any(isinstance(_try(block, config, tried), MoDBlock) for block in alike):
+    """Return the modules to convert: the module itself, or the modules of its blocks' convolutional parts.
+
+    The parts are used only if no block of this class in the network can be a MoD block, for example because the blocks
+    have attention, and if one of the parts can be a MoD block.
+    """
+    block_class = type(module[0].layer)
+    same_class = [block for other in modules if type(other[0].layer) is block_class for block in other[1:]]
+    if any(isinstance(_try(block, config, tried), MoDBlock) for block in same_class):
         return [module]
 
-    def _adds(part: Block) -> bool:
+    def can_be_mod_block(part: Block) -> bool:
         mod_block = _try(part, config, tried)
         return isinstance(mod_block, MoDBlock) and may_stand_inside(mod_block, part)
 
-    parts = [part for part in parts_of(module, calls) if len(part) > 1]
-    served = [part for part in parts if any(_adds(block) for block in part[1:])]
-    return served or [module]
+    part_modules = [parts for parts in parts_of(module, calls) if len(parts) > 1]
+    convertible = [parts for parts in part_modules if any(can_be_mod_block(part) for part in parts[1:])]
+    return convertible or [module]
 
 
 def _not_chosen(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> dict[str, Refused]:
-    """The blocks that the arguments leave standard blocks."""
+    """Return the blocks that `placement` and `filter_fn` do not choose, each with the reason."""
     placement = config.placement
     eligible = [block for module in modules for block in module[1:]]
     names = [block.name for block in eligible]
@@ -204,11 +208,11 @@ def _not_chosen(modules: list[list[Block]], config: MoDConfig, filter_fn: Filter
     if not chosen:
         raise ValueError(f"placement {placement!r} chooses none of the {len(eligible)} blocks that can be MoD blocks")
     if filter_fn is not None:
-        left = [block for block in chosen if not filter_fn(block.layer, block.name)]
-        if len(left) == len(chosen):
+        rejected = [block for block in chosen if not filter_fn(block.layer, block.name)]
+        if len(rejected) == len(chosen):
             types = sorted({type(block.layer).__name__ for block in chosen})
             raise ValueError(f"filter_fn accepts none of the blocks {[block.name for block in chosen]} of type {types}")
-        refused |= {block.name: Refused("filter_fn") for block in left}
+        refused |= {block.name: Refused("filter_fn") for block in rejected}
     return refused
 
 
@@ -221,8 +225,10 @@ def _is_placed(config: MoDConfig, module: int, position: int, name: str) -> bool
 
 
 def _channels_of_first_conv_block(modules: list[list[Block]], example: Tensor) -> int:
-    """The paper's c: what enters the first module that has a block to replace; in VGG, whose first block takes the
-    image itself, what that makes of it."""
+    """Return the paper's default c: the input channels of the first module that has a block to replace.
+
+    VGG's first block takes the image itself, so its output channels are returned.
+    """
     first = modules[0][0].call
     if first.in_shape[1:] == tuple(example.shape[1:]):
         return first.out_channels

@@ -1,7 +1,7 @@
-"""Reach: what a network's forward pass can change, found by walking from the network to all that it holds.
+"""Reach: find everything that a network's forward pass can change, by following references from the network.
 
-From the network itself: attributes, layers, containers and objects in them, tensors. From its code: what functions and
-classes keep in globals, class attributes, closures and `functools.lru_cache`.
+Followed from the network: attributes, layers, containers and the objects in them, tensors. Followed from its code:
+globals, class attributes, closures and `functools.lru_cache`.
 """
 
 import functools
@@ -22,23 +22,23 @@ from cnnmod.method.hooks import HOOKS
 
 _LruCache: type = type(functools.lru_cache(lambda: None))
 _ATOMS = {int, float, complex, bool, str, bytes, type(None), ModuleType, torch.dtype, torch.device, torch.Size}
-_CLOSED = {*sys.stdlib_module_names, "torch", "numpy", "cnnmod"}  # packages whose objects are not entered
-_WITHOUT_CACHES = {*_CLOSED, "timm", "torchvision"}  # whose code is not: it keeps no tensors outside of networks
+_CLOSED = {*sys.stdlib_module_names, "torch", "numpy", "cnnmod"}  # packages whose objects are not followed
+_WITHOUT_CACHES = {*_CLOSED, "timm", "torchvision"}  # the code of these packages is not followed: it caches no tensors
 
 
 class Reach:
-    """What can be reached from a network, with what it holds now.
+    """All objects that can be reached from a network, and their present contents.
 
     Attributes:
-        modules: All modules, also those that stand in plain lists.
-        values: Tensors, arrays and random generators.
+        modules: All modules, including the ones in plain lists.
+        values: All tensors, arrays and random generators.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: list[nn.Module] = []
         self.values: list[Any] = []
         self._kept: list[tuple[places.Place, Any, list[Any], bool]] = []
-        self._seen: dict[int, object] = {}  # holds what it saw, or an id could come again
+        self._seen: dict[int, object] = {}  # keeps the objects alive, so that no id is used twice
         self._code: list[object] = []
         self._shared = False
         self._walk([model])
@@ -46,19 +46,22 @@ class Reach:
         self._walk(self._code)
 
     def put_back(self) -> None:
-        """Give all containers, attributes and variables what they held. What the network's code keeps elsewhere is of
-        other networks too, and gets that only if tensors came or went."""
-        for place, where, before, shared in reversed(self._kept):
-            now = place.read(where)
+        """Restore the contents of all containers, attributes and variables.
+
+        The caches of the network's code are shared with other networks. They are restored only if tensors were added or
+        removed.
+        """
+        for place, owner, before, shared in reversed(self._kept):
+            now = place.read(owner)
             if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
                 continue
             if not shared or any(map(_holds_tensor, (*now, *before))):
-                place.write(where, before)
+                place.write(owner, before)
 
-    def _keep(self, place: places.Place, where: Any) -> list[Any]:
-        held = place.read(where)
-        self._kept.append((place, where, held, self._shared))
-        return held
+    def _keep(self, place: places.Place, owner: Any) -> list[Any]:
+        contents = place.read(owner)
+        self._kept.append((place, owner, contents, self._shared))
+        return contents
 
     def _walk(self, waiting: list[object]) -> None:
         while waiting:
@@ -72,7 +75,7 @@ class Reach:
             waiting.extend(self._enter(value))
 
     def _enter(self, value: Any) -> Iterable[object]:
-        """Keep what the value holds, and return what is to be entered next."""
+        """Keep the value's contents and return the objects to follow next."""
         if type(value) is dict:
             return self._dictionary(value)
         if _is_value(value):
@@ -82,7 +85,7 @@ class Reach:
         if isinstance(value, nn.Module):
             self.modules.append(value)
             own = (*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False))  # TorchScript's
-            return (*own, type(value), *self._dictionary(vars(value), besides=HOOKS))
+            return (*own, type(value), *self._dictionary(vars(value), skip=HOOKS))
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, type):
@@ -103,34 +106,34 @@ class Reach:
     def _container(self, value: Any) -> Iterable[object]:
         if isinstance(value, dict):
             return self._dictionary(value)
-        for kind, place in ((list, places.LIST), (set, places.SET), (deque, places.DEQUE)):
-            if isinstance(value, kind):
+        for container_class, place in ((list, places.LIST), (set, places.SET), (deque, places.DEQUE)):
+            if isinstance(value, container_class):
                 return self._keep(place, value)
         return tuple(value) if isinstance(value, (tuple, frozenset)) else ()
 
-    def _dictionary(self, value: dict[Any, Any], besides: Iterable[str] = ()) -> Iterable[object]:
-        held = self._keep(places.DICT, value)
-        return [held[i + 1] for i in range(0, len(held), 2) if held[i] not in besides] if besides else held[1::2]
+    def _dictionary(self, value: dict[Any, Any], skip: Iterable[str] = ()) -> Iterable[object]:
+        items = self._keep(places.DICT, value)
+        return [items[i + 1] for i in range(0, len(items), 2) if items[i] not in skip] if skip else items[1::2]
 
     def _attributes(self, value: Any) -> Iterator[object]:
-        """Of an object, in a dictionary and in slots."""
-        kind = type(value)
-        if _is_of(kind.__module__, _CLOSED) and kind is not SimpleNamespace:
+        """Yield the object's class, its dictionary of attributes and the attributes in its slots."""
+        value_class = type(value)
+        if _is_of(value_class.__module__, _CLOSED) and value_class is not SimpleNamespace:
             return
-        yield kind
+        yield value_class
         with suppress(AttributeError):
             yield object.__getattribute__(value, "__dict__")
-        for slots in (vars(base).get("__slots__", ()) for base in kind.__mro__):
+        for slots in (vars(base).get("__slots__", ()) for base in value_class.__mro__):
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__"):
                     yield from self._keep(places.ATTRIBUTE, (value, name))
 
-    def _class(self, kind: type) -> Iterable[object]:
-        if _is_of(kind.__module__, _WITHOUT_CACHES):
+    def _class(self, owner: type) -> Iterable[object]:
+        if _is_of(owner.__module__, _WITHOUT_CACHES):
             return ()
-        self._keep(places.CLASS, kind)
-        in_a_forward = [value for name, value in vars(kind).items() if not name.startswith("__") or name == "__call__"]
-        return (*in_a_forward, *kind.__bases__)
+        self._keep(places.CLASS, owner)
+        used = [value for name, value in vars(owner).items() if not name.startswith("__") or name == "__call__"]
+        return (*used, *owner.__bases__)
 
     def _function(self, function: FunctionType) -> Iterator[object]:
         for cell in function.__closure__ or ():
@@ -141,18 +144,18 @@ class Reach:
             return
         names = _names(function.__code__)
         for name in names:
-            for held in self._keep(places.VARIABLE, (variables, name)):
-                yield held
-                if isinstance(held, ModuleType) and not _is_of(held.__name__, _WITHOUT_CACHES):
-                    yield from (vars(held)[inner] for inner in names if inner in vars(held))  # `layers.make_grid`
+            for value in self._keep(places.VARIABLE, (variables, name)):
+                yield value
+                if isinstance(value, ModuleType) and not _is_of(value.__name__, _WITHOUT_CACHES):
+                    yield from (vars(value)[inner] for inner in names if inner in vars(value))  # `layers.make_grid`
 
 
 def _is_value(value: object) -> bool:
     if isinstance(value, (Tensor, torch.Generator, random.Random)):
         return True
-    kind = type(value)
-    module = str(kind.__module__)  # of Cython's classes it is no string
-    return module.startswith("numpy") and kind.__name__ in ("ndarray", "Generator", "RandomState")
+    value_class = type(value)
+    module = str(value_class.__module__)  # for Cython's classes it is not a string
+    return module.startswith("numpy") and value_class.__name__ in ("ndarray", "Generator", "RandomState")
 
 
 def _is_of(module: str | None, packages: set[str]) -> bool:
@@ -160,7 +163,7 @@ def _is_of(module: str | None, packages: set[str]) -> bool:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The variables and attributes that a function speaks of, functions inside it included."""
+    """Return the names of the variables and attributes that the code and its inner functions use."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*map(_names, inner))
 

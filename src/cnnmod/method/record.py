@@ -1,4 +1,4 @@
-"""What the MoD blocks of a network select while it runs."""
+"""recorded_selection: record the channels that the MoD blocks of a network select."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,10 @@ from cnnmod.method.convert import mod_blocks
 
 @contextmanager
 def recorded_selection(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Within it, every call of a MoD block adds the channel indices (N, K) that it selects to its list.
+    """Record the selected channels inside the context.
+
+    Yields:
+        For each MoD block by name, a list to which every call of the block adds its channel indices (N, K).
 
     Examples:
         >>> import timm, torch

@@ -1,7 +1,7 @@
-"""Taking a block's own residual connection away, for `MoDConfig(residual=False)`.
+"""Remove a block's own residual connection, for `MoDConfig(residual=False)`.
 
-A residual has no module of its own to delete. What blocks have is a switch: a flag, or a layer on the shortcut. A
-switch is accepted only if it works: with all weights zero, the block's output may no longer depend on its input.
+A residual connection is not a module that could be deleted. Blocks have a switch for it: a flag, or a layer on the
+shortcut. After switching it off, the block is tested: with all weights zero, its output must not depend on its input.
 """
 
 from collections.abc import Sequence
@@ -12,30 +12,30 @@ from torch.func import functional_call
 
 from cnnmod.method.trace import at_rest
 
-_FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual: timm's and torchvision's
-_SHORTCUTS = ("downsample", "shortcut")  # ResNet blocks of both; timm's ConvNeXtBlock
+_FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual of timm and of torchvision
+_SHORTCUTS = ("downsample", "shortcut")  # the ResNet blocks of both; timm's ConvNeXtBlock
 _NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class NoShortcut(nn.Module):
-    """Stands on a shortcut and lets nothing pass."""
+    """A shortcut layer that returns zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(1)
 
 
 def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
-    """Take a fresh block's residual away, in place; a block without one stays as it is.
+    """Remove the residual connection of a newly built block, in place. A block without one stays unchanged.
 
-    Norms that start at zero do so for the residual's sake. Without it their block would put out zeros, and through a
-    ReLU get no gradient, so they start at one.
+    Norm weights that are initialized to zero are set to one. Without the residual, zeros would make the block's output
+    zero and, through a ReLU, its gradient too.
 
     Args:
         block: The block.
-        shape: What it takes, (N, C, H, W) or (N, H, W, C).
+        shape: The shape of its input, (N, C, H, W) or (N, H, W, C).
 
     Raises:
-        ValueError: The block has a residual, but no switch that is known here; or it does not run alone.
+        ValueError: If the residual connection has no known switch, or the block does not run on an input alone.
     """
     if not has_residual(block, shape):
         return
@@ -47,8 +47,8 @@ def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
             setattr(block, name, NoShortcut())
     if has_residual(block, shape):
         raise ValueError(
-            f"residual=False: {type(block).__name__} has a residual connection that is not switched by "
-            f"{', '.join((*_FLAGS, *_SHORTCUTS))}"
+            f"residual=False is not supported for {type(block).__name__}: none of the attributes "
+            f"{', '.join((*_FLAGS, *_SHORTCUTS))} switches its residual connection off"
         )
     for norm in block.modules():
         if isinstance(norm, _NORMS) and norm.weight is not None and not norm.weight.is_meta and not norm.weight.any():
@@ -62,13 +62,16 @@ def has_residual(block: nn.Module, shape: Sequence[int]) -> bool:
 
 
 def adds_to_its_input(block: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether the output is the input when all weights are zero: x + f(x), but not the x · g(x) of squeeze-excite."""
+    """Whether the output is equal to the input when all weights are zero.
+
+    This is true for x + f(x), and false for x · g(x), as in squeeze-and-excitation.
+    """
     ones, twos = _without_weights(block, shape)
     return bool((ones == 1).all() and (twos == 2).all())
 
 
 def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What the block makes of ones and of twos when all its weights are zero."""
+    """Return the block's outputs for an input of ones and an input of twos, with all weights zero."""
     like = next(block.parameters(), torch.empty(0))
     device = "cpu" if like.is_meta else like.device
     state = {name: torch.zeros_like(tensor, device=device) for name, tensor in block.state_dict().items()}
@@ -78,6 +81,8 @@ def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Te
                 functional_call(block, state, (torch.full(tuple(shape), value, dtype=like.dtype, device=device),))
                 for value in (1.0, 2.0)
             )
-        except Exception as error:  # whatever a foreign forward raises
-            raise ValueError(f"{type(block).__name__} does not run on {tuple(shape)} alone: {error}") from error
+        except Exception as error:  # the forward of another library may raise anything
+            raise ValueError(
+                f"{type(block).__name__} does not run on one input of shape {tuple(shape)} alone: {error}"
+            ) from error
     return first, second

@@ -1,4 +1,4 @@
-"""restored: after a forward pass the network is what it was, and so is what its code keeps elsewhere."""
+"""restored: undo all changes that a forward pass makes to a network and to the caches of its code."""
 
 import random
 import sys
@@ -14,19 +14,19 @@ from cnnmod.method.reach import Reach
 
 @contextmanager
 def restored(model: nn.Module, *, weights: bool) -> Iterator[list[nn.Module]]:
-    """Put back, afterwards, what a forward pass inside this context changes.
+    """Restore, at the end of the context, everything that a forward pass inside it changes.
 
-    That is all that can be reached from the model: attributes and registered layers, lists, dictionaries and objects in
-    them, the values of tensors and arrays; and torch's, Python's and NumPy's random state. Of what the network's code
-    keeps elsewhere (caches in globals, classes, closures and `functools.lru_cache`) only what holds tensors is put
-    back, since the rest is other networks' too.
+    Restored are all objects that can be reached from the model (attributes, registered layers, lists, dictionaries and
+    objects in them, the values of tensors and arrays) and the random state of torch, Python and NumPy. The network's
+    code also caches objects in globals, classes, closures and `functools.lru_cache`. Of these, only the caches that
+    hold tensors are restored, because other networks use them too.
 
     Args:
         model: Any network or layer.
-        weights: Whether the pass may change the values of parameters and buffers.
+        weights: Whether the values of parameters and buffers may change inside the context.
 
     Yields:
-        All of the model's modules, also those that it keeps in plain lists.
+        All of the model's modules, including the ones in plain lists.
     """
     reach, state = Reach(model), [*model.parameters(), *model.buffers()]
     skipped = set() if weights else set(map(id, state))
@@ -41,7 +41,7 @@ def restored(model: nn.Module, *, weights: bool) -> Iterator[list[nn.Module]]:
 
 
 def _keep(value: Any) -> Callable[[], object] | None:
-    """What gives a tensor, an array or a random generator its present value back."""
+    """Return a function that restores the present value of a tensor, an array or a random generator."""
     if isinstance(value, Tensor):
         if value.is_meta:
             return None
@@ -62,7 +62,7 @@ def _keep(value: Any) -> Callable[[], object] | None:
 def _put_back_tensor(tensor: Tensor, alias: Tensor, kept: Tensor) -> None:
     if tensor.untyped_storage()._cdata != alias.untyped_storage()._cdata or tensor.shape != alias.shape:
         tensor.data = alias
-    with suppress(NotImplementedError, RuntimeError):  # some kinds of tensors cannot be compared
+    with suppress(NotImplementedError, RuntimeError):  # some types of tensors cannot be compared
         if torch.equal(alias, kept):
             return
     alias.copy_(kept)

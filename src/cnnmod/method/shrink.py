@@ -1,4 +1,4 @@
-"""shrink(block, c): the architecture's own block with every width divided by c."""
+"""shrink: copy a block with every width divided by c."""
 
 import copy
 import math
@@ -22,21 +22,23 @@ _WIDTH_NAME = re.compile(r"(^|_)(p?dims?|chs|chans?|channels|features|planes|wid
 
 @singledispatch
 def shrink(block: nn.Module, c: int) -> nn.Module:
-    """A copy of the block with every width n divided: max(1, n // c); its weights are drawn anew (paper, section 3.1).
+    """Copy the block with every width n replaced by max(1, n // c) and with new weights (paper, section 3.1).
 
-    The copy computes what the architecture's own constructor builds at that width. Convolutions, linear layers and
-    normalisations are known; any other module is copied with its children shrunken, its own vectors (layer scale,
-    say) cut, values and all, and the integers that it keeps under a width's name (`dim`, `out_chs`) divided.
-    1D and 3D convolutions too: 2D networks have them in their attention.
-    A layer that needs more registers itself: `@cnnmod.shrink.register(MyLayer)` above a function
-    `(layer, c) -> layer`; that serves it at any depth.
+    The copy has the layers that the architecture's own constructor would build at that width. Convolutions (1D to 3D),
+    linear layers and norms have rules of their own. Any other module is copied, its children are shrunk, its vectors
+    (for example a layer scale) keep only their first elements, and its integer attributes with the name of a width
+    (`dim`, `out_chs`) are divided.
+
+    Register a rule for a layer that needs more with `@cnnmod.shrink.register(MyLayer)` on a function
+    `(layer, c) -> layer`. The rule applies at any depth.
 
     Args:
         block: The host's block. It is not changed.
         c: The divisor, ≥ 1.
 
     Raises:
-        ValueError: `block` is no module, c is no positive integer, or a module has parameters of unknown meaning.
+        ValueError: If `block` is not a module, c is not a positive integer, or a module has a parameter whose widths
+            are unknown.
 
     Examples:
         >>> block = nn.Sequential(nn.Conv2d(128, 256, 3), nn.BatchNorm2d(256), nn.ReLU())
@@ -96,27 +98,27 @@ def _(layer: nn.LayerNorm, c: int) -> nn.LayerNorm:
 
 
 def _shrink_rest(narrow: ModuleT, host: nn.Module, c: int) -> ModuleT:
-    """What a subclass adds to a known layer: timm's norms hold an activation, its scaled convolutions a gain."""
+    """Shrink what a subclass adds to the layer, for example the activation in timm's norms."""
     for name, child in host.named_children():
         setattr(narrow, name, shrink(child, c))
-    _cut_vectors(narrow, host, c, besides=("weight", "bias"))
+    _cut_vectors(narrow, host, c, skip=("weight", "bias"))
     return narrow
 
 
 def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int, law: _ConvNd | None = None) -> ConvT:
-    """A copy of the convolution with these widths and fresh weights, drawn as those of the layer, or of `law`."""
+    """Copy the convolution with these widths and new weights, drawn as those of the layer or of `law`."""
     narrow = _copy(layer)
     narrow.in_channels, narrow.out_channels, narrow.groups = in_channels, out_channels, groups
     first, second = (in_channels, out_channels) if layer.transposed else (out_channels, in_channels)
     law = layer if law is None else law
     _renew(narrow, law, (first, second // groups, *layer.kernel_size), groups, law.groups)
-    if isinstance(scale := getattr(layer, "scale", None), float):  # timm's weight-standardised: gamma / sqrt(fan in)
-        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportArgumentType]  no tensor
+    if isinstance(scale := getattr(layer, "scale", None), float):  # timm's ScaledStdConv2d: gamma / sqrt(fan-in)
+        narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportArgumentType]  a float
     return narrow
 
 
 def with_features(layer: nn.Linear, in_features: int, out_features: int, law: nn.Linear | None = None) -> nn.Linear:
-    """The same for a linear layer."""
+    """Copy the linear layer with these widths and new weights, drawn as those of the layer or of `law`."""
     narrow = _copy(layer)
     narrow.in_features, narrow.out_features = in_features, out_features
     _renew(narrow, layer if law is None else law, (out_features, in_features))
@@ -124,7 +126,7 @@ def with_features(layer: nn.Linear, in_features: int, out_features: int, law: nn
 
 
 def with_norm_features(layer: NormT, num_features: int) -> NormT:
-    """The same for a batch or instance norm; its statistics are those of a new one."""
+    """Copy the batch or instance norm with this width and reset statistics."""
     narrow = _copy(layer)
     narrow.num_features = num_features
     _renew_affine(narrow, layer, (num_features,))
@@ -135,60 +137,68 @@ def with_norm_features(layer: NormT, num_features: int) -> NormT:
 
 
 def divide(width: int, c: int) -> int:
-    """width // c, at least 1."""
+    """Return width // c, at least 1."""
     return max(1, width // c)
 
 
 def fit_groups(groups: int, *widths: int) -> int:
-    """The largest number up to `groups`, at least 1, that divides all widths."""
+    """Return the largest number of groups from 1 to `groups` that divides all widths."""
     common = math.gcd(*widths)
     return next(n for n in range(max(1, min(groups, common)), 0, -1) if common % n == 0)
 
 
 def _is_width(name: str, value: object) -> bool:
-    """An integer, or several, under a width's name."""
+    """Whether the attribute has the name of a width and holds one or several integers."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     return bool(_WIDTH_NAME.search(name) and values) and all(type(number) is int for number in values)
 
 
 def _divide_all(value: int | Sequence[int], c: int) -> int | Sequence[int]:
-    """Numbers below 8 are no widths but axes or counts: `spatial_dim = (2, 3)`, a split's last part of 3 gates."""
+    """Divide each number of at least 8.
+
+    Smaller numbers are axes or counts: `spatial_dim = (2, 3)`, or the 3 gates in the last part of a split.
+    """
     if isinstance(value, int):
         return divide(value, c) if value >= 8 else value
     return type(value)(divide(number, c) if number >= 8 else number for number in value)  # pyright: ignore[reportCallIssue]  a list or tuple
 
 
 def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> None:
-    """Parts that a width is split into must sum to it: the layer that makes the width follows them; where it comes
-    from outside, the first part takes what rounding down left of it."""
+    """Make the sum of the parts of a split equal to the width that is split.
+
+    If a child layer computes the width, its output width becomes the sum of the parts. Otherwise the first part gets
+    the difference, which comes from rounding down.
+    """
     parts = getattr(narrow, name)
     for child_name, layer in host.named_children():
-        shrunken = getattr(narrow, child_name)
+        shrunk = getattr(narrow, child_name)
         if isinstance(layer, _ConvNd) and layer.out_channels == sum(getattr(host, name)) and layer.groups == 1:
-            setattr(narrow, child_name, with_channels(layer, shrunken.in_channels, sum(parts), 1))
+            setattr(narrow, child_name, with_channels(layer, shrunk.in_channels, sum(parts), 1))
             return
         if isinstance(layer, nn.Linear) and layer.out_features == sum(getattr(host, name)):
-            setattr(narrow, child_name, with_features(layer, shrunken.in_features, sum(parts)))
+            setattr(narrow, child_name, with_features(layer, shrunk.in_features, sum(parts)))
             return
     setattr(narrow, name, type(parts)([max(1, parts[0] + width - sum(parts)), *parts[1:]]))
 
 
-def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, besides: tuple[str, ...] = ()) -> None:
+def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, skip: tuple[str, ...] = ()) -> None:
+    """Keep the first elements of the parameters that the host itself has, except those named in `skip`."""
     for name, parameter in host.named_parameters(recurse=False):
-        if name in besides:
+        if name in skip:
             continue
         if sum(size > 1 for size in parameter.shape) > 1:
             raise ValueError(
-                f"shrink does not know {type(host).__name__}: which dimensions of its parameter {name!r} "
-                f"{tuple(parameter.shape)} are widths? Register it with @cnnmod.shrink.register"
+                f"shrink has no rule for {type(host).__name__} and cannot tell which dimensions of its parameter "
+                f"{name!r} {tuple(parameter.shape)} are widths; register one with @cnnmod.shrink.register"
             )
-        width = [divide(size, c) if size >= 8 else size for size in parameter.shape]  # 3 weights of branches are none
-        cut = parameter.detach()[tuple(map(slice, width))]
-        narrow.register_parameter(name, nn.Parameter(cut.clone()))
+        # A dimension below 8 is a count, such as 3 weights for 3 branches.
+        shape = [divide(size, c) if size >= 8 else size for size in parameter.shape]
+        first_elements = parameter.detach()[tuple(map(slice, shape))]
+        narrow.register_parameter(name, nn.Parameter(first_elements.clone()))
 
 
 def _reset_frozen_norm(narrow: nn.Module, host: nn.Module, c: int) -> None:
-    """A norm whose weights are buffers, as torchvision's FrozenBatchNorm2d: before new weights it is the identity."""
+    """Make a norm whose weights are buffers, as torchvision's FrozenBatchNorm2d, the identity."""
     width = divide(host.get_buffer("running_mean").numel(), c)
     _reset_statistics(narrow, host, width)
     for name, value in (("weight", 1.0), ("bias", 0.0)):
@@ -204,25 +214,27 @@ def _reset_statistics(narrow: nn.Module, host: nn.Module, width: int) -> None:
 
 def _check(block: object, c: object) -> None:
     if not isinstance(block, nn.Module):
-        raise ValueError(f"shrink takes a module, not {type(block).__name__}")
+        raise ValueError(f"block must be a torch.nn.Module, not {type(block).__name__}")
     if not isinstance(c, int) or isinstance(c, bool) or c < 1:
         raise ValueError(f"c must be a positive integer, not {c!r}")
 
 
 def _copy(module: ModuleT, children: dict[int, nn.Module] | None = None) -> ModuleT:
-    """A deep copy with the given children (by identity) in place of its own; parameters are shared, to be replaced
-    by the caller, so that a wide block is never held twice."""
+    """Deep-copy the module; `children` maps the id of a child to the module that replaces it in the copy.
+
+    The copy shares the module's parameters until the caller replaces them. Wide weights are therefore never copied.
+    """
     memo: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
     try:
         return copy.deepcopy(module, memo | (children or {}))
-    except Exception as error:  # whatever foreign objects raise when they are copied
+    except Exception as error:  # the objects of other libraries may raise anything
         raise ValueError(f"{type(module).__name__} cannot be copied: {error}") from error
 
 
 def _renew(
     narrow: nn.Module, host: _ConvNd | nn.Linear, shape: tuple[int, ...], groups: int = 1, host_groups: int = 1
 ) -> None:
-    """Give a copied convolution or linear layer fresh weights of this shape, drawn by its host's law."""
+    """Give a copied convolution or linear layer new weights of this shape, from the host's distribution."""
     narrow.weight = _fresh(host.weight, shape)
     initialize_like(narrow.weight, groups, host.weight, host_groups)
     if host.bias is not None:

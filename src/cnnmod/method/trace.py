@@ -1,5 +1,7 @@
-"""trace: what a network does with an input, from one forward pass on the meta device, on none of the network's memory;
-or, where the network asks for values, from a real one."""
+"""trace: observe one forward pass of a network.
+
+The pass runs on the meta device, without values. If the network needs values, it runs on the network's own device.
+"""
 
 import inspect
 import logging
@@ -20,38 +22,42 @@ from cnnmod.method.restore import restored
 
 _T = TypeVar("_T")
 _log = logging.getLogger("cnnmod")
-_told: WeakSet[nn.Module] = WeakSet()
+_logged: WeakSet[nn.Module] = WeakSet()  # the models whose real pass was logged
 
 
 def check_2d(model: nn.Module, example: Tensor | None = None) -> None:
-    """Raise `ValueError` for a network that has 1D or 3D convolutions and no 2D ones, and for what is no image."""
+    """Raise `ValueError` if the network has only 1D or 3D convolutions, or if the example is not (N, C, H, W)."""
     layers = [layer for layer in model.modules() if isinstance(layer, _ConvNd)]
     if layers and not any(map(_is_2d, layers)):
-        kinds = " and ".join(sorted({type(layer).__name__ for layer in layers}))
-        raise ValueError(f"cnnmod converts 2D convolutional networks; {type(model).__name__} has {kinds} layers")
+        types = " and ".join(sorted({type(layer).__name__ for layer in layers}))
+        raise ValueError(f"cnnmod converts 2D convolutional networks; {type(model).__name__} has {types} layers")
     if isinstance(example, Tensor) and example.ndim != 4:
         raise ValueError(f"example must be images (N, C, H, W), not {tuple(example.shape)}")
 
 
 def example_for(model: nn.Module) -> Tensor:
-    """One image on the meta device: of the size that a timm model states, else 224 pixels square.
+    """Return one image on the meta device, with the shape and dtype that the model takes.
 
-    Its channels are what the model states as `in_chans`, else what its first convolution takes; its dtype is that of
-    the first floating-point parameter.
+    The size is the input size of a timm model, or else 224 × 224 pixels. The number of channels is the model's
+    `in_chans`, or else that of its first 2D convolution. The dtype is that of the first floating-point parameter or
+    buffer.
+
+    Raises:
+        ValueError: If the model has no 2D convolution.
     """
     check_2d(model)
     first = next((layer for layer in model.modules() if isinstance(layer, _ConvNd) and _is_2d(layer)), None)
     if first is None:
         raise ValueError(f"{type(model).__name__} has no convolution")
-    stated = getattr(model, "in_chans", None)
-    channels = stated if isinstance(stated, int) else first.in_channels
+    in_chans = getattr(model, "in_chans", None)
+    channels = in_chans if isinstance(in_chans, int) else first.in_channels
     settings = getattr(model, "default_cfg", None) or {}
     height, width = settings.get("input_size", (3, 224, 224))[1:]
-    return torch.empty(1, channels, height, width, device="meta", dtype=_home(model).dtype)
+    return torch.empty(1, channels, height, width, device="meta", dtype=_first_floating(model).dtype)
 
 
 def meta_forward(model: nn.Module, example: Tensor | None = None) -> Any:
-    """What the model returns in the pass of `trace`: tensors on the meta device, or real ones."""
+    """Return the model's output in a pass of `trace`: tensors on the meta device, or real tensors."""
     return trace(model, lambda run: run(), example)
 
 
@@ -63,66 +69,71 @@ def trace(
     kwargs: Mapping[str, Any] = MappingProxyType({}),
     level: int = logging.INFO,
 ) -> _T:
-    """Watch the model during one forward pass in evaluation mode, without gradients.
+    """Observe the model during one forward pass in evaluation mode, without gradients.
 
-    The pass is on the meta device: shapes without arithmetic. Where that fails (the network holds tensors that are
-    neither parameters nor buffers, or asks for values), the network is run once on its own device, which is logged.
-    A network that asks whether it is on the meta device is not found out.
+    The pass runs on the meta device, which computes shapes without arithmetic. If this fails, because the network has
+    tensors that are neither parameters nor buffers or because it needs values, the network is run once on its own
+    device, and this is logged. It cannot be detected if a network computes something else on the meta device.
 
-    The model is afterwards what it was (see `restored`), and its hooks are not called, but those that compute a layer's
-    weight: pruning, weight norm, spectral norm.
+    The model is restored after the pass (see `restored`). Its hooks are not called, except the hooks that compute a
+    layer's weight: pruning, weight norm and spectral norm.
 
     Args:
         model: Any network or layer.
-        observe: `observe(run)` calls `run` once and returns what it saw. It is called again for the real pass.
-        example: Its input; `None` takes `example_for`. A real pass gets these very values, or random ones.
-        args, kwargs: What the model takes besides its input.
-        level: At which a real pass is logged, once for each model.
+        observe: A function that gets `run`, calls it once and returns what it observed. It is called a second time if
+            a real pass is needed.
+        example: The input. `None` uses `example_for`. A real pass uses its values, or random ones if it is on the meta
+            device.
+        args, kwargs: Further arguments of the model.
+        level: The logging level for a real pass, which is logged once for each model.
 
     Returns:
-        What `observe` returns.
+        The result of `observe`.
 
     Raises:
-        DoesNotRunError: The model does not run on the example, with the reason.
-        ValueError: The example is no tensor; the model takes several inputs; or layers of it have no weights yet.
+        DoesNotRunError: If the model does not run on the example. The message has the reason.
+        ValueError: If the example is not a tensor, or if the model takes several inputs or has uninitialized lazy
+            layers.
     """
     if not (example is None or isinstance(example, Tensor)):
         raise ValueError(f"example must be a tensor (N, C, H, W) or None, not {type(example).__name__}")
     _check_takes(model, args, kwargs)
     example = example_for(model) if example is None else example
-    home = _home(model)
+    first = _first_floating(model)
     with at_rest(model, weights=False):
         try:
             return observe(run_on_meta(model, (example, args, dict(kwargs))))
         except DoesNotRunError:
-            if home.is_meta:
+            if first.is_meta:
                 raise
     _check_has_values(model)
-    device = example.device if example.device in {tensor.device for tensor in _state(model)} else home.device
+    device = example.device if example.device in {tensor.device for tensor in _state(model)} else first.device
     with at_rest(model):
-        seen = observe(run_for_real(model, (example, args, dict(kwargs)), device))
-    if model not in _told:
-        _told.add(model)
+        result = observe(run_for_real(model, (example, args, dict(kwargs)), device))
+    if model not in _logged:
+        _logged.add(model)
         _log.log(
             level,
-            "%s does not run without values: its shapes are from one forward pass on %s",
+            "%s does not run without values; its shapes are from one forward pass on %s",
             type(model).__name__,
             device,
         )
-    return seen
+    return result
 
 
 @contextmanager
 def at_rest(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
-    """The model in evaluation mode, without gradients and its user's hooks; afterwards it is what it was.
+    """Put the model in evaluation mode, without gradients and without the user's hooks, and restore it afterwards.
 
-    `weights`: whether its parameters and buffers may change meanwhile.
+    Args:
+        model: Any network or layer.
+        weights: Whether the values of its parameters and buffers may change inside the context.
     """
     with ExitStack() as stack:
         modules = stack.enter_context(restored(model, weights=weights))
         stack.enter_context(without_hooks(modules))
         stack.enter_context(torch.no_grad())
-        for module in model.modules():  # not model.eval(), which some networks override: LoRA merges its weights there
+        for module in model.modules():  # not model.eval(): some networks override it, and LoRA merges its weights in it
             stack.callback(setattr, module, "training", module.training)
             module.training = False
         yield
@@ -137,32 +148,32 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def _home(model: nn.Module) -> Tensor:
-    """The tensor that says on which device and in which dtype the model's input is: the first one with fractions."""
+def _first_floating(model: nn.Module) -> Tensor:
+    """Return the first floating-point parameter or buffer. Its device and dtype are used for the model's input."""
     return next(tensor for tensor in (*_state(model), torch.empty(0)) if tensor.is_floating_point())
 
 
 def _check_has_values(model: nn.Module) -> None:
     if missing := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]:
         raise ValueError(
-            f"{type(model).__name__} does not run without values, and {missing[0]} has none: it is on the meta "
-            "device; load the network's weights first"
+            f"{type(model).__name__} does not run without values, but {missing[0]} is on the meta device; load the "
+            "network's weights first"
         )
 
 
 def _check_takes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for layers without weights and for a forward of several inputs."""
+    """Raise `ValueError` if the model has uninitialized lazy layers or its forward takes several inputs."""
     if lazy := [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]:
-        raise ValueError(f"{lazy[0]} has no shape yet: run the network once, which gives its lazy layers their weights")
+        raise ValueError(f"{lazy[0]} has no shape yet; run the network once to initialize its lazy layers")
     try:
         signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):  # TorchScript's
+    except (TypeError, ValueError):  # a TorchScript forward has no signature
         return
     try:
         signature.bind(None, *args, **kwargs)
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "nothing"
         raise ValueError(
-            f"{type(model).__name__}'s forward takes {takes}, and cnnmod calls it with one tensor (N, C, H, W): wrap "
-            "the network in a module whose forward takes one tensor and adds the rest"
+            f"{type(model).__name__}'s forward takes {takes}, but cnnmod calls it with one tensor (N, C, H, W); wrap "
+            "the network in a module whose forward takes one tensor and adds the other arguments"
         ) from error

@@ -1,4 +1,4 @@
-"""The paper's networks for CIFAR, dense and converted."""
+"""The paper's networks for CIFAR, dense and with MoD blocks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from cnnmod.networks.classification import basic, bottleneck, vgg
 from cnnmod.networks.through_timm import Dense, timm_network, timm_settings
 
-default_cfgs: dict[str, Any] = {}  # timm's descriptions, by name
+default_cfgs: dict[str, Any] = {}  # timm's settings of each network, by name
 _CIFAR: dict[str, Any] = {
     "num_classes": 10,
     "input_size": (3, 32, 32),
@@ -23,7 +23,10 @@ _VGG = timm_settings("features.0", "head.fc", **_CIFAR, pool_size=(1, 1))
 
 
 def _resnet(**settings: Any) -> ResNet:
-    """timm's ResNet with CIFAR's stem: a 3×3 convolution of stride 1, as wide as the first module, no max-pooling."""
+    """Build timm's ResNet with a stem for CIFAR: a 3×3 convolution of stride 1 and no max-pooling.
+
+    The stem is as wide as the first module.
+    """
     half = settings.get("channels", (64,))[0] // 2
     model = ResNet(stem_type="deep", stem_width=half, **settings)  # timm's other stems are always 64 wide
     model.conv1 = nn.Conv2d(settings.get("in_chans", 3), 2 * half, 3, padding=1, bias=False)
@@ -36,9 +39,9 @@ def _resnet(**settings: Any) -> ResNet:
 
 
 def _vgg(**settings: Any) -> VGG:
-    """timm's VGG with the head 512 → 512 → 512 → classes; the dropout stands before the last two."""
+    """Build timm's VGG with the head 512 → 512 → 512 → classes, and dropout before the last two layers."""
     width, drop_rate, num_classes = 512, settings["drop_rate"], settings.get("num_classes", 10)
-    model = VGG(mlp_ratio=1 / 4096, **settings)  # the 7×7 layer of the ImageNet head, about to go, one unit wide
+    model = VGG(mlp_ratio=1 / 4096, **settings)  # the ImageNet head is replaced below: one unit in its 7×7 layer
     model.pre_logits = ConvMlp(width, width, kernel_size=1, drop_rate=drop_rate)
     model.head = ClassifierHead(width, num_classes, pool_type=settings.get("global_pool", "avg"), drop_rate=drop_rate)
     model.head_hidden_size = width

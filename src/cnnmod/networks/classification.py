@@ -1,4 +1,4 @@
-"""The paper's networks for ImageNet: each is its family's own network, converted."""
+"""The paper's networks for ImageNet: timm's networks with MoD blocks."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from torch import nn
 
 from cnnmod.networks.through_timm import Dense, timm_network, timm_settings
 
-default_cfgs: dict[str, Any] = {}  # timm's descriptions, by name
+default_cfgs: dict[str, Any] = {}  # timm's settings of each network, by name
 _RESNET = timm_settings("conv1", "fc")
 _MOBILENET = timm_settings("conv_stem", "classifier")
 _VGG = timm_settings("features.0", "head.fc")
 
 
 def basic(*layers: int) -> Dense:
-    """A ResNet of basic blocks."""
+    """Describe a ResNet with basic blocks."""
     return Dense(ResNet, {"block": BasicBlock, "layers": layers})
 
 
 def bottleneck(*layers: int) -> Dense:
-    """A ResNet of bottlenecks."""
+    """Describe a ResNet with bottleneck blocks."""
     return Dense(ResNet, {"block": Bottleneck, "layers": layers})
 
 
 def vgg(layers: str, **settings: Any) -> Dense:
-    """A VGG with batch norm, of the layers of `"vgg16"` or `"vgg19"`."""
+    """Describe a VGG with batch norm and the layers of `"vgg16"` or `"vgg19"`."""
     settings |= {"cfg": vgg_layers[layers], "norm_layer": nn.BatchNorm2d}
     return Dense(VGG, settings, out_indices=(0, 1, 2, 3, 4, 5))
 
@@ -42,7 +42,7 @@ def resnet18_mod() -> Dense:
 
 @timm_network(_RESNET)
 def resnet26_mod() -> Dense:
-    """ResNet26-MoD, of basic blocks (timm's resnet26 has bottlenecks): 11.399 M parameters."""
+    """ResNet26-MoD with basic blocks (timm's resnet26 has bottleneck blocks): 11.399 M parameters."""
     return basic(2, 2, 3, 4)
 
 
@@ -113,17 +113,17 @@ def mobilenetv2_mod_l() -> Dense:
 
 @timm_network(_VGG)
 def vgg16_bn_mod() -> Dense:
-    """VGG16-BN-MoD with the ImageNet head; the paper has it for CIFAR only."""
+    """VGG16-BN-MoD with the ImageNet head. The paper has it only for CIFAR."""
     return vgg("vgg16")
 
 
 @timm_network(_VGG)
 def vgg19_bn_mod() -> Dense:
-    """VGG19-BN-MoD with the ImageNet head; the paper has it for CIFAR only."""
+    """VGG19-BN-MoD with the ImageNet head. The paper has it only for CIFAR."""
     return vgg("vgg19")
 
 
 @timm_network(timm_settings("stem.0", "head.fc", interpolation="bicubic"))
 def convnext_tiny_mod() -> Dense:
-    """ConvNeXt-T-MoD; the paper names the host and gives no result."""
+    """ConvNeXt-T-MoD. The paper mentions ConvNeXt-T, but has no results for it."""
     return Dense(ConvNeXt, {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)}, out_indices=(0, 1, 2, 3))

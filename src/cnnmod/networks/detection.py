@@ -1,4 +1,4 @@
-"""Detection: torchvision's Faster R-CNN and RetinaNet over any backbone; the paper's networks for VOC."""
+"""Detection: torchvision's Faster R-CNN and RetinaNet with any backbone, and the paper's networks for VOC."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from cnnmod.method.convert import swap_
 from cnnmod.networks.features import open_backbone
 from cnnmod.networks.registry import register
 
-_BOX_PIXELS = 7**2  # to so many torchvision pools what the pyramid has of a box
+_BOX_PIXELS = 7**2  # torchvision pools the features of each box to 7 × 7
 
 
 @register(takes_config=False)
@@ -31,24 +31,24 @@ def faster_rcnn(
     backbone_args: Mapping[str, Any] = MappingProxyType({}),
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Faster R-CNN with a feature pyramid over the backbone's stages of strides 4 to 32.
+    """Build a Faster R-CNN with a feature pyramid over the backbone's stages of strides 4 to 32.
 
-    It is torchvision's class: it takes images (3, H, W) from 0 to 1, each of its own size, as a list or (N, 3, H, W),
-    and returns for each its boxes (x1, y1, x2, y2) in pixels, labels and scores; in training mode, with targets,
-    losses.
+    The result is torchvision's class. The input is a list of images (3, H, W) of different sizes, or a batch
+    (N, 3, H, W), with values from 0 to 1. The output for each image is its boxes (x1, y1, x2, y2) in pixels, labels and
+    scores. In training mode it takes targets too and returns losses.
 
     Args:
-        backbone: A network that classifies, dense or with MoD blocks: its name, as `cnnmod.networks.build` takes it,
-            or itself; then it is changed in place.
-        num_classes: How many classes there are, the background, which is 0, among them.
-        frozen_norms: Make the backbone's batch norms constants, as is usual with pretrained weights.
-        pyramid_channels: The pyramid's width.
-        head_channels: The width of the two layers that look at each box.
-        backbone_args: What the backbone of this name is built with.
-        kwargs: What torchvision's `FasterRCNN` takes: `min_size`, `max_size`, anchors, …
+        backbone: A classifier, dense or with MoD blocks: its name for `cnnmod.networks.build`, or the module, which is
+            changed in place.
+        num_classes: The number of classes, including the background, which is class 0.
+        frozen_norms: Whether to freeze the backbone's batch norms, as is usual with pretrained weights.
+        pyramid_channels: The number of channels of the pyramid.
+        head_channels: The width of the two layers that process each box.
+        backbone_args: The arguments for building the backbone by name.
+        kwargs: Arguments of torchvision's `FasterRCNN`: `min_size`, `max_size`, anchors, …
 
     Raises:
-        ValueError: A backbone without these stages, or with norms that cannot be frozen; or what `build` raises.
+        ValueError: If the backbone does not have these stages, or its norms cannot be frozen, or `build` raises it.
 
     Examples:
         >>> model = faster_rcnn("resnet18_mod", 21, min_size=600, max_size=1000)
@@ -73,19 +73,21 @@ def retinanet(
     backbone_args: Mapping[str, Any] = MappingProxyType({}),
     **kwargs: Any,
 ) -> RetinaNet:
-    """RetinaNet with a feature pyramid over the backbone's stages of strides 8 to 32: torchvision's class; otherwise as
-    `faster_rcnn`."""
-    more = LastLevelP6P7(pyramid_channels, pyramid_channels)
-    pyramid = _pyramid(backbone, backbone_args, (8, 16, 32), pyramid_channels, more, frozen_norms)
+    """Build a RetinaNet with a feature pyramid over the backbone's stages of strides 8 to 32.
+
+    The result is torchvision's class. The arguments, inputs, outputs and errors are those of `faster_rcnn`.
+    """
+    extra_levels = LastLevelP6P7(pyramid_channels, pyramid_channels)
+    pyramid = _pyramid(backbone, backbone_args, (8, 16, 32), pyramid_channels, extra_levels, frozen_norms)
     sizes = tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in (32, 64, 128, 256, 512))
-    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))  # torchvision's own, which it gives no name
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))  # the anchors of torchvision's retinanet builders
     settings: dict[str, Any] = {"anchor_generator": anchors} | kwargs
     return RetinaNet(pyramid, num_classes, **settings)
 
 
 @register(takes_config=False)
 def faster_rcnn_resnet50(num_classes: int = 21, **kwargs: Any) -> FasterRCNN:
-    """Faster R-CNN with ResNet50, dense, for images of 600 × 1000 pixels."""
+    """Faster R-CNN with dense ResNet50, for images of 600 × 1000 pixels."""
     return faster_rcnn("resnet50", num_classes, **(_SIZES | kwargs))
 
 
@@ -107,10 +109,7 @@ def faster_rcnn_resnet86_mod(num_classes: int = 21, config: MoDConfig = MoDConfi
     return faster_rcnn("resnet86_mod", num_classes, backbone_args={"config": config}, **(_SIZES | kwargs))
 
 
-_SIZES: dict[str, Any] = {
-    "min_size": 600,
-    "max_size": 1000,
-}  # the paper's: the short side, and what the long one may be
+_SIZES: dict[str, Any] = {"min_size": 600, "max_size": 1000}  # the paper's: the short side, the longest long side
 
 
 def _pyramid(
@@ -118,29 +117,32 @@ def _pyramid(
     backbone_args: Mapping[str, Any],
     strides: tuple[int, ...],
     channels: int,
-    more: ExtraFPNBlock,
+    extra_levels: ExtraFPNBlock,
     frozen_norms: bool,
 ) -> nn.Sequential:
-    """(N, 3, H, W) → the maps of a feature pyramid by name: `"0"`, `"1"`, … for these strides, and those of `more`."""
+    """Build a module that maps (N, 3, H, W) to the feature maps of a pyramid by name.
+
+    The names are `"0"`, `"1"`, … for these strides, followed by the names of the extra levels.
+    """
     opened = open_backbone(backbone, backbone_args)
     stages = {stage.stride: stage for stage in opened.stages}
     if missing := [stride for stride in strides if stride not in stages]:
-        raise ValueError(f"the backbone has stages of the strides {list(stages)}; detection needs {missing[0]} too")
-    chosen = [stages[stride] for stride in strides]
-    body = opened.maps({stage: str(number) for number, stage in enumerate(chosen)})
+        raise ValueError(f"the backbone has stages of the strides {list(stages)}; detection also needs {missing[0]}")
+    pyramid_stages = [stages[stride] for stride in strides]
+    body = opened.maps({stage: str(number) for number, stage in enumerate(pyramid_stages)})
     if frozen_norms:
         norms = {name: layer for name, layer in body.named_modules() if isinstance(layer, nn.BatchNorm2d)}
         swap_(body, {name: _frozen(norm) for name, norm in norms.items()})
-    fpn = FeaturePyramidNetwork([stage.channels for stage in chosen], channels, more)
+    fpn = FeaturePyramidNetwork([stage.channels for stage in pyramid_stages], channels, extra_levels)
     pyramid = nn.Sequential(OrderedDict(body=body, fpn=fpn))
-    pyramid.out_channels = channels  # pyright: ignore[reportArgumentType]  where torchvision looks for it
+    pyramid.out_channels = channels  # pyright: ignore[reportArgumentType]  torchvision reads it
     return pyramid
 
 
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None:
         raise ValueError(
-            f"frozen_norms takes plain batch norms with weights and statistics; the backbone has {type(norm).__name__}"
+            f"frozen_norms needs nn.BatchNorm2d with weights and statistics; the backbone has {type(norm).__name__}"
         )
     frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
     frozen.load_state_dict({name: value for name, value in norm.state_dict().items() if name in frozen.state_dict()})

@@ -1,4 +1,4 @@
-"""dilate_: a network whose feature maps stay at a stride."""
+"""dilate_: limit the output stride of a network by dilating its convolutions."""
 
 import math
 from functools import partial
@@ -12,11 +12,13 @@ from cnnmod.method.trace import example_for, trace
 
 
 def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
-    """Keep the feature map at a stride, in place: convolutions that would halve it further lose their own stride, and
-    those behind are dilated, so that they see what they saw before. MoD blocks' are dilated alike.
+    """Limit the network's output stride, in place.
+
+    Convolutions that would increase the stride beyond it get stride 1. The convolutions after them are dilated, so that
+    their receptive fields stay the same. This includes the convolutions in MoD blocks.
 
     Raises:
-        ValueError: What halves the map there is a pooling, or a convolution that does not pad both sides.
+        ValueError: If a pooling layer increases the stride beyond the limit, or a convolution does not pad both sides.
 
     Examples:
         >>> import timm
@@ -31,8 +33,8 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
         pads = tuple(step * (size - 1) / 2 for step, size in zip(conv.dilation, conv.kernel_size, strict=True))
         if conv.padding != pads:
             raise ValueError(
-                f"{name} (kernel {conv.kernel_size}, padding {conv.padding}) cannot be dilated for stride "
-                f"{output_stride}: it does not pad both sides"
+                f"{name} (kernel {conv.kernel_size}, padding {conv.padding}) cannot be dilated for the output stride "
+                f"{output_stride}: its padding does not keep the size"
             )
         conv.stride = (1, 1)
         conv.dilation = (conv.dilation[0] * dilation, conv.dilation[1] * dilation)
@@ -41,7 +43,10 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
 
 
 def _dilations(example: Tensor, output_stride: int, run: Run) -> list[tuple[str, nn.Conv2d, int]]:
-    """The convolutions from the stride on, each with what the stride before it is more than that."""
+    """Return the convolutions whose input has at least the output stride, each with its name and dilation.
+
+    The dilation is the stride of the convolution's input divided by the output stride.
+    """
     changes: list[tuple[str, nn.Conv2d, int]] = []
 
     def note(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
@@ -51,12 +56,14 @@ def _dilations(example: Tensor, output_stride: int, run: Run) -> list[tuple[str,
         if before >= output_stride and isinstance(layer, nn.Conv2d):
             changes.append((name, layer, before // output_stride))
         elif before >= output_stride and layer.stride not in (1, (1, 1)) and output.shape[2] > 1:
-            raise ValueError(f"{name} ({type(layer).__name__}) makes the stride more than {output_stride}")
+            raise ValueError(
+                f"{name} ({type(layer).__name__}) makes the stride larger than output_stride = {output_stride}"
+            )
 
     run(note)
     return changes
 
 
 def stride_of(example: Tensor, rows: int) -> int:
-    """How many rows of the image are one of a map that has so many."""
+    """Return the stride of a feature map with this number of rows, rounded to a power of 2."""
     return 2 ** round(math.log2(example.shape[2] / rows))

@@ -1,4 +1,4 @@
-"""A classifier as a backbone: its feature maps, stage by stage, at the output stride that dense prediction wants."""
+"""open_backbone: use a classifier as a backbone, with one feature map for each stage, at a limited output stride."""
 
 import os
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from cnnmod.networks.registry import build
 
 
 class Stage(NamedTuple):
-    """What a backbone computes at one resolution.
+    """The layers of a backbone that work at one resolution.
 
     Attributes:
-        name: Of the stage's last layer, whose output is its feature map.
-        channels: That map's C.
-        stride: How many pixels of the image are one of the map.
+        name: The name of the stage's last layer. The layer's output is the stage's feature map.
+        channels: The number of channels of the feature map.
+        stride: The stride of the feature map relative to the image, in pixels.
     """
 
     name: str
@@ -34,35 +34,55 @@ class Stage(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """A network and its stages."""
+    """A network and its stages.
+
+    Attributes:
+        network: The classifier.
+        stages: Its stages, in order of their strides.
+        leaves: The classes of layers that torch.fx must not trace into.
+    """
 
     network: nn.Module
     stages: list[Stage]
     leaves: list[type[nn.Module]]
 
     def maps(self, names: Mapping[Stage, str]) -> nn.Module:
-        """(N, 3, H, W) → the feature maps of these stages, by name; what comes after the last of them is gone."""
+        """Build a module that maps (N, 3, H, W) to the feature maps of these stages, by name.
+
+        The layers after the last of these stages are removed.
+        """
         nodes = {stage.name: name for stage, name in names.items()}
         leaves = {"leaf_modules": [*self.leaves, *get_notrace_modules()], "autowrap_functions": get_notrace_functions()}
         return create_feature_extractor(self.network, nodes, tracer_kwargs=leaves)
 
 
-def open_backbone(given: str | nn.Module, arguments: Mapping[str, Any], output_stride: int | None = None) -> Backbone:
-    """The backbone of a name, built with these arguments, or the one that was given, dilated in place to a stride.
+def open_backbone(
+    backbone: str | nn.Module, arguments: Mapping[str, Any], output_stride: int | None = None
+) -> Backbone:
+    """Return a backbone with its stages, which are found by shape.
 
-    Its stages are found by shape, as modules are.
+    Args:
+        backbone: The name of a network for `build`, or the network itself, which is changed in place.
+        arguments: The arguments of `build`. They are accepted only with a name.
+        output_stride: The largest stride, see `dilate_`. `None` leaves the strides unchanged.
+
+    Raises:
+        ValueError: If there are arguments without a name, the network is wrapped or has no stages, or `build` or
+            `dilate_` raises it.
 
     Examples:
         >>> [tuple(stage) for stage in open_backbone("resnet18", {}).stages]
         [('layer1.1', 64, 4), ('layer2.1', 128, 8), ('layer3.1', 256, 16), ('layer4.1', 512, 32)]
     """
-    if isinstance(given, str):
-        network = build(given, **arguments)
+    if isinstance(backbone, str):
+        network = build(backbone, **arguments)
     elif arguments:
-        raise ValueError("backbone_args go with a backbone's name; the backbone that was given is built already")
+        raise ValueError(
+            f"backbone_args are accepted only with the name of a backbone, not with a {type(backbone).__name__}"
+        )
     else:
-        check_bare(given)
-        network = given
+        check_bare(backbone)
+        network = backbone
     example = example_for(network)
     blocks = [block for module in discover(network, trace_calls(network, example)) for block in module]
     stages: dict[int, Stage] = {}
@@ -76,32 +96,30 @@ def open_backbone(given: str | nn.Module, arguments: Mapping[str, Any], output_s
 
 
 def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Give the backbone of a segmentation network or detector the weights of a classifier's file, in place.
+    """Load the weights of a classifier into the backbone of a segmentation network or detector, in place.
 
     Args:
-        model: What `fcn`, `faster_rcnn` and the like return.
-        path: A file that `cnnmod.save` or `cnnmod train` wrote, of the backbone as a classifier, converted alike; its
-            last layers are left out.
+        model: The result of `fcn`, `faster_rcnn` or a similar function.
+        path: A file of `cnnmod.save` or `cnnmod train`. It must hold the same backbone as a classifier, with the same
+            MoD blocks. The weights of the classifier's last layers are ignored.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no safetensors file, or of another backbone; then with the first tensor that differs. The
-            model is then what it was.
+        OSError: If the file cannot be read.
+        ValueError: If it is not a safetensors file, or belongs to another backbone; the message then names the first
+            tensor that differs. The model is then unchanged.
     """
     backbone = model.get_submodule("backbone")
     body = backbone.get_submodule("body") if isinstance(backbone, nn.Sequential) else backbone
     try:
-        given = load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from error
     state = body.state_dict()
     for name, value in state.items():
-        theirs = tuple(given[name].shape) if name in given else "missing"
-        if theirs != tuple(value.shape):
-            raise ValueError(
-                f"{path} is of another backbone: {name} is {theirs} in the file, {tuple(value.shape)} here"
-            )
-    body.load_state_dict({name: given[name] for name in state})
+        ours, theirs = tuple(value.shape), tuple(tensors[name].shape) if name in tensors else "missing"
+        if ours != theirs:
+            raise ValueError(f"{path} is of another backbone: {name} is {theirs} in the file, {ours} in the model")
+    body.load_state_dict({name: tensors[name] for name in state})
     return model
 
 

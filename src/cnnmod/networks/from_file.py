@@ -1,4 +1,4 @@
-"""load: a network from a file that names its factory."""
+"""load: rebuild a network from a file that names its factory."""
 
 import os
 import re
@@ -15,19 +15,20 @@ _FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
 def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
-    """Rebuild the network of a file that `cnnmod.save(model, path, factory=…)` wrote, structure and weights.
+    """Rebuild the network, structure and weights, from a file of `cnnmod.save(model, path, factory=…)`.
 
-    Nothing is fetched, and no code runs but that of timm, torchvision and cnnmod.
+    Nothing is downloaded, and only the factories of timm, torchvision and cnnmod are called.
 
     Args:
         path: The file.
-        factory: Builds the dense network instead of what the file names; it gets the file's `factory_args`. Needed
-            for a factory of your own: a file may not say what is imported.
+        factory: A function that builds the dense network instead of the factory that the file names. It is called with
+            the file's `factory_args`. Your own factories must be passed here, because a file must not decide which
+            code is imported.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: The file names no factory, one outside timm, torchvision and cnnmod, or arguments that may fetch
-            or read other files; or what `cnnmod.load_` raises.
+        OSError: If the file cannot be read.
+        ValueError: If the file names no factory, names a factory outside timm, torchvision and cnnmod, or has factory
+            arguments that could download or read other files; or if `cnnmod.load_` raises it.
 
     Examples:
         >>> import cnnmod, pathlib, tempfile, timm
@@ -42,35 +43,40 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
     name, arguments = structure.factory, structure.factory_args
     if factory is None:
         if name is None:
-            raise ValueError(f"{path} names no factory; pass one, load(path, factory=…), or use cnnmod.load_")
+            raise ValueError(f"{path} names no factory; pass one with load(path, factory=…), or use cnnmod.load_")
         if ":" in name or not name.startswith(("timm/", "torchvision/", "cnnmod/")):
             raise ValueError(
-                f"{path} was made by {name!r}; from a file only factories of timm, torchvision and cnnmod are "
-                f"called. Pass it yourself: load(path, factory=…)"
+                f"{path} names the factory {name!r}, but only factories of timm, torchvision and cnnmod are called; "
+                "pass yours with load(path, factory=…)"
             )
         if (refused := _refused(arguments)) is not None:
-            raise ValueError(f"{path}: the factory's argument {refused!r} may fetch, import or read other files")
+            raise ValueError(f"{path}: the factory's argument {refused!r} could download, import or read other files")
         factory = factory_of(name)
         if takes_config(name) and structure.blocks:
             arguments = arguments | {"config": next(iter(structure.blocks.values()))}
     try:
         model = factory(**arguments)
-    except Exception as error:  # whatever a constructor raises at a file's arguments
-        raise ValueError(f"{path}: its factory does not take {arguments}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a constructor may raise anything for the file's arguments
+        raise ValueError(f"{path}: its factory does not accept {arguments}: {' '.join(str(error).split())}") from error
     if structure.control and mod_blocks(model):
         control_(model)
     return load_(model, path)
 
 
 def _refused(value: Any, name: str = "") -> str | None:
-    """The first of a file's arguments, JSON values, that a factory might fetch, import or read something for."""
+    """Return the name of the first argument that could make a factory download, import or read something.
+
+    Args:
+        value: The arguments (JSON values), or a value inside them.
+        name: The name of this value.
+    """
     entries: list[tuple[str, Any]] = []
     if isinstance(value, dict):
-        if (fetches := next(filter(_FETCHES.search, value), None)) is not None:
-            return fetches
+        if (refused := next(filter(_FETCHES.search, value), None)) is not None:
+            return refused
         entries = list(value.items())
     elif isinstance(value, list):
-        entries = [(name, one) for one in value]
-    elif isinstance(value, str) and ":" in value:
+        entries = [(name, item) for item in value]
+    elif isinstance(value, str) and ":" in value:  # a URL, or `package.module:function`
         return name
-    return next((inner for key, one in entries if (inner := _refused(one, key)) is not None), None)
+    return next((inner for key, item in entries if (inner := _refused(item, key)) is not None), None)

@@ -1,4 +1,4 @@
-"""The paper's published figures, network by network."""
+"""The paper's published figures for each network."""
 
 import json
 from dataclasses import dataclass
@@ -8,15 +8,16 @@ from importlib import resources
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaperRow:
-    """What the paper reports of one network (tables 1, 2 and 5).
+    """The paper's figures for one network (tables 1, 2 and 5).
 
     Attributes:
         dataset: `"ImageNet"`, `"CIFAR-10"`, `"Cityscapes"` or `"VOC"`.
-        baseline: The dense network that the paper compares it with; `None` for a dense one.
-        accuracy_pct: Top-1; on Cityscapes mIoU, on VOC the average precision at an overlap of 0.5 (11 points).
-        gmacs_ptflops: By ptflops, which adds norms, activations and pooling to convolutions and linear layers.
-        parameters_m: Millions.
-        cpu_ms, gpu_ms: On the paper's laptop, batch size and threads not stated.
+        baseline: The dense network that the paper compares the network with; `None` for a dense network.
+        accuracy_pct: The top-1 accuracy; the mIoU for Cityscapes; the average precision at an IoU of 0.5 (11 points)
+            for VOC.
+        gmacs_ptflops: The GMACs counted by ptflops, which also counts norms, activations and pooling.
+        parameters_m: The number of parameters in millions.
+        cpu_ms, gpu_ms: The latency on the paper's laptop. The paper does not state batch size and threads.
     """
 
     dataset: str
@@ -29,20 +30,20 @@ class PaperRow:
 
     @property
     def pixels(self) -> str:
-        """Of the images that `gmacs_ptflops` and the times are for."""
+        """The image size for `gmacs_ptflops` and the latencies."""
         return {"ImageNet": "224 × 224", "CIFAR-10": "32 × 32", "Cityscapes": "512 × 1024"}.get(
             self.dataset, "600 × 1000"
         )
 
     @property
     def measure(self) -> str:
-        """What `accuracy_pct` is."""
+        """The name of the measure in `accuracy_pct`."""
         return {"Cityscapes": "mIoU", "VOC": "AP50"}.get(self.dataset, "top-1")
 
 
 @cache
 def paper_rows() -> dict[str, PaperRow]:
-    """The paper's networks by the names under which `build` has them.
+    """Return the paper's figures for each network, by the network's name in `build`.
 
     Examples:
         >>> paper_rows()["resnet75_mod"].baseline

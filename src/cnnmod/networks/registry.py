@@ -1,6 +1,6 @@
-"""Networks by name: cnnmod's own, which register here, timm's, torchvision's, and a function of the user's.
+"""Build a network by name: a network of cnnmod, timm or torchvision, or a function of the user.
 
-cnnmod's networks register as anybody's do: `@register` for a function of one's own.
+cnnmod's own networks are registered with `@register`, which is public: use it for your own functions too.
 """
 
 import difflib
@@ -25,7 +25,7 @@ class Factory(NamedTuple):
 
     Attributes:
         make: The function.
-        takes_config: Whether it makes a MoD network itself, of a `MoDConfig` that it takes as `config`.
+        takes_config: Whether the function takes a `MoDConfig` as `config` and returns a MoD network.
     """
 
     make: Make
@@ -39,11 +39,11 @@ def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
     """Register a function that builds a network, under its own name.
 
     Args:
-        takes_config: Whether it makes a MoD network itself, of a `MoDConfig` that it takes as `config`. Other networks
-            are converted by `build_mod`.
+        takes_config: Whether the function takes a `MoDConfig` as `config` and returns a MoD network. `build_mod`
+            converts the networks of other functions.
 
     Raises:
-        ValueError: Another function has that name.
+        ValueError: If a function with this name is already registered.
 
     Examples:
         >>> @register(takes_config=False)
@@ -57,7 +57,7 @@ def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
     def add(make: MakeT) -> MakeT:
         name = make.__name__
         if name in FACTORIES:
-            raise ValueError(f"a network {name!r} is registered already, by {FACTORIES[name].make.__module__}")
+            raise ValueError(f"a network {name!r} is already registered by {FACTORIES[name].make.__module__}")
         FACTORIES[name] = Factory(make, takes_config)
         return make
 
@@ -65,16 +65,16 @@ def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
-    """The network that a factory makes, without pretrained weights unless they are asked for.
+    """Build a network by name. It has no pretrained weights unless the arguments ask for them.
 
     Args:
-        name: `"NAME"` of a registered network or of timm's own, `"timm/NAME"`, `"cnnmod/NAME"`, `"torchvision/NAME"`,
-            or `"package.module:factory"`, which imports the module and calls the function.
-        kwargs: What the factory is given.
+        name: `"NAME"` of a registered network or of a timm network, `"timm/NAME"`, `"cnnmod/NAME"`,
+            `"torchvision/NAME"`, or `"package.module:factory"`, which imports the module and calls the function.
+        kwargs: The factory's arguments.
 
     Raises:
-        ValueError: An unknown name, with the nearest ones; arguments of which the factory makes no network; or a
-            function of one's own does not take `kwargs` alone, or returned something else than a network.
+        ValueError: If the name is unknown (the message has similar names), if the factory does not accept the
+            arguments, or if your own function does not return a `torch.nn.Module`.
 
     Examples:
         >>> type(build("torchvision/resnet18", num_classes=10)).__module__
@@ -85,14 +85,14 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
     """
     factory = factory_of(name)
-    if not _is_timms(name):  # whose functions all take **kwargs
+    if not _is_timms(name):  # timm's functions all take **kwargs
         _check_call(name, factory, kwargs)
     try:
         model = factory(**kwargs)
-    except (OSError, ValueError, NotImplementedError):  # the last on the meta device, from networks that ask for values
+    except (OSError, ValueError, NotImplementedError):  # the last is raised on the meta device if values are needed
         raise
-    except Exception as error:  # a constructor's, at arguments that are no network's
-        if ":" in name:  # the caller's own function, who wants to see where
+    except Exception as error:  # a constructor may raise anything for arguments that it does not accept
+        if ":" in name:  # an error in the caller's own function keeps its traceback
             raise
         raise ValueError(f"{name} cannot be built with {kwargs}: {' '.join(str(error).split())}") from error
     if not isinstance(model, nn.Module):
@@ -101,7 +101,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
 
 
 def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
-    """The MoD network of this name: one that takes a config, or any other that `build` takes, converted.
+    """Build a MoD network by name: a registered network that takes a config, or any other network, which is converted.
 
     Examples:
         >>> import cnnmod
@@ -112,7 +112,7 @@ def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
 
 
 def factory_name(name: str) -> str:
-    """The name with its library, as `cnnmod.save` wants a factory named.
+    """Return the name with its library, as `cnnmod.save` takes the name of a factory.
 
     Examples:
         >>> factory_name("resnet18"), factory_name("resnet18_mod")
@@ -124,30 +124,32 @@ def factory_name(name: str) -> str:
 
 
 def takes_config(name: str) -> bool:
-    """Whether the factory of this name makes a MoD network itself, of a config that it takes."""
+    """Whether the factory with this name takes a config and returns a MoD network."""
     library, _, network = name.rpartition("/")
     return library in ("", "cnnmod") and network in FACTORIES and FACTORIES[network].takes_config
 
 
 def factory_of(name: str) -> Make:
-    """The function that builds the network of this name.
+    """Return the function that builds the network with this name.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: If the name is unknown.
     """
     if ":" in name:
         return _of_user(name)
     library, _, network = name.rpartition("/")
     if library not in _LIBRARIES:
         raise ValueError(
-            f"unknown network {name!r}; a name is NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "
+            f"unknown network {name!r}; a name must be NAME, timm/NAME, torchvision/NAME, cnnmod/NAME or "
             "package.module:factory"
         )
-    known, make = _LIBRARIES[library]
-    if (network.partition(".")[0] if _is_timms(name) else network) not in known():  # timm's resnet50.a1_in1k
-        nearest = dict.fromkeys(difflib.get_close_matches(network, known(), n=3))
-        found = ", ".join(f"{library}/{name}" if library else name for name in nearest)
-        raise ValueError(f"unknown network {name!r}; {f'did you mean {found}?' if found else 'see timm.list_models()'}")
+    list_names, make = _LIBRARIES[library]
+    names = list_names()
+    if (network.partition(".")[0] if _is_timms(name) else network) not in names:  # a timm name may have a tag after "."
+        similar = dict.fromkeys(difflib.get_close_matches(network, names, n=3))
+        listed = ", ".join(f"{library}/{name}" if library else name for name in similar)
+        hint = f"did you mean {listed}?" if listed else "see timm.list_models()"
+        raise ValueError(f"unknown network {name!r}; {hint}")
     return make(network)
 
 
@@ -167,7 +169,7 @@ def _of_timm(network: str) -> Make:
 def _of_torchvision(network: str) -> Make:
     def make(**kwargs: Any) -> nn.Module:
         accepted = inspect.signature(torchvision.models.get_model_builder(network)).parameters
-        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # its default fetches
+        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # the default downloads
         return torchvision.models.get_model(network, **(backbone | kwargs))
 
     return make
@@ -186,7 +188,7 @@ def _of_user(name: str) -> Make:
     try:
         factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} names no function: {error}") from error
+        raise ValueError(f"{name!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
     return cast(Make, factory)

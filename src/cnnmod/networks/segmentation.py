@@ -1,4 +1,4 @@
-"""Segmentation: torchvision's FCN and DeepLabV3 over any backbone; the paper's networks for Cityscapes."""
+"""Segmentation: torchvision's FCN and DeepLabV3 with any backbone, and the paper's networks for Cityscapes."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,8 +17,11 @@ _STRIDE = 8
 
 
 class DeepFCNHead(nn.Module):
-    """The head of the paper's FCN: two 3×3 convolutions, a third over their result beside the backbone's map, a dropout
-    and the classifier."""
+    """The head of the paper's FCN.
+
+    Two 3×3 convolutions, a third one on their output concatenated with the backbone's feature map, dropout and the
+    classifier.
+    """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class DeepFCNHead(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(N, C, H, W) → logits (N, classes, H, W)."""
+        """Map (N, C, H, W) to logits (N, classes, H, W)."""
         y_NCHW = self.conv_cat(torch.cat([x_NCHW, self.convs(x_NCHW)], dim=1))
         return self.classifier(self.dropout(y_NCHW))
 
@@ -43,22 +46,24 @@ def fcn(
     head_channels: int = 512,
     backbone_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> FCN:
-    """A fully convolutional network for segmentation, at output stride 8.
+    """Build a fully convolutional network for segmentation, with output stride 8.
 
-    It is torchvision's class: (N, 3, H, W) → `{"out": logits (N, num_classes, H, W)}`, and `"aux"`, those of the
-    auxiliary head, whose loss helps training. `cnnmod.lower` and `cnnmod.export` leave the auxiliary head out.
+    The result is torchvision's class. It maps (N, 3, H, W) to a dictionary: `"out"` has the logits
+    (N, num_classes, H, W), and `"aux"` has the logits of the auxiliary head, whose loss helps training. `cnnmod.lower`
+    and `cnnmod.export` remove the auxiliary head.
 
     Args:
-        backbone: A network that classifies, dense or with MoD blocks: its name, as `cnnmod.networks.build` takes it,
-            or itself; then it is changed in place.
-        num_classes: How many classes a pixel may have.
-        aux: Whether there is an auxiliary head, on the stage before the last.
-        head: The paper's, or torchvision's, which has one convolution.
-        head_channels: The width of the paper's.
-        backbone_args: What the backbone of this name is built with.
+        backbone: A classifier, dense or with MoD blocks: its name for `cnnmod.networks.build`, or the module, which is
+            changed in place.
+        num_classes: The number of classes.
+        aux: Whether the network has an auxiliary head on the second-last stage.
+        head: The paper's head, or torchvision's head, which has one convolution before the classifier.
+        head_channels: The width of the paper's head.
+        backbone_args: The arguments for building the backbone by name.
 
     Raises:
-        ValueError: A backbone that cannot be dilated to stride 8 or has one stage only; or what `build` raises.
+        ValueError: If the head is not accepted, the backbone cannot be dilated to stride 8 or has only one stage, or
+            `build` raises it.
 
     Examples:
         >>> model = fcn("resnet50_mod", 19, aux=False)
@@ -86,7 +91,11 @@ def deeplabv3(
     aux: bool = True,
     backbone_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> DeepLabV3:
-    """DeepLabV3 at output stride 8: torchvision's class and head; otherwise as `fcn`."""
+    """Build a DeepLabV3 with output stride 8.
+
+    The result is torchvision's class with torchvision's head. The other arguments, the output and the errors are those
+    of `fcn`.
+    """
     return DeepLabV3(
         *_parts(backbone, backbone_args, num_classes, aux, lambda channels: DeepLabHead(channels, num_classes))
     )
@@ -94,7 +103,7 @@ def deeplabv3(
 
 @register(takes_config=False)
 def fcn_resnet50(num_classes: int = 19, **kwargs: Any) -> FCN:
-    """FCN-ResNet50, dense, with the paper's head: 47.114 M parameters without the auxiliary head."""
+    """FCN with dense ResNet50 and the paper's head: 47.114 M parameters without the auxiliary head."""
     return fcn("resnet50", num_classes, **kwargs)
 
 
@@ -123,13 +132,13 @@ def _parts(
     aux: bool,
     make_head: Callable[[int], nn.Module],
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
-    """What torchvision's classes are made of: feature maps by name, a head, and an auxiliary one."""
+    """Return the three parts of torchvision's classes: the backbone, the head and the auxiliary head."""
     opened = open_backbone(backbone, backbone_args, _STRIDE)
     if len(opened.stages) < 2:
-        raise ValueError(f"the backbone has {len(opened.stages)} stage; segmentation takes two or more")
-    before, last = opened.stages[-2:]
-    maps = opened.maps({before: "aux", last: "out"} if aux else {last: "out"})
-    return maps, make_head(last.channels), FCNHead(before.channels, num_classes) if aux else None
+        raise ValueError(f"the backbone must have at least 2 stages for segmentation, not {len(opened.stages)}")
+    second_last, last = opened.stages[-2:]
+    maps = opened.maps({second_last: "aux", last: "out"} if aux else {last: "out"})
+    return maps, make_head(last.channels), FCNHead(second_last.channels, num_classes) if aux else None
 
 
 def _conv_norm_act(in_channels: int, channels: int) -> nn.Sequential:

@@ -1,7 +1,7 @@
-"""`@timm_network`: a network of the paper, registered here and with timm, built through timm.
+"""timm_network: register a network of the paper here and with timm.
 
-`timm.create_model(name)` takes what it takes for the family (`num_classes`, `in_chans`, `features_only`, …) and, for a
-MoD network, `config`, a `MoDConfig`.
+`timm.create_model(name)` takes timm's usual arguments (`num_classes`, `in_chans`, `features_only`, …) and, for a MoD
+network, a `MoDConfig` as `config`.
 """
 
 import sys
@@ -18,11 +18,11 @@ from cnnmod.networks.registry import register
 
 
 class Dense(NamedTuple):
-    """A family's own network, and what it is built with.
+    """How a dense network is built.
 
     Attributes:
-        make: The family's class, or a function like it.
-        settings: What it is given.
+        make: timm's class, or a function that returns the network.
+        settings: Its arguments.
         out_indices: The stages that `features_only` returns.
     """
 
@@ -32,7 +32,7 @@ class Dense(NamedTuple):
 
 
 def timm_settings(first_conv: str, classifier: str, **settings: Any) -> dict[str, Any]:
-    """timm's description of a network: input, preprocessing, the names of its first and last layer."""
+    """Return timm's settings of a network: the input, the preprocessing, the names of its first and last layer."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -51,11 +51,11 @@ def timm_settings(first_conv: str, classifier: str, **settings: Any) -> dict[str
 def timm_network(
     description: dict[str, Any], *, converted: bool = True
 ) -> Callable[[Callable[[], Dense]], Callable[..., Any]]:
-    """Register the network that the decorated function describes, under that function's name.
+    """Register the network that the decorated function describes, under the name of the function.
 
     Args:
-        description: As `timm_settings` returns it.
-        converted: Whether it is a MoD network; then it takes `config`.
+        description: The result of `timm_settings`.
+        converted: Whether it is a MoD network. A MoD network takes `config`.
     """
 
     def add(describe: Callable[[], Dense]) -> Callable[..., Any]:
@@ -63,7 +63,7 @@ def timm_network(
 
         def network(pretrained: bool = False, **kwargs: Any) -> Any:
             if pretrained:
-                raise ValueError(f"there are no published weights of {name}; build it without pretrained=True")
+                raise ValueError(f"no pretrained weights are published for {name}; use pretrained=False")
             dense = describe()
             out_indices = kwargs.pop("out_indices", dense.out_indices)
             config = kwargs.pop("config", MoDConfig()) if converted else None
@@ -73,7 +73,7 @@ def timm_network(
                 return model if config is None else convert_(model, config)
 
             features = {"feature_cls": "getter", "out_indices": out_indices}
-            settings = dense.settings | kwargs  # what the user gives goes first, as everywhere in timm
+            settings = dense.settings | kwargs  # the user's arguments take precedence, as in timm
             return build_model_with_cfg(make, name, pretrained, feature_cfg=features, **settings)
 
         network.__name__ = network.__qualname__ = name

@@ -1,4 +1,4 @@
-"""What is written down: whole files, read back strictly, with where they come from."""
+"""Files of results: written completely or not at all, validated when read, and stored with their provenance."""
 
 from cnnmod.records.files import write_whole
 from cnnmod.records.provenance import Provenance

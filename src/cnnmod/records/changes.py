@@ -1,4 +1,4 @@
-"""Fields changed as on a command line: `field=value`, and what is said of a name that nobody knows."""
+"""Read a change of a field (`field=value`) from the command line, and suggest names for an unknown one."""
 
 import difflib
 import json
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def read_change(change: str) -> tuple[str, Any]:
-    """Field and value of a change, the value as JSON or a plain word.
+    """Return the field and the value of a change `field=value`. The value is JSON or a plain string.
 
     Raises:
-        ValueError: It is no `field=value`.
+        ValueError: If the change has no `=`.
 
     Examples:
         >>> read_change("epochs=3"), read_change("order=index"), read_change("c=None")
@@ -18,18 +18,18 @@ def read_change(change: str) -> tuple[str, Any]:
     """
     field, equals, text = change.partition("=")
     if not equals:
-        raise ValueError(f"a change is field=value, not {change!r}")
-    words = {"None": None, "True": True, "False": False}
-    if text in words:
-        return field, words[text]
+        raise ValueError(f"a change must be field=value, not {change!r}")
+    constants = {"None": None, "True": True, "False": False}
+    if text in constants:
+        return field, constants[text]
     try:
         return field, json.loads(text)
     except ValueError:
         return field, text
 
 
-def unknown_name(what: str, name: str, known: Mapping[str, object]) -> str:
-    """What an error says of a name that is not known: the nearest that are, or all."""
-    nearest = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"there are {', '.join(known)}"
-    return f"unknown {what} {name!r}; {hint}"
+def unknown_name(noun: str, name: str, accepted: Mapping[str, object]) -> str:
+    """Return the message for an unknown name. It suggests similar names, or else lists all accepted names."""
+    similar = difflib.get_close_matches(name, accepted, n=2, cutoff=0.4)
+    hint = f"did you mean {', '.join(similar)}?" if similar else f"the {noun}s are {', '.join(accepted)}"
+    return f"unknown {noun} {name!r}; {hint}"

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""write_whole: write a file completely or not at all."""
 
 import errno
 import os
@@ -8,78 +8,79 @@ from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file beside `path` and rename it.
+    """Write a file under a temporary name in the same folder, then rename it to `path`.
 
-    A file that is replaced keeps its permissions and owner, and a symbolic link keeps pointing to it. What is not a
-    regular file, as `/dev/stdout` or a named pipe, is written to directly.
+    An existing file keeps its permissions and owner. If `path` is a symbolic link, the file that it points to is
+    replaced. Devices and named pipes, such as `/dev/stdout`, are written to directly.
 
     Raises:
-        OSError: The folder does not exist, or the file cannot be written; then nothing is left behind, and what was
-            there before is still there.
+        OSError: If the folder does not exist or the file cannot be written. An existing file is then unchanged, and no
+            temporary file remains.
     """
     path, content = Path(path), content.encode() if isinstance(content, str) else content
     if _is_special(path):
         path.write_bytes(content)
         return
-    beside = _beside(path)
+    temporary = _temporary(path)
     try:
-        beside.touch(mode=0o600 if path.exists() else 0o666)  # nobody else reads it before it has its permissions
-        beside.write_bytes(content)
-        replace(beside, path)
+        temporary.touch(mode=0o600 if path.exists() else 0o666)  # private until it has the existing file's permissions
+        temporary.write_bytes(content)
+        replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def replace(written: Path, path: Path) -> None:
-    """Put a finished file in the place of `path`, whose permissions, owner and symbolic link are kept.
+    """Rename a finished file to `path`. The permissions, owner and symbolic link of `path` are kept.
 
     Raises:
-        OSError: It cannot be renamed.
+        OSError: If the file cannot be renamed.
     """
     _keep_access(path, written)
     written.replace(_target(path))
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out now whether `write_whole` could write this file, rather than after hours of work.
+    """Check that `write_whole` can write this file. Call it before a long computation.
 
     Raises:
-        OSError: It could not.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     if _is_special(path):
         return
-    beside = _beside(path)
+    temporary = _temporary(path)
     try:
-        beside.touch()
+        temporary.touch()
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _is_special(path: Path) -> bool:
-    """A device or a pipe, which no file can take the place of."""
+    """Whether the path is a device or a pipe, which must not be replaced by a file."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _keep_access(path: Path, written: Path) -> None:
-    """Give a file the owner and permissions of the one that it replaces, if there is one."""
+    """Give the new file the owner and permissions of the file that it replaces, if that exists."""
     if not path.exists():
         return
     if hasattr(os, "chown"):
-        with suppress(PermissionError):  # only root can give files away
+        with suppress(PermissionError):  # only root can change the owner
             os.chown(written, path.stat().st_uid, path.stat().st_gid)
     shutil.copymode(path, written)
 
 
 def _target(path: Path) -> Path:
-    """The file that symbolic links stand for, whether it exists or not."""
+    """Return the file that a symbolic link points to, whether it exists or not."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     return target
 
 
-def _beside(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
+    """Return the name of the temporary file for `path`."""
     target = _target(path)
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file")

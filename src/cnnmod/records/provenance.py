@@ -1,4 +1,4 @@
-"""Where, when and with what a result came to be."""
+"""Provenance: when, where and with which software a result was measured."""
 
 import platform
 import subprocess
@@ -14,16 +14,16 @@ _PACKAGES = ("cnnmod", "torch", "timm", "torchvision", "onnxruntime", "openvino"
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where, when and with what a result came to be.
+    """When, where and with which software a result was measured.
 
     Attributes:
-        created: UTC, ISO 8601.
-        commit: Of cnnmod's repository, with `-dirty` after it where the package's source differed from it; `None` for
-            an installed package.
-        versions: Package → version, Python's among them.
+        created: The time in UTC, ISO 8601.
+        commit: The commit of cnnmod's repository, with the suffix `-dirty` if the package's source had uncommitted
+            changes; `None` for an installed package.
+        versions: The versions of Python and of the packages, by name.
         processor: The CPU's name.
-        device: What the networks ran on: `"cpu"`, or the GPU's name.
-        threads: torch's threads.
+        device: The device of the networks: `"cpu"`, or the GPU's name.
+        threads: The number of torch's threads.
     """
 
     created: str
@@ -35,7 +35,7 @@ class Provenance:
 
     @classmethod
     def now(cls, device: torch.device, threads: int) -> "Provenance":
-        """Of this process."""
+        """Return the provenance of a result of this process."""
         return cls(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             commit=_commit(),
@@ -55,7 +55,7 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file is in, if it is in one."""
+    """Return the commit of the repository that contains this file, if there is one."""
     source = Path(__file__).resolve()
     root = next((folder for folder in source.parents if (folder / ".git").exists()), None)
     if root is None or not source.is_relative_to(root / "src" / "cnnmod"):

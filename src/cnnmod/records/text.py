@@ -1,4 +1,4 @@
-"""A small table as plain text and as HTML: how results print themselves, in a terminal and in a notebook."""
+"""TextTable: a small table as plain text and as HTML, for printing results in a terminal and in a notebook."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from html import escape
 
 @dataclass(frozen=True)
 class TextTable:
-    """A title, rows of text cells below a header, and a note.
+    """A title, a header, rows of text cells, and a note.
 
-    A column whose cells are numbers is aligned to the right, any other to the left.
+    Columns of numbers are aligned to the right, all other columns to the left.
 
     Attributes:
-        title: The line above.
-        header: The columns' names; empty for a table without a header.
-        rows: Each has a cell for each column.
-        note: The line below; empty for none.
+        title: The line above the table.
+        header: The names of the columns; empty for a table without a header.
+        rows: The rows. Each has one cell for each column.
+        note: The line below the table; empty for no note.
 
     Examples:
         >>> print(TextTable("Widths", ["block", "C"], [["layer1", "64"], ["layer2", "128"]]))
@@ -37,7 +37,7 @@ class TextTable:
         return "\n".join([self.title, *table, *([self.note] if self.note else [])])
 
     def html(self) -> str:
-        """An HTML table, for notebooks; all text is escaped.
+        """Return an HTML table for notebooks. All text is escaped.
 
         Examples:
             >>> TextTable("Widths", ["block", "C"], [["<lambda>", "64"]]).html().splitlines()[-2]
@@ -51,13 +51,13 @@ class TextTable:
 
     def _html_row(self, tag: str, cells: Sequence[str]) -> str:
         sides = ["right" if right else "left" for right in self._numeric()]
-        made = (
+        elements = (
             f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for side, cell in zip(sides, cells, strict=True)
         )
-        return f"<tr>{''.join(made)}</tr>"
+        return f"<tr>{''.join(elements)}</tr>"
 
     def _numeric(self) -> list[bool]:
-        """For each column whether its cells are numbers, or empty."""
+        """Return, for each column, whether all of its cells are numbers or empty."""
         if not self.rows:
             return [False] * len(self.header)
         return [all(map(_is_number, filter(None, cells))) for cells in _columns(self.rows)]
