@@ -1,4 +1,4 @@
-"""A network so small that tests can train it."""
+"""Networks so small that tests can train, lower and export them."""
 
 from cnnmod import MoDConfig, convert_
 from cnnmod.networks import build
@@ -9,6 +9,11 @@ def digits_resnet():
     return build("resnet18_cifar", layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
-def digits_resnet_mod():
+def shallow_resnet():
+    """The same with 6 of its 11 blocks; 2 become MoD blocks. For what takes time for each layer, as exporting does."""
+    return build("resnet18_cifar", layers=(2, 2, 1, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
+
+
+def shallow_resnet_mod():
     """The same with MoD blocks, as a factory for the command line."""
-    return convert_(digits_resnet(), MoDConfig(c=4))
+    return convert_(shallow_resnet(), MoDConfig(c=4))

@@ -18,7 +18,7 @@ from cnnmod.deploy.export import export
 from cnnmod.deploy.parity import tied
 from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
-from small import digits_resnet
+from small import shallow_resnet
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
 export_module = importlib.import_module("cnnmod.deploy.export")  # cnnmod.deploy.export is the function
@@ -26,7 +26,7 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 
 
 def network(**fields):
-    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -66,9 +66,9 @@ def test_every_choice(fields, tmp_path):
     assert report.selection_agreement == report.tied_agreement == 1
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_weights_in_16_bits(kind, tmp_path):
-    model = trained_norms_(digits_resnet())
+    model = trained_norms_(shallow_resnet())
     whole = export(model, EXAMPLE, tmp_path / f"whole{FORMATS[kind]}", format=kind)
     half = export(model, EXAMPLE, tmp_path / f"half{FORMATS[kind]}", format=kind, half=True)
     assert half.file_bytes < 0.65 * whole.file_bytes
@@ -76,7 +76,7 @@ def test_weights_in_16_bits(kind, tmp_path):
 
 
 def test_dense_networks_and_controls(tmp_path):
-    for number, model in enumerate((digits_resnet(), control_(network()))):
+    for number, model in enumerate((shallow_resnet(), control_(network()))):
         report = export(model.eval(), EXAMPLE, tmp_path / f"{number}.onnx")
         assert report.form is None
         assert "TopK" not in report.operators
@@ -114,7 +114,7 @@ def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
 
 
 def test_training_mode_is_said_once(tmp_path, caplog):
-    model = digits_resnet().train()
+    model = shallow_resnet().train()
     export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")
     assert [record.getMessage() for record in caplog.records if record.name == "cnnmod"] == [
         "the network is in training mode; it is exported in evaluation mode"
@@ -176,7 +176,7 @@ def test_a_forward_that_takes_anything(kind, tmp_path):
         torch.testing.assert_close(found["output"], model(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_a_network_that_fixes_its_batch(kind, tmp_path):
     model = Calls(lambda y: y.reshape(2, 256)).eval()
     with pytest.raises(ValueError, match=r"does not run on an example of shape \(1, 1, 8, 8\)"):
@@ -256,7 +256,7 @@ class TestErrors:
         alone.scale = nn.Parameter(torch.tensor(math.nan))
         message = r"^Calls has NaN weights in Calls \(scale\)$"
         self.refused(message, tmp_path, alone, name=f"a{FORMATS[kind]}", format=kind)
-        meta = digits_resnet().to("meta")
+        meta = shallow_resnet().to("meta")
         message = r"^ResNet has no weights in conv1 \(weight\): they are on the meta device$"
         self.refused(message, tmp_path, meta, name=f"a{FORMATS[kind]}", format=kind)
 
@@ -315,7 +315,7 @@ class Half(nn.Module):
         return weight / 2
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_selector_that_is_more_than_two_weights(kind, tmp_path):
     """Its layers are called in the file too; and its ties are compared."""
     model = network()

@@ -69,7 +69,9 @@ def test_convolutions_of_zeros_stay(tmp_path):
         pytest.param(
             MoDConfig(c=8, candidates=1, fuse_to="last"), [], marks=pytest.mark.slow
         ),  # the last are written, which are in the other part
-        (MoDConfig(c=8, candidates=1, select="first"), [16, 16, 16, 16, 16]),  # k channels of the candidates
+        pytest.param(
+            MoDConfig(c=8, candidates=1, select="first"), [16, 16, 16, 16, 16], marks=pytest.mark.slow
+        ),  # k channels of the candidates
         pytest.param(MoDConfig(c=8), [], marks=pytest.mark.slow),  # all are candidates
     ],
     ids=str,
