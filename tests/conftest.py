@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from cnnmod.cli import run
-
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
@@ -29,6 +27,8 @@ def small_resnet() -> nn.Module:
 @pytest.fixture
 def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
     """Check that these arguments give one line with the message, exit code 2, and write nothing."""
+    from cnnmod.cli import run  # here, since pytest-xdist's main process loads this file and runs no test
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
 

@@ -149,7 +149,10 @@ def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
         "stop_rule": "all runs",
         "data": "few",
         "recipe": "cifar10_fast",
-        "changes": ["epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"],
+        "changes": [
+            *("epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"),
+            "network_args.channels=[16,16,16,16]",
+        ],
         "arms": {
             "control": arm | {"row": "control", "changes": [], "runs": 2},
             "slots": arm | {"changes": slots, "twin": "static"},

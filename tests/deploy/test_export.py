@@ -18,7 +18,7 @@ from cnnmod.deploy.export import export
 from cnnmod.deploy.parity import tied
 from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
-from small import shallow_resnet
+from small import shallow_resnet, tiny_network
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
 export_module = importlib.import_module("cnnmod.deploy.export")  # cnnmod.deploy.export is the function
@@ -26,7 +26,16 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 
 
 def network(**fields):
-    return trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(tiny_network(), MoDConfig(c=4, **fields), example=EXAMPLE))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network, and its ONNX file, which is called tied."""
+    torch.manual_seed(0)
+    model, path = network(), tmp_path_factory.mktemp("exported") / "tied.onnx"
+    export(model, EXAMPLE, path)
+    return model, path
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -76,16 +85,15 @@ def test_weights_in_16_bits(kind, tmp_path):
 
 
 def test_dense_networks_and_controls(tmp_path):
-    for number, model in enumerate((shallow_resnet(), control_(network()))):
+    for number, model in enumerate((tiny_network(), control_(network()))):
         report = export(model.eval(), EXAMPLE, tmp_path / f"{number}.onnx")
         assert report.form is None
         assert "TopK" not in report.operators
 
 
-def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(tmp_path):
-    model = network()
-    export(model, EXAMPLE, tmp_path / "tied.onnx")
-    run = TARGETS["onnxruntime"].load(tmp_path / "tied.onnx", 1)
+def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(exported):
+    model, path = exported
+    run = TARGETS["onnxruntime"].load(path, 1)
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(run(EXAMPLE)[0]), model(EXAMPLE), atol=1e-5, rtol=1e-4)
 
@@ -114,7 +122,7 @@ def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
 
 
 def test_training_mode_is_said_once(tmp_path, caplog):
-    model = shallow_resnet().train()
+    model = tiny_network().train()
     export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")
     assert [record.getMessage() for record in caplog.records if record.name == "cnnmod"] == [
         "the network is in training mode; it is exported in evaluation mode"
@@ -122,9 +130,8 @@ def test_training_mode_is_said_once(tmp_path, caplog):
     assert model.training
 
 
-def test_many_threads_on_one_session(tmp_path):
-    export(network(), EXAMPLE, tmp_path / "network.onnx")
-    run = TARGETS["onnxruntime"].load(tmp_path / "network.onnx", 1)
+def test_many_threads_on_one_session(exported):
+    run = TARGETS["onnxruntime"].load(exported[1], 1)
     images = torch.rand(64, 1, 8, 8)
     one_by_one = [run(image[None])[0] for image in images]
     found = [None] * 64
@@ -241,7 +248,7 @@ class TestErrors:
     @pytest.mark.parametrize("kind", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
     def test_weights_that_are_not_finite(self, kind, tmp_path):
         def broken(name, value):
-            model = network()
+            model = trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4), example=EXAMPLE))
             model.state_dict(keep_vars=True)[name].data.flatten()[0] = value
             return model
 

@@ -13,14 +13,14 @@ from cnnmod.deploy.targets.table import find_format
 from cnnmod.method.record import recorded_selection
 from cnnmod.networks import build
 from conftest import trained_norms_
-from small import shallow_resnet
+from small import shallow_resnet, tiny_network
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
 FORMATS = ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "pt2"]
 
 
 def network(**fields):
-    return trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4, reduction=2, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(tiny_network(), MoDConfig(c=4, reduction=2, **fields), example=EXAMPLE))
 
 
 def written(model, folder, kind="onnx", example=EXAMPLE, dynamic_batch=True, half=False):
@@ -68,7 +68,7 @@ def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
 )
 def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
     """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
-    model = build("resnet18_cifar", layers=(1, 12, 2, 1), channels=(16, 16, 16, 16), in_chans=1)
+    model = build("resnet18_cifar", layers=(1, 12, 1, 1), channels=(16, 16, 16, 16), in_chans=1)
     model = trained_norms_(convert_(model, MoDConfig(c=4, reduction=2, order=order), example=EXAMPLE))
     assert {"layer2.1", "layer2.11"} <= mod_blocks(model).keys()
     x_NCHW = torch.rand(3, 1, 8, 8)
@@ -161,7 +161,7 @@ def test_the_exporters_logger_is_as_it_was(tmp_path):
     before = logger.level
     logger.setLevel(logging.INFO)
     try:
-        written(shallow_resnet().eval(), tmp_path)
+        written(tiny_network().eval(), tmp_path)
         assert logger.level == logging.INFO
     finally:
         logger.setLevel(before)

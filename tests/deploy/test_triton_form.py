@@ -12,7 +12,7 @@ from cnnmod import MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy import triton_form
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.triton_form import runs_on
-from small import shallow_resnet
+from small import tiny_network
 
 CASES = Path(__file__).with_name("triton_cases.py")
 POINTERS = {"sum_NSC": "*fp32", "score_NK": "*fp32", "index_NK": "*i64"}  # the others are of the network's dtype
@@ -65,7 +65,7 @@ def test_where_the_kernels_do_not_run(monkeypatch, caplog):
     monkeypatch.delitem(sys.modules, "cnnmod.deploy.triton_kernels", raising=False)
     runs_on.cache_clear()
     config = MoDConfig(c=4, fuse_to="original")  # which is not for the fused operator
-    model = convert_(shallow_resnet(), config, example=torch.rand(1, 1, 8, 8))
+    model = convert_(tiny_network(), config, example=torch.rand(1, 1, 8, 8))
     with caplog.at_level(logging.WARNING, "cnnmod"):
         lowered = lower(model, example=torch.rand(1, 1, 8, 8))
     runs_on.cache_clear()

@@ -13,7 +13,7 @@ from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.measure.memory import peak_memory_mib
 from conftest import trained_norms_
 from matrix import combinations
-from small import shallow_resnet
+from small import tiny_network
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -137,9 +137,7 @@ def test_16_bits(dtype, memory_format):
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_network(residual):
-    model = trained_norms_(
-        convert_(shallow_resnet(), MoDConfig(c=4, residual=residual), example=torch.rand(1, 1, 8, 8))
-    )
+    model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4, residual=residual), example=torch.rand(1, 1, 8, 8)))
     lowered = lower(model.to(DEVICE), example=torch.rand(1, 1, 8, 8, device=DEVICE))
     assert {type(block) for block in mod_blocks(lowered).values()} == {TritonForm}
     x_NCHW = torch.rand(1, 1, 8, 8, device=DEVICE)
@@ -167,8 +165,10 @@ def test_what_the_kernels_do_not_take_goes_the_other_way():
 
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}], ids=str)
 def test_other_choices_keep_the_eager_form(fields):
-    model = convert_(shallow_resnet(), MoDConfig(c=4, **fields), example=torch.rand(1, 1, 8, 8)).to(DEVICE)
-    assert not any(isinstance(block, TritonForm) for block in mod_blocks(lower(model)).values())
+    images = torch.rand(1, 1, 8, 8)
+    model = convert_(tiny_network(), MoDConfig(c=4, **fields), example=images).to(DEVICE)
+    lowered = lower(model, example=images.to(DEVICE))
+    assert not any(isinstance(block, TritonForm) for block in mod_blocks(lowered).values())
 
 
 def test_a_result_in_another_memory_format_or_of_another_size():

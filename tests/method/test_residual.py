@@ -7,7 +7,13 @@ from cnnmod.method.residual import adds_to_its_input, drop_residual_, has_residu
 from cnnmod.networks import build
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv2_100", "convnext_tiny", "vgg11_bn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "mobilenetv2_100", "vgg11_bn"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "convnext_tiny")),
+    ],
+)
 def test_a_conv_block_of_zero_weights_passes_nothing(name):
     kept, dropped = (convert_(build(name), MoDConfig(residual=residual, c=8)) for residual in (True, False))
     for ours, theirs in zip(mod_blocks(kept).values(), mod_blocks(dropped).values(), strict=True):
