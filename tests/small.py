@@ -21,15 +21,15 @@ def shallow_resnet():
     return build("resnet18_cifar", layers=(2, 2, 1, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
-def tiny_network():
+def tiny_network(width=16):
     """(N, 1, 8, 8) → (N, 10), of two basic blocks; the second becomes a MoD block."""
     return nn.Sequential(
         OrderedDict(
-            stem=nn.Conv2d(1, 16, 3, padding=1),
-            blocks=nn.Sequential(BasicBlock(16, 16), BasicBlock(16, 16)),
+            stem=nn.Conv2d(1, width, 3, padding=1),
+            blocks=nn.Sequential(BasicBlock(width, width), BasicBlock(width, width)),
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            head=nn.Linear(16, 10),
+            head=nn.Linear(width, 10),
         )
     )
 

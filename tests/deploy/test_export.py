@@ -45,6 +45,7 @@ def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
     report = export(model, EXAMPLE, path, format=kind)
     assert report.largest_error < 1e-5
     assert (report.selection_agreement, report.tied_agreement) == (1, 1)
+    assert report.int8 is None
     assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
     assert report.weight_bytes < report.file_bytes
     if kind != "pt2":
@@ -77,7 +78,7 @@ def test_every_choice(fields, tmp_path):
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_weights_in_16_bits(kind, tmp_path):
-    model = trained_norms_(shallow_resnet())
+    model = trained_norms_(tiny_network(64))
     whole = export(model, EXAMPLE, tmp_path / f"whole{FORMATS[kind]}", format=kind)
     half = export(model, EXAMPLE, tmp_path / f"half{FORMATS[kind]}", format=kind, half=True)
     assert half.file_bytes < 0.65 * whole.file_bytes
