@@ -17,7 +17,7 @@ from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.networks import build
 from conftest import trained_norms_
-from small import digits_resnet
+from small import digits_resnet, shallow_resnet
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 
@@ -182,7 +182,7 @@ def test_selection_is_per_image(seed, select, c):
 
 
 def test_compiles_whole():
-    model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL).eval()
+    model = convert_(shallow_resnet(), MoDConfig(c=8), **SMALL).eval()
     x_NCHW = torch.rand(2, 1, 8, 8)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x_NCHW), model(x_NCHW))
@@ -373,7 +373,7 @@ class TestErrors:
         self.check(torch.compile(build("resnet18")), "before it is wrapped in OptimizedModule")
 
     def test_too_small_an_example(self):
-        self.check(build("vgg16_bn"), "does not run on an example", example=torch.zeros(1, 3, 4, 4))
+        self.check(build("vgg16_bn_cifar"), "does not run on an example", example=torch.zeros(1, 3, 4, 4))
 
     def test_wrong_channels(self):
         self.check(
