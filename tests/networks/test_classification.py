@@ -18,6 +18,7 @@ QUICK = {
     *("resnet18_mod", "resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod"),
     *("resnet18_cifar", "resnet18_cifar_mod", "vgg16_bn_cifar_mod"),
 }
+LARGE = {"resnet75_mod", "resnet86_mod", "resnet101_mod", "resnet152_mod"}
 of_every_family = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
 )
@@ -95,7 +96,10 @@ def test_the_papers_parameters_to_three_decimals(name):
     assert round(parameters(without_weights(name)) / 1e6, 3) == MILLIONS[name]
 
 
-@pytest.mark.parametrize("name", GMACS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in GMACS],
+)
 def test_gmacs_of_convolutions_and_linear_layers(name):
     digits = 4 if GMACS[name] < 1 else 3
     assert round(count(without_weights(name)).gmacs, digits) == GMACS[name]
