@@ -101,7 +101,7 @@ def test_eager_gpu_without_one(tmp_path, monkeypatch):
     import eager_gpu
 
     networks = ("resnet18_cifar", "resnet18_cifar_mod")
-    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 16}.items():
+    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 8}.items():
         monkeypatch.setattr(eager_gpu, name, value)
     eager_gpu.main("cpu", tmp_path)
     for dtype in ("float32", "bfloat16"):

@@ -7,6 +7,7 @@ import sys
 import threading
 import venv
 from dataclasses import replace
+from importlib import metadata
 
 import numpy
 import pytest
@@ -120,6 +121,11 @@ def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
     assert given["TopK"] == [["f32"]] * blocks
     assert given["Convolution"].count(["f32"]) == 2 * blocks
     assert given["Convolution"].count(["bf16"]) > 2 * blocks
+
+
+def test_versions_of_packages_that_are_called_otherwise_than_their_modules():
+    assert export_module._version("torch") == metadata.version("torch")
+    assert export_module._version("sklearn") == metadata.version("scikit-learn")
 
 
 def test_training_mode_is_said_once(tmp_path, caplog):
