@@ -134,6 +134,7 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
         assert found.recipe.networks.network == f"{name.split('-')[0]}_cifar_mod"
 
 
+@pytest.mark.slow
 def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
     """Cut off by its time it goes on where it stopped; an experiment that was changed meanwhile is refused."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
