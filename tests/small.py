@@ -41,4 +41,4 @@ def tiny_network_mod():
 
 def densenet():
     """(N, 3, H, W) → (N, 1000), of blocks that take a list: there is nothing to convert."""
-    return DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8)
+    return DenseNet(growth_rate=4, block_config=(2, 2))
