@@ -189,16 +189,13 @@ def _run(path: Path, target: FileTarget) -> Run:
 
 
 def _versions(target: FileTarget, int8: bool) -> dict[str, str]:
-    """Return the versions of the packages that wrote and checked the file.
-
-    The name of a package can differ from the name of the module that it installs.
-    """
+    """Return the versions of the packages that wrote and checked the file."""
     modules = ("torch", *target.packages, *(target.packages_int8 if int8 else ()))
     return {name: _version(name) for name in modules}
 
 
 def _version(module: str) -> str:
-    """A package may be called something else than what it installs; to look that up takes a second."""
+    """The name of a package can differ from the name of the module that it installs. To look that up takes a second."""
     try:
         return version(module)
     except PackageNotFoundError:
