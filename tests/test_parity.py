@@ -35,7 +35,7 @@ def test_photographs():
 
 def test_without_foolbox(monkeypatch):
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="the photographs are foolbox's: pip install foolbox"):
+    with pytest.raises(ModuleNotFoundError, match="the photographs are part of foolbox: pip install foolbox"):
         parity.photographs(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
