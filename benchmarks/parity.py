@@ -129,10 +129,10 @@ def photographs(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> T
     return torch.stack([normalize(pil_to_tensor(picture) / 255, list(mean), list(std)) for picture in pictures])
 
 
-def survey(name: str) -> list[Row]:
-    """Export one network to both runtimes, and compare it with eager PyTorch."""
+def survey(name: str, **arguments: Any) -> list[Row]:
+    """Export one network, built with these arguments, to both runtimes, and compare it with eager PyTorch."""
     torch.manual_seed(0)
-    model = build(name)
+    model = build(name, **arguments)
     if name in OTHERS:
         cnnmod.convert_(model)
     settings = getattr(model, "default_cfg", {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})

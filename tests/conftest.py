@@ -1,6 +1,8 @@
 """Networks and inputs that several tests share."""
 
+import functools
 import os
+import sys
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each of pytest-xdist's workers has a core
@@ -9,13 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from cnnmod.cli import run
-
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def _torchlib_is_read_once() -> None:
+    """At each export to ONNX, torch has onnxscript parse the source of all its operators, which is always the same."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnxscript._framework_apis.") and hasattr(module, "get_torchlib_ops"):
+            plain = module.get_torchlib_ops
+            if not hasattr(plain, "cache_info"):
+                module.get_torchlib_ops = functools.cache(plain)
 
 
 @pytest.fixture
@@ -29,6 +39,8 @@ def small_resnet() -> nn.Module:
 @pytest.fixture
 def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
     """Check that these arguments give one line with the message, exit code 2, and write nothing."""
+    from cnnmod.cli import run  # here, since pytest-xdist's main process loads this file and runs no test
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
 

@@ -101,7 +101,7 @@ def test_eager_gpu_without_one(tmp_path, monkeypatch):
     import eager_gpu
 
     networks = ("resnet18_cifar", "resnet18_cifar_mod")
-    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 16}.items():
+    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 8}.items():
         monkeypatch.setattr(eager_gpu, name, value)
     eager_gpu.main("cpu", tmp_path)
     for dtype in ("float32", "bfloat16"):
@@ -134,6 +134,7 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
         assert found.recipe.networks.network == f"{name.split('-')[0]}_cifar_mod"
 
 
+@pytest.mark.slow
 def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
     """Cut off by its time it goes on where it stopped; an experiment that was changed meanwhile is refused."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -149,7 +150,10 @@ def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
         "stop_rule": "all runs",
         "data": "few",
         "recipe": "cifar10_fast",
-        "changes": ["epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"],
+        "changes": [
+            *("epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"),
+            "network_args.channels=[16,16,16,16]",
+        ],
         "arms": {
             "control": arm | {"row": "control", "changes": [], "runs": 2},
             "slots": arm | {"changes": slots, "twin": "static"},

@@ -8,8 +8,10 @@ from cnnmod.training.recipes import recipe
 
 def test_makes_all_it_says(tmp_path, monkeypatch):
     """The demo as it is, but for fewer epochs and a smaller network to time."""
-    monkeypatch.setattr(demo, "_RECIPE", recipe("digits", ["epochs=3", "warmup_epochs=1"]))
-    monkeypatch.setattr(demo, "_TIMED", ("resnet18", "resnet26_mod"))
+    monkeypatch.setattr(
+        demo, "_RECIPE", recipe("digits", ["epochs=3", "warmup_epochs=1", "network_args.layers=[2,2,1,1]"])
+    )
+    monkeypatch.setattr(demo, "_TIMED", ("mobilenetv2_100", "mobilenetv2_mod"))
     seen = []
     made = run_demo(tmp_path / "new" / "folder", lambda *what: seen.append(what))
     assert {file.name for file in made.files} == {

@@ -1,4 +1,5 @@
-"""Every family of timm and torchvision: one small network each here, all networks behind `-m slow`."""
+"""The families of timm and torchvision: a few kinds of blocks by default; behind `-m slow` one network of every family,
+and every network."""
 
 import json
 from pathlib import Path
@@ -7,7 +8,21 @@ import pytest
 
 import families
 
-BIG = ("vgg11_bn", "torchvision/vgg11", "inception_resnet_v2", "nfnet_f0", "wide_resnet50_2")
+QUICK = {  # small networks whose blocks differ
+    "timm/resnet18",
+    "timm/resnetv2_18",
+    "timm/regnetx_002",
+    "timm/repvgg_a0",
+    "timm/mobilenetv3_small_050",
+    "timm/ghostnet_050",
+    "timm/convnext_atto",
+    "timm/mambaout_femto",
+    "timm/starnet_s050",
+    "timm/cs3darknet_s",
+    "timm/mobilevitv2_050",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/shufflenet_v2_x0_5",
+}
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"
 SMALL = [
     "resnet18",
@@ -111,7 +126,7 @@ NONE = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if any(big in name for big in BIG) else name
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
         for name in [f"timm/{name}" for name in SMALL] + [f"torchvision/{name}" for name in TORCHVISION]
     ],
 )

@@ -1,4 +1,4 @@
-"""Exported networks on photographs: one network here, all behind `-m slow`."""
+"""Exported networks on photographs: a narrow network here, all behind `-m slow`."""
 
 import json
 from importlib.util import find_spec
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import parity
+from cnnmod import MoDConfig
 
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "parity.json"
 needs_photographs = pytest.mark.skipif(
@@ -34,7 +35,7 @@ def test_photographs():
 
 def test_without_foolbox(monkeypatch):
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="the photographs are foolbox's: pip install foolbox"):
+    with pytest.raises(ModuleNotFoundError, match="the photographs are part of foolbox: pip install foolbox"):
         parity.photographs(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -52,14 +53,20 @@ def test_selections_that_differ():
     assert near_tied_N.tolist() == [False, True, False, False]
 
 
+NARROW = {"layers": (2, 2, 1, 1), "channels": (16, 32, 64, 128), "config": MoDConfig(c=16)}
+
+
 @needs_photographs
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "resnet18_cifar_mod" else pytest.mark.slow) for name in parity.names()],
+    ("name", "arguments"),
+    [
+        ("resnet18_cifar_mod", NARROW),
+        *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in parity.names()),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")  # of the exporters
-def test_equals_eager(name):
-    rows = parity.survey(name)
+def test_equals_eager(name, arguments):
+    rows = parity.survey(name, **arguments)
     assert [row.runtime for row in rows] == ["onnxruntime", "openvino"]
     for row in rows:
         keeps_the_promise(row)

@@ -7,29 +7,38 @@ from cnnmod.cli import run
 INT8 = ["--int8", "--data", "digits"]
 
 
-def test_export_of_a_checkpoint(tmp_path, capsys):
-    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
-    run(["train", "digits", *short, "--out", str(tmp_path / "run")])
-    capsys.readouterr()
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The network of a short run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    short = ["epochs=1", "warmup_epochs=0", "train_images=256"]
+    run(["train", "digits", "--data", "digits", "--out", str(folder), "--set", *short])
+    return str(folder / "best.safetensors")
+
+
+def test_export_of_a_checkpoint(checkpoint, tmp_path, capsys):
     out = tmp_path / "network.onnx"
-    run(["export", str(tmp_path / "run" / "best.safetensors"), "--out", str(out), "--size", "8", "8", "--json"])
+    capsys.readouterr()
+    run(["export", checkpoint, "--out", str(out), "--size", "8", "8", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert values["operators"]["TopK"] == 5
     assert values["selection_agreement"] == 1
     assert out.stat().st_size == values["file_bytes"]
 
 
-def test_int8_of_a_checkpoint(tmp_path, capsys):
-    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
-    run(["train", "digits", *short, "--out", str(tmp_path / "run")])
-    checkpoint, out = str(tmp_path / "run" / "best.safetensors"), tmp_path / "network.onnx"
+def test_int8_of_a_checkpoint(checkpoint, tmp_path, capsys):
+    out = tmp_path / "network.onnx"
     capsys.readouterr()
     run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits", "--batch", "5", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert values["int8"]["images"] == 255
     assert values["int8"]["top1"] > 0.9
     assert values["operators"]["QuantizeLinear"] > 0
-    run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits"])
+
+
+@pytest.mark.slow
+def test_int8_says_how_many_images_agree(checkpoint, tmp_path, capsys):
+    run(["export", checkpoint, "--out", str(tmp_path / "network.onnx"), "--int8", "--data", "digits"])
     assert "on 256 images: the same class for " in capsys.readouterr().out
 
 

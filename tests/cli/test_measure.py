@@ -24,15 +24,18 @@ def test_info_of_any_network(capsys, tmp_path, monkeypatch):
     run(["info", "torchvision/mobilenet_v3_small"])
     out = capsys.readouterr().out
     assert "→ MoD" in out
-    (tmp_path / "own_cli_networks.py").write_text("from small import digits_resnet as make")
+    (tmp_path / "own_cli_networks.py").write_text("from small import shallow_resnet as make")
     monkeypatch.chdir(tmp_path)
     run(["info", "own_cli_networks:make", "--size", "8", "8", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert values["plan"]["network"] == "ResNet"
     assert values["plan"]["blocks"][1]["k"] == 1
-    run(["info", "timm/densenet121"])
+
+
+def test_info_of_a_network_without_blocks(capsys):
+    run(["info", "small:densenet", "--size", "8", "8"])
     assert "DenseLayer: its input is a list" in " ".join(capsys.readouterr().out.split())
-    run(["info", "timm/densenet121", "--json"])
+    run(["info", "small:densenet", "--size", "8", "8", "--json"])
     assert "nothing to convert" in json.loads(capsys.readouterr().out)["plan"]
 
 

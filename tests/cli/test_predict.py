@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -17,11 +18,20 @@ def onnx_shape(path: Path) -> list[int]:
     return [size.dim_value for size in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1:]]
 
 
-def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
-    data = streets(tmp_path / "data", train=4, val=3)
-    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS, "--json"])
-    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
-    checkpoint = str(tmp_path / "run" / "best.safetensors")
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Scenes, and the folder of a run on them."""
+    folder = tmp_path_factory.mktemp("streets")
+    data = streets(folder / "data", train=4, val=3)
+    run(["train", "camvid", "--data", str(data), "--out", str(folder / "run"), *STREETS])
+    return data, folder / "run"
+
+
+def test_a_folder_of_images_is_segmented(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    data, folder = segmenter
+    accuracy = json.loads((folder / "result.json").read_text())["accuracy"]
+    checkpoint = str(folder / "best.safetensors")
+    capsys.readouterr()
     run(["evaluate", checkpoint, "--data", str(data), "--json"])
     assert json.loads(capsys.readouterr().out) == accuracy
     run(["evaluate", checkpoint, "--data", str(data)])
@@ -38,14 +48,12 @@ def test_a_folder_of_images_is_segmented(tmp_path: Path, capsys) -> None:
             assert drawn.width > 64
 
 
-def test_broken_images_are_skipped(tmp_path: Path, capsys) -> None:
-    data = streets(tmp_path / "data", train=4, val=2)
-    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS])
+def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for name in ("a.TIF", "b.gif", "._c.png"):
         picture((40, 90, 200), (64, 48)).save(images / name)
-    arguments = ["predict", str(tmp_path / "run" / "best.safetensors"), str(images), "--out", str(tmp_path / "out")]
+    arguments = ["predict", str(segmenter[1] / "best.safetensors"), str(images), "--out", str(tmp_path / "out")]
     (images / "d.jpg").write_bytes(b"no image")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -75,9 +83,9 @@ def test_boxes(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "cell0.png").exists()
 
 
-def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> None:
-    data = streets(tmp_path / "data", train=4, val=2)
-    run(["train", "camvid", "--data", str(data), "--out", str(tmp_path / "run"), *STREETS])
+def test_a_checkpoint_of_other_classes_is_refused(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    data, folder = segmenter
+    shutil.copytree(folder, tmp_path / "run")
     run_json = tmp_path / "run" / "run.json"
     content = json.loads(run_json.read_text())
     content["classes"] = ["road", "house"]

@@ -75,7 +75,8 @@ def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str
 
 def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
     # its Resize leaves inputs out
-    model = fcn("resnet18_mod", 5, head_channels=16, backbone_args={"config": MoDConfig(candidates=4)}).eval()
+    arguments = {"config": MoDConfig(c=16, candidates=4), "layers": (2, 1, 1, 1), "channels": (32, 32, 64, 64)}
+    model = fcn("resnet18_mod", 5, head_channels=16, backbone_args=arguments).eval()
     report = export(model, EXAMPLE, tmp_path / "network.onnx")
     assert report.largest_error < 1e-5
     assert report.operators["Concat"] > 2
@@ -119,9 +120,9 @@ def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path
 
 
 def test_a_head_that_is_not_timed_is_not_counted() -> None:
-    networks = {name: fcn(f"resnet18{name}", 5, head_channels=16) for name in ("", "_mod")}
+    networks = {name: fcn(f"resnet18{name}", 5, head_channels=16, **NARROW) for name in ("", "_mod")}
     found = compare(networks, EXAMPLE, rounds=1)
-    bare = fcn("resnet18", 5, aux=False, head_channels=16)
+    bare = fcn("resnet18", 5, aux=False, head_channels=16, **NARROW)
     assert found.rows[0].parameters == sum(parameter.numel() for parameter in bare.parameters())
     assert networks[""].aux_classifier is not None
 

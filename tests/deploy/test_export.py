@@ -7,6 +7,7 @@ import sys
 import threading
 import venv
 from dataclasses import replace
+from importlib import metadata
 
 import numpy
 import pytest
@@ -18,7 +19,7 @@ from cnnmod.deploy.export import export
 from cnnmod.deploy.parity import tied
 from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
-from small import digits_resnet
+from small import shallow_resnet, tiny_network
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
 export_module = importlib.import_module("cnnmod.deploy.export")  # cnnmod.deploy.export is the function
@@ -26,7 +27,16 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 
 
 def network(**fields):
-    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(tiny_network(), MoDConfig(c=4, **fields), example=EXAMPLE))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network, and its ONNX file, which is called tied."""
+    torch.manual_seed(0)
+    model, path = network(), tmp_path_factory.mktemp("exported") / "tied.onnx"
+    export(model, EXAMPLE, path)
+    return model, path
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -36,6 +46,7 @@ def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
     report = export(model, EXAMPLE, path, format=kind)
     assert report.largest_error < 1e-5
     assert (report.selection_agreement, report.tied_agreement) == (1, 1)
+    assert report.int8 is None
     assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
     assert report.weight_bytes < report.file_bytes
     if kind != "pt2":
@@ -66,9 +77,9 @@ def test_every_choice(fields, tmp_path):
     assert report.selection_agreement == report.tied_agreement == 1
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_weights_in_16_bits(kind, tmp_path):
-    model = trained_norms_(digits_resnet())
+    model = trained_norms_(tiny_network(64))
     whole = export(model, EXAMPLE, tmp_path / f"whole{FORMATS[kind]}", format=kind)
     half = export(model, EXAMPLE, tmp_path / f"half{FORMATS[kind]}", format=kind, half=True)
     assert half.file_bytes < 0.65 * whole.file_bytes
@@ -76,16 +87,15 @@ def test_weights_in_16_bits(kind, tmp_path):
 
 
 def test_dense_networks_and_controls(tmp_path):
-    for number, model in enumerate((digits_resnet(), control_(network()))):
+    for number, model in enumerate((tiny_network(), control_(network()))):
         report = export(model.eval(), EXAMPLE, tmp_path / f"{number}.onnx")
         assert report.form is None
         assert "TopK" not in report.operators
 
 
-def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(tmp_path):
-    model = network()
-    export(model, EXAMPLE, tmp_path / "tied.onnx")
-    run = TARGETS["onnxruntime"].load(tmp_path / "tied.onnx", 1)
+def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(exported):
+    model, path = exported
+    run = TARGETS["onnxruntime"].load(path, 1)
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(run(EXAMPLE)[0]), model(EXAMPLE), atol=1e-5, rtol=1e-4)
 
@@ -113,8 +123,13 @@ def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
     assert given["Convolution"].count(["bf16"]) > 2 * blocks
 
 
+def test_versions_of_packages_that_are_called_otherwise_than_their_modules():
+    assert export_module._version("torch") == metadata.version("torch")
+    assert export_module._version("sklearn") == metadata.version("scikit-learn")
+
+
 def test_training_mode_is_said_once(tmp_path, caplog):
-    model = digits_resnet().train()
+    model = tiny_network().train()
     export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")
     assert [record.getMessage() for record in caplog.records if record.name == "cnnmod"] == [
         "the network is in training mode; it is exported in evaluation mode"
@@ -122,9 +137,8 @@ def test_training_mode_is_said_once(tmp_path, caplog):
     assert model.training
 
 
-def test_many_threads_on_one_session(tmp_path):
-    export(network(), EXAMPLE, tmp_path / "network.onnx")
-    run = TARGETS["onnxruntime"].load(tmp_path / "network.onnx", 1)
+def test_many_threads_on_one_session(exported):
+    run = TARGETS["onnxruntime"].load(exported[1], 1)
     images = torch.rand(64, 1, 8, 8)
     one_by_one = [run(image[None])[0] for image in images]
     found = [None] * 64
@@ -176,7 +190,7 @@ def test_a_forward_that_takes_anything(kind, tmp_path):
         torch.testing.assert_close(found["output"], model(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_a_network_that_fixes_its_batch(kind, tmp_path):
     model = Calls(lambda y: y.reshape(2, 256)).eval()
     with pytest.raises(ValueError, match=r"does not run on an example of shape \(1, 1, 8, 8\)"):
@@ -241,7 +255,7 @@ class TestErrors:
     @pytest.mark.parametrize("kind", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
     def test_weights_that_are_not_finite(self, kind, tmp_path):
         def broken(name, value):
-            model = network()
+            model = trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4), example=EXAMPLE))
             model.state_dict(keep_vars=True)[name].data.flatten()[0] = value
             return model
 
@@ -256,7 +270,7 @@ class TestErrors:
         alone.scale = nn.Parameter(torch.tensor(math.nan))
         message = r"^Calls has NaN weights in Calls \(scale\)$"
         self.refused(message, tmp_path, alone, name=f"a{FORMATS[kind]}", format=kind)
-        meta = digits_resnet().to("meta")
+        meta = shallow_resnet().to("meta")
         message = r"^ResNet has no weights in conv1 \(weight\): they are on the meta device$"
         self.refused(message, tmp_path, meta, name=f"a{FORMATS[kind]}", format=kind)
 
@@ -315,7 +329,7 @@ class Half(nn.Module):
         return weight / 2
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_selector_that_is_more_than_two_weights(kind, tmp_path):
     """Its layers are called in the file too; and its ties are compared."""
     model = network()

@@ -18,11 +18,16 @@ EXAMPLE = torch.rand(2, 3, 8, 8)
     ("name", "count"),
     [
         ("resnet18_mod", 20),
-        ("resnet50_mod", 53),
         ("mobilenetv2_mod", 52),
-        ("vgg16_bn_cifar_mod", 13),
-        ("fcn_resnet50_mod", 57),
-        ("faster_rcnn_resnet50_mod", 53),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("resnet50_mod", 53),
+                ("vgg16_bn_cifar_mod", 13),
+                ("fcn_resnet50_mod", 57),
+                ("faster_rcnn_resnet50_mod", 53),
+            )
+        ),
     ],
 )
 def test_the_papers_networks(name, count):

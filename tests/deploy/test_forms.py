@@ -1,5 +1,4 @@
 import copy
-import itertools
 from dataclasses import dataclass, fields
 
 import pytest
@@ -12,14 +11,9 @@ from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.pointwise import PointwiseConv
 from cnnmod.deploy.triton_form import TritonForm
 from deploy_changes import SELECTOR_CHANGES
+from matrix import combinations
 
 FORMS = [EagerForm, GraphForm, OnnxForm]
-CONFIGS = [
-    MoDConfig(reduction=2, select=select, order=order, fuse_to=fuse_to, candidates=candidates, identity_start=identity)
-    for select, order, fuse_to, candidates, identity in itertools.product(
-        ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 2), (False, True)
-    )
-]
 
 
 def conv_block(k):
@@ -41,10 +35,21 @@ def check(block, made, x_NCHW, *args, tolerance=1e-5):
         torch.testing.assert_close(made(x_NCHW, *args), expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_equals_the_training_form(config, form):
-    block, made = pair(form, config)
+@pytest.mark.parametrize(
+    "options",
+    combinations(
+        form=FORMS,
+        select=("learned", "random", "first"),
+        order=("score", "index"),
+        fuse_to=("first", "last", "original"),
+        candidates=(None, 2),
+        identity_start=(False, True),
+    ),
+    ids=str,
+)
+def test_equals_the_training_form(options):
+    form, fields = options["form"], {name: value for name, value in options.items() if name != "form"}
+    block, made = pair(form, MoDConfig(reduction=2, **fields))
     for images in (1, 2, 5):
         for memory_format in (torch.contiguous_format, torch.channels_last):
             check(block, made, torch.randn(images, 64, 5, 7).contiguous(memory_format=memory_format))

@@ -1,4 +1,3 @@
-import itertools
 import logging
 
 import pytest
@@ -11,6 +10,7 @@ from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm, is_compiled
 from cnnmod.networks import build
 from conftest import trained_norms_
+from matrix import combinations
 from small import digits_resnet
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
@@ -37,22 +37,19 @@ def both(block, form, x_NCHW):
 
 
 @needs_compiler
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"order": order, "fuse_to": fuse_to, "candidates": candidates, "identity_start": identity}
-        for order, fuse_to, candidates, identity in itertools.product(
-            ("score", "index"), ("first", "last"), (None, 2), (False, True)
-        )
-    ],
+    combinations(
+        order=("score", "index"), fuse_to=("first", "last"), candidates=(None, 2), identity_start=(False, True)
+    ),
     ids=str,
 )
-def test_equals_the_training_form(fields, memory_format):
+def test_equals_the_training_form(fields):
     block, form = pair(MoDConfig(**fields), groups=2)
     for size in ((1, 64, 9, 7), (5, 64, 3, 3), (2, 64, 1, 1)):
-        ours, theirs = both(block, form, 8 * torch.randn(size).contiguous(memory_format=memory_format))
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            ours, theirs = both(block, form, 8 * torch.randn(size).contiguous(memory_format=memory_format))
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @needs_compiler
@@ -79,7 +76,14 @@ def test_untouched_channels_pass_bit_for_bit_and_nan_stays_in_its_image():
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["resnet18_mod", "resnet50_mod", "mobilenetv2_mod", "vgg16_bn_cifar_mod"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18_mod",
+        "mobilenetv2_mod",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50_mod", "vgg16_bn_cifar_mod")),
+    ],
+)
 def test_networks(name):
     model = trained_norms_(build(name))
     lowered = lower(model)

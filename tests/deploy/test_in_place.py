@@ -14,6 +14,7 @@ from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.in_place import InPlaceSequential
 from cnnmod.networks import build
 from conftest import trained_norms_
+from matrix import combinations
 
 EXAMPLE = torch.rand(2, 16, 8, 8)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -49,7 +50,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("resnet", "mobilenetv2", "vgg", "backbone") else pytest.mark.slow)
+        for name in NETWORKS
+    ],
+)
 def test_these_overwrite(name, overwritten):
     """The networks that are made of plain sequences, which is nearly all of them."""
     model = NETWORKS[name]().eval()
@@ -200,7 +207,11 @@ def check_all(lowered, model):
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("example", [(1, 8), (2, 8), (2, 12), (1, 16)], ids=str)
+@pytest.mark.parametrize(
+    "example",
+    [(2, 8), *(pytest.param(example, marks=pytest.mark.slow) for example in ((1, 8), (2, 12), (1, 16)))],
+    ids=str,
+)
 def test_whatever_is_done_between_two_blocks(net, example):
     images, size = example
     model = converted(net)
@@ -289,13 +300,18 @@ def test_the_images_stay_as_they_are():
         check_all(lower(network, example=EXAMPLE), network)
 
 
-@pytest.mark.parametrize("kind", ["forward", "pre", "global", "with_kwargs"])
 @pytest.mark.parametrize(
-    "where", ["", "blocks", "blocks.0", "blocks.1", "blocks.0.conv2", "blocks.1.conv_block", "blocks.1.selector"]
+    "options",
+    combinations(
+        kind=("forward", "pre", "global", "with_kwargs"),
+        where=("", "blocks", "blocks.0", "blocks.1", "blocks.0.conv2", "blocks.1.conv_block", "blocks.1.selector"),
+        when=("after", "before"),
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_hooks_see_the_maps_as_they_are(kind, where, when):
+def test_hooks_see_the_maps_as_they_are(options):
     """Also those that keep what they see until the forward pass is over."""
+    kind, where, when = options.values()
     model = converted(between=nn.Identity())
     model.blocks = nn.Sequential(model.blocks[0], model.blocks[2])
     seen = {}

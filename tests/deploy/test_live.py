@@ -13,7 +13,7 @@ from cnnmod.deploy.fused import FusedForm, is_compiled
 from cnnmod.deploy.live import DirectLayers
 from conftest import trained_norms_
 from deploy_changes import SELECTOR_CHANGES, TO_A_LAYER, Adapted
-from small import digits_resnet
+from small import tiny_network
 
 FORMS = [EagerForm, FusedForm, GraphForm, OnnxForm]
 SMALL = torch.rand(1, 1, 8, 8)
@@ -165,7 +165,7 @@ class Networks:
 
     def __init__(self, runtime):
         config = MoDConfig(c=4, reduction=2, identity_start=True)
-        self.models = [trained_norms_(convert_(digits_resnet(), config, example=SMALL)) for _ in range(2)]
+        self.models = [trained_norms_(convert_(tiny_network(), config, example=SMALL)) for _ in range(2)]
         for model in self.models:
             for name, parameter in model.named_parameters():
                 if name.endswith("gain_K"):
@@ -180,7 +180,9 @@ class Networks:
             torch.testing.assert_close(changed(x_NCHW), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture(params=["eager", "compile", "onnxruntime", "pt2"])
+@pytest.fixture(
+    params=["eager", "pt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime"))]
+)
 def networks(request):
     return Networks(request.param)
 

@@ -43,7 +43,14 @@ def test_each_runtime_gets_its_form(runtime, order):
                 torch.testing.assert_close(ours, model(x_NCHW), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod", "vgg16_bn_cifar_mod"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenetv2_mod",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50_mod", "convnext_tiny_mod")),
+        "vgg16_bn_cifar_mod",
+    ],
+)
 def test_families(name):
     model = trained_norms_(build(name))
     lowered = lower(model)

@@ -13,14 +13,14 @@ from cnnmod.deploy.targets.table import find_format
 from cnnmod.method.record import recorded_selection
 from cnnmod.networks import build
 from conftest import trained_norms_
-from small import digits_resnet
+from small import shallow_resnet, tiny_network
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
-FORMATS = ["onnx", "openvino", "pt2"]
+FORMATS = ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "pt2"]
 
 
 def network(**fields):
-    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, reduction=2, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(tiny_network(), MoDConfig(c=4, reduction=2, **fields), example=EXAMPLE))
 
 
 def written(model, folder, kind="onnx", example=EXAMPLE, dynamic_batch=True, half=False):
@@ -55,11 +55,20 @@ def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
     assert b"site-packages" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("order", ["score", "index"])
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("onnx", "score"),
+        ("pt2", "index"),
+        *(
+            pytest.param(kind, order, marks=pytest.mark.slow)
+            for kind, order in (("onnx", "index"), ("openvino", "score"), ("openvino", "index"), ("pt2", "score"))
+        ),
+    ],
+)
 def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
     """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
-    model = build("resnet18_cifar", layers=(1, 12, 2, 1), channels=(16, 16, 16, 16), in_chans=1)
+    model = build("resnet18_cifar", layers=(1, 12, 1, 1), channels=(16, 16, 16, 16), in_chans=1)
     model = trained_norms_(convert_(model, MoDConfig(c=4, reduction=2, order=order), example=EXAMPLE))
     assert {"layer2.1", "layer2.11"} <= mod_blocks(model).keys()
     x_NCHW = torch.rand(3, 1, 8, 8)
@@ -107,7 +116,7 @@ def test_half_is_for_matrices_not_for_vectors(tmp_path):
     assert sorted(node.input[0] for node in casts) == sorted(one.name for one in halves)
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_openvinos_two_files(half, tmp_path):
     """No ONNX file is left, and every TopK is stable."""
     path = written(network(), tmp_path, "openvino", half=half)
@@ -126,7 +135,7 @@ class Branches(nn.Module):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_layer_that_cannot(kind, tmp_path):
-    model = digits_resnet().eval()
+    model = shallow_resnet().eval()
     model.layer2[0].act1 = Branches()
     with pytest.raises(ValueError, match=r"cannot be exported: ResNet\.layer2\.0\.act1 \(Branches\): ") as caught:
         find_format(kind).write(model, EXAMPLE, tmp_path / f"network{find_format(kind).suffix}", dynamic_batch=True)
@@ -139,7 +148,7 @@ def test_the_layer_that_cannot(kind, tmp_path):
 def test_a_network_that_does_not_run_is_another_matter():
     first = TypeError("the first error")
     with pytest.raises(TypeError, match="the first error"):
-        not_exportable(digits_resnet(), torch.rand(1, 3, 8, 8), first)
+        not_exportable(shallow_resnet(), torch.rand(1, 3, 8, 8), first)
 
 
 def test_a_network_whose_layers_are_all_fine_alone():
@@ -152,7 +161,7 @@ def test_the_exporters_logger_is_as_it_was(tmp_path):
     before = logger.level
     logger.setLevel(logging.INFO)
     try:
-        written(digits_resnet().eval(), tmp_path)
+        written(tiny_network().eval(), tmp_path)
         assert logger.level == logging.INFO
     finally:
         logger.setLevel(before)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from cnnmod import MoDConfig, convert_, lower
 from cnnmod.deploy.fused import is_compiled
 from conftest import trained_norms_
-from small import digits_resnet
+from small import tiny_network
 
 SMALL = torch.rand(4, 1, 8, 8)
 RUN = """
@@ -27,9 +27,9 @@ print(hasattr(torch.ops.cnnmod, "mod_block_"))
 """
 
 
-@pytest.fixture(params=["eager", "compile"])
+@pytest.fixture(params=["eager", pytest.param("compile", marks=pytest.mark.slow)])
 def saved(request):
-    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=SMALL))
+    model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=SMALL))
     lowered = lower(model, request.param, example=SMALL)
     with torch.inference_mode():
         return {"lowered": lowered, "x": SMALL, "expected": model(SMALL).clone()}

@@ -10,7 +10,7 @@ from random_networks import disagreement, plans
 QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
-@settings(max_examples=60, **QUIET)
+@settings(max_examples=25, **QUIET)
 @given(plans)
 def test_some_networks(plan):
     assert disagreement(plan) is None

@@ -15,7 +15,7 @@ from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.start import start
 from cnnmod.deploy.targets.table import find_format
 from conftest import trained_norms_
-from small import digits_resnet
+from small import tiny_network
 
 KINDS = {"onnx": ".onnx", "openvino": ".xml"}
 EXAMPLE = torch.rand(2, 1, 8, 8)
@@ -24,7 +24,7 @@ QUANTISED = ("DequantizeLinear", "QuantizeLinear", "FakeQuantize")
 
 
 def network(**fields):
-    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, **fields), example=EXAMPLE))
+    return trained_norms_(convert_(tiny_network(64), MoDConfig(c=4, **fields), example=EXAMPLE))
 
 
 def int8_of(model, kind, folder, dynamic_batch=True):
@@ -33,6 +33,14 @@ def int8_of(model, kind, folder, dynamic_batch=True):
     target.write(lower(model, target.name, example=EXAMPLE), EXAMPLE, source, dynamic_batch=dynamic_batch)
     target.quantize(source, path, IMAGES)
     return path
+
+
+@pytest.fixture(scope="module")
+def int8_files(tmp_path_factory):
+    """One network and, for each format, its INT8 file."""
+    torch.manual_seed(0)
+    model = network()
+    return model, {kind: int8_of(model, kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
 def graph_of(path):
@@ -77,18 +85,23 @@ def selector_of(operators, reads, top):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_selectors_stay_in_float_and_convolutions_do_not(kind, int8_files):
+    model, paths = int8_files
+    check_selectors(model, paths[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        pytest.param({"order": "index", "candidates": 1}, marks=pytest.mark.slow),
-        pytest.param({"fuse_to": "original", "identity_start": True}, marks=pytest.mark.slow),
-    ],
-    ids=str,
+    "fields", [{"order": "index", "candidates": 1}, {"fuse_to": "original", "identity_start": True}], ids=str
 )
-def test_selectors_stay_in_float_and_convolutions_do_not(kind, fields, tmp_path):
+def test_selectors_of_other_choices_stay_in_float(kind, fields, tmp_path):
     model = network(**fields)
-    operators, reads, selects = graph_of(int8_of(model, kind, tmp_path))
+    check_selectors(model, int8_of(model, kind, tmp_path))
+
+
+def check_selectors(model, path):
+    operators, reads, selects = graph_of(path)
     assert selects.keys() == {f"{block}{SELECTED}" for block in mod_blocks(model)}
     selectors = set()
     for top in selects.values():
@@ -106,10 +119,9 @@ def test_selectors_stay_in_float_and_convolutions_do_not(kind, fields, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nearly_the_network(kind, tmp_path):
-    model = network()
-    path = int8_of(model, kind, tmp_path)
-    agreement = check_agreement(model, find_format(kind).load(path, 1, selected=True).run, [IMAGES])
+def test_nearly_the_network(kind, int8_files):
+    model, paths = int8_files
+    agreement = check_agreement(model, find_format(kind).load(paths[kind], 1, selected=True).run, [IMAGES])
     assert agreement.images == 16
     assert agreement.top1 is not None
     assert agreement.top1 > 0.8
@@ -118,21 +130,19 @@ def test_nearly_the_network(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_export(kind, tmp_path, capsys):
-    model = network()
-    whole = export(model, EXAMPLE, tmp_path / f"whole{KINDS[kind]}", format=kind)
+def test_export(kind, int8_files, tmp_path, capsys):
+    model, paths = int8_files
     path = tmp_path / f"network{KINDS[kind]}"
     handlers = [*logging.getLogger().handlers]
     report = export(model, EXAMPLE, path, format=kind, int8=IMAGES, dynamic_batch=False)
     assert logging.getLogger().handlers == handlers
     assert capsys.readouterr().out == ""
-    assert whole.int8 is None
     assert report.largest_error < 1e-5
     assert (report.selection_agreement, report.tied_agreement) == (1, 1)
     assert report.int8 is not None
     assert report.int8.images == 16
     assert report.int8.selection > 0.8
-    assert report.file_bytes < whole.file_bytes
+    assert report.file_bytes < sum(file.stat().st_size for file in paths[kind].parent.glob("float.*"))
     assert set(report.operators) & set(QUANTISED)
     assert ("nncf" in report.versions) == (kind == "openvino")
     names = {file.name for file in tmp_path.iterdir() if file.stem == "network"}
@@ -162,7 +172,7 @@ def test_controls_and_networks_that_are_no_classifiers(tmp_path):
 class TestErrors:
     def refused(self, match, tmp_path, error=ValueError, name="network.onnx", **given):
         with pytest.raises(error, match=match):
-            export(digits_resnet().eval(), EXAMPLE, tmp_path / name, **given)
+            export(tiny_network().eval(), EXAMPLE, tmp_path / name, **given)
         assert not [*tmp_path.iterdir()]
 
     def test_what_does_not_fit(self, tmp_path):
@@ -190,9 +200,9 @@ class TestErrors:
 
 def test_weights_that_are_not_finite(tmp_path):
     model = network()
-    model.layer2[1].conv_block.conv1.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"^ResNet has NaN weights in layer2\.1\.conv_block\.conv1 \(weight\)$"):
+    model.blocks[1].conv_block.conv1.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^Sequential has NaN weights in blocks\.1\.conv_block\.conv1 \(weight\)$"):
         export(model, EXAMPLE, tmp_path / "network.onnx", int8=IMAGES)
     assert not [*tmp_path.iterdir()]
-    with pytest.raises(ValueError, match=r"^ResNet has NaN weights in layer2\.1\.conv_block\.conv1 \(weight\)$"):
+    with pytest.raises(ValueError, match=r"^Sequential has NaN weights in blocks\.1\.conv_block\.conv1 \(weight\)$"):
         start(model, "onnxruntime-int8", EXAMPLE)

@@ -6,7 +6,7 @@ from cnnmod import MoDConfig, compare, convert_, lower
 from cnnmod.deploy.start import start
 from cnnmod.deploy.targets.table import runtimes
 from conftest import trained_norms_
-from small import digits_resnet
+from small import tiny_network
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from small import digits_resnet
 )
 def test_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)
-    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=images))
+    model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=images))
     with torch.inference_mode():
         expected = model(images)
     output = start(model, runtime, images)(images)
@@ -36,15 +36,16 @@ def test_many_networks_of_one_class_are_all_compiled():
 @pytest.mark.slow
 def test_a_compiled_network_is_one_graph():
     images = torch.rand(2, 1, 8, 8)
-    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=images))
+    model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=images))
     compiled = torch.compile(lower(model, "compile", example=images), fullgraph=True)
     with torch.inference_mode():
         torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
 
 
 def test_all_rows_in_a_runtime():
-    models = {"dense": digits_resnet(), "mod": convert_(digits_resnet(), MoDConfig(c=4))}
-    comparison = compare(models, torch.rand(1, 1, 8, 8), runtimes=("eager", "onnxruntime"), batch_sizes=(2,), rounds=2)
+    images = torch.rand(1, 1, 8, 8)
+    models = {"dense": tiny_network(), "mod": convert_(tiny_network(), MoDConfig(c=4), example=images)}
+    comparison = compare(models, images, runtimes=("eager", "onnxruntime"), batch_sizes=(2,), rounds=2)
     assert comparison.conditions == [("eager", 2), ("onnxruntime", 2)]
     for row in comparison.rows:
         assert [one.peak_memory_mib is None for one in row.measurements] == [False, True]

@@ -12,7 +12,7 @@ from cnnmod import MoDConfig, convert_, lower, mod_blocks
 from cnnmod.deploy import triton_form
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.triton_form import runs_on
-from small import digits_resnet
+from small import tiny_network
 
 CASES = Path(__file__).with_name("triton_cases.py")
 POINTERS = {"sum_NSC": "*fp32", "score_NK": "*fp32", "index_NK": "*i64"}  # the others are of the network's dtype
@@ -20,13 +20,14 @@ TILE = {"CHANNELS": 4, "PIXELS": 256}
 LAST = {"CHANNELS": 64, "PIXELS": 16}
 
 
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_cases(device):
+def test_cases(device, marks):
     """Interpreted on the CPU, compiled on a GPU."""
     pytest.importorskip("triton")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", marks, str(CASES)]
     environment = os.environ | {"TRITON_INTERPRET": "1" if device == "cpu" else "0"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=CASES.parents[2], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,14 +36,14 @@ def test_cases(device):
 @pytest.mark.parametrize(
     ("kernel", "constants"),
     [
-        ("_sum_strips", TILE | {"x_pixel": 1}),
+        pytest.param("_sum_strips", TILE | {"x_pixel": 1}, marks=pytest.mark.slow),
         ("_sum_strips", LAST | {"x_channel": 1}),
         ("_select", {"BY_INDEX": False, "CHANNELS": 64, "UNITS": 4, "gain_K": None}),
-        ("_select", {"BY_INDEX": True, "CHANNELS": 2048, "UNITS": 4}),
-        ("_gather", TILE | {"x_pixel": 1, "y_pixel": 1}),
+        pytest.param("_select", {"BY_INDEX": True, "CHANNELS": 2048, "UNITS": 4}, marks=pytest.mark.slow),
+        pytest.param("_gather", TILE | {"x_pixel": 1, "y_pixel": 1}, marks=pytest.mark.slow),
         ("_gather", LAST | {"x_channel": 1, "y_channel": 1}),
         ("_fuse", TILE | {"x_pixel": 1, "y_pixel": 1, "index_NK": None}),
-        ("_fuse", LAST | {"x_channel": 1, "y_channel": 1}),
+        pytest.param("_fuse", LAST | {"x_channel": 1, "y_channel": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_compiles_for_a_gpu_that_is_not_here(kernel, constants, tmp_path, monkeypatch):
@@ -64,7 +65,7 @@ def test_where_the_kernels_do_not_run(monkeypatch, caplog):
     monkeypatch.delitem(sys.modules, "cnnmod.deploy.triton_kernels", raising=False)
     runs_on.cache_clear()
     config = MoDConfig(c=4, fuse_to="original")  # which is not for the fused operator
-    model = convert_(digits_resnet(), config, example=torch.rand(1, 1, 8, 8))
+    model = convert_(tiny_network(), config, example=torch.rand(1, 1, 8, 8))
     with caplog.at_level(logging.WARNING, "cnnmod"):
         lowered = lower(model, example=torch.rand(1, 1, 8, 8))
     runs_on.cache_clear()

@@ -1,8 +1,6 @@
 """The Triton form's cases. test_triton_form.py runs them in a process of their own, since whether Triton compiles its
 kernels for a GPU or interprets them on the CPU is settled when triton is imported."""
 
-import itertools
-
 import pytest
 import torch
 import triton
@@ -14,7 +12,8 @@ from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.triton_form import TritonForm
 from cnnmod.measure.memory import peak_memory_mib
 from conftest import trained_norms_
-from small import digits_resnet
+from matrix import combinations
+from small import tiny_network
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -48,18 +47,19 @@ def both(block, form, x_NCHW, fits=True):
         return form(x_NCHW.clone(memory_format=torch.preserve_format)), block(x_NCHW)
 
 
-@both_formats
 @pytest.mark.parametrize(
-    "fields",
-    [
-        {"order": order, "fuse_to": fuse_to, "candidates": candidates, "identity_start": identity}
-        for order, fuse_to, (candidates, identity) in itertools.product(
-            ("score", "index"), ("first", "last", "original"), ((None, False), (2, True))
-        )
-    ],
+    "options",
+    combinations(
+        memory_format=tuple(FORMATS.values()),
+        order=("score", "index"),
+        fuse_to=("first", "last", "original"),
+        candidates=(None, 2),
+    ),
     ids=str,
 )
-def test_equals_the_training_form(fields, memory_format):
+def test_equals_the_training_form(options):
+    fields = options | {"identity_start": options["candidates"] is not None}
+    memory_format = fields.pop("memory_format")
     block, form = pair(MoDConfig(**fields))
     for size in ((1, 96, 9, 7), (3, 96, 3, 3)):
         x_NCHW = images(*size, memory_format=memory_format)
@@ -137,7 +137,7 @@ def test_16_bits(dtype, memory_format):
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_network(residual):
-    model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, residual=residual), example=torch.rand(1, 1, 8, 8)))
+    model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4, residual=residual), example=torch.rand(1, 1, 8, 8)))
     lowered = lower(model.to(DEVICE), example=torch.rand(1, 1, 8, 8, device=DEVICE))
     assert {type(block) for block in mod_blocks(lowered).values()} == {TritonForm}
     x_NCHW = torch.rand(1, 1, 8, 8, device=DEVICE)
@@ -165,8 +165,10 @@ def test_what_the_kernels_do_not_take_goes_the_other_way():
 
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}], ids=str)
 def test_other_choices_keep_the_eager_form(fields):
-    model = convert_(digits_resnet(), MoDConfig(c=4, **fields), example=torch.rand(1, 1, 8, 8)).to(DEVICE)
-    assert not any(isinstance(block, TritonForm) for block in mod_blocks(lower(model)).values())
+    images = torch.rand(1, 1, 8, 8)
+    model = convert_(tiny_network(), MoDConfig(c=4, **fields), example=images).to(DEVICE)
+    lowered = lower(model, example=images.to(DEVICE))
+    assert not any(isinstance(block, TritonForm) for block in mod_blocks(lowered).values())
 
 
 def test_a_result_in_another_memory_format_or_of_another_size():

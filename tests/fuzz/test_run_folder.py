@@ -11,7 +11,7 @@ from cnnmod.cli import run
 from fuzz.mutate import mutated, mutated_json
 from fuzz.outcome import outcome
 
-SEEDS = [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 1000))]
+SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 1000))]
 SHORT = ["epochs=1", "warmup_epochs=0", "train_images=64", "batch_size=32", "validation_fraction=0.2"]
 
 pytestmark = pytest.mark.filterwarnings("default")

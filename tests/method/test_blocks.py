@@ -1,5 +1,4 @@
 import copy
-import itertools
 
 import pytest
 import timm
@@ -20,6 +19,7 @@ from cnnmod import (
     mod_blocks,
     select_channels,
 )
+from matrix import combinations
 
 CHANNELS, K = 32, 4
 
@@ -29,12 +29,12 @@ def make_block(**fields):
     return MoDBlock(conv_block, CHANNELS, K, MoDConfig(**fields))
 
 
-OPTIONS = [
-    {"select": select, "order": order, "fuse_to": fuse_to, "candidates": candidates}
-    for select, order, fuse_to, candidates in itertools.product(
-        ("learned", "random", "first"), ("score", "index"), ("first", "last", "original"), (None, 4)
-    )
-]
+OPTIONS = combinations(
+    select=("learned", "random", "first"),
+    order=("score", "index"),
+    fuse_to=("first", "last", "original"),
+    candidates=(None, 4),
+)
 
 
 @pytest.mark.parametrize("fuse_to", ["first", "last", "original"])

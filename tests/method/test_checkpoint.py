@@ -54,7 +54,9 @@ def check_untouched(model, action, error, message):
     assert modules == [*map(type, model.modules())]
 
 
-@pytest.mark.parametrize("factory", ["resnet18", "vgg11_bn", "torchvision/mobilenet_v2"])
+@pytest.mark.parametrize(
+    "factory", [pytest.param("resnet18", marks=pytest.mark.slow), "vgg16_bn_cifar", "torchvision/mobilenet_v2"]
+)
 def test_a_control(factory, tmp_path):
     model = control_(convert_(build(factory))).eval()
     save(model, tmp_path / "file")
@@ -229,7 +231,15 @@ def test_a_file_of_format_1():
     assert read_structure(FILE)[1:] == (False, "format1:small_network", {"width": 8})
 
 
-@pytest.mark.parametrize("name", ["maxvit_tiny_rw_224", "mambaout_femto", "dla34", "convmixer_768_32"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lowformer_b0",
+        "mambaout_femto",
+        "dla46_c",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("maxvit_tiny_rw_224", "dla34", "convmixer_768_32")),
+    ],
+)
 def test_parts_layouts_trees_and_sequentials(name, tmp_path):
     model = convert_(build(f"timm/{name}")).eval()
     save(model, tmp_path / "file")

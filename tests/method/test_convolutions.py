@@ -1,4 +1,5 @@
 import timm
+import torch
 import torchvision
 from torch import nn
 
@@ -12,9 +13,12 @@ def lengths(model):
 
 
 def test_vggs_modules_lie_between_poolings():
-    for model in (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19()):
+    with torch.device("meta"):
+        networks = (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19())
+        vgg16 = torchvision.models.vgg16()
+    for model in networks:
         assert lengths(model) == [2, 2, 4, 4, 4]
-    assert find_modules(torchvision.models.vgg16())[0] == ["features.0", "features.2"]
+    assert find_modules(vgg16)[0] == ["features.0", "features.2"]
 
 
 def test_a_flat_vgg_of_features():
@@ -22,7 +26,9 @@ def test_a_flat_vgg_of_features():
 
 
 def test_norm_and_activation_go_with_their_convolution():
-    model = convert_(build("vgg11_bn"))
+    with torch.device("meta"):
+        model = build("vgg11_bn")
+    convert_(model)
     conv_block = mod_blocks(model)["features.11"].conv_block
     assert isinstance(conv_block, ConvNormAct)
     assert [type(layer) for layer in conv_block] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]

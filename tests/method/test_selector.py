@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from cnnmod import ChannelSelector, MoDBlock, MoDConfig, convert_, select_channels
 from cnnmod.measure.count import count_modules
 from cnnmod.networks import build
+from matrix import combinations
 
 C, K = 32, 4
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -179,7 +180,7 @@ def test_a_layer_that_computes_in_fewer_bits(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
 def test_quantize_dynamic(dtype):
-    model, x_NCHW = convert_(build("resnet18")).eval(), torch.rand(2, 3, 64, 64)
+    model, x_NCHW = convert_(build("resnet18")).eval(), torch.rand(2, 3, 32, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move to torchao
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=dtype)
@@ -190,10 +191,17 @@ def test_quantize_dynamic(dtype):
                 assert quantized.layer4[1].selector(torch.rand(1, 512, 2, 2)).dtype == torch.float32
 
 
-@both_widths
-@pytest.mark.parametrize("precision", [None, MixedPrecisionPolicy(param_dtype=torch.bfloat16)], ids=["full", "mixed"])
-@pytest.mark.parametrize("names", [("reduce", "expand"), ("reduce",), ("expand",)], ids=str)
-def test_fsdp2_on_each_layer(dtype, precision, names, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    combinations(
+        dtype=(torch.float32, torch.bfloat16),
+        precision=(None, MixedPrecisionPolicy(param_dtype=torch.bfloat16)),
+        names=(("reduce", "expand"), ("reduce",), ("expand",)),
+    ),
+    ids=str,
+)
+def test_fsdp2_on_each_layer(options, tmp_path):
+    dtype, precision, names = options.values()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
     try:
         block, x_NCHW = make_block(dtype), images(dtype)

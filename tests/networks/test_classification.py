@@ -14,7 +14,14 @@ from cnnmod.networks import build, cifar, classification
 
 NAMES = [*classification.default_cfgs, *cifar.default_cfgs]
 MOD = [name for name in NAMES if name.endswith(("_mod", "_mod_l"))]
-LARGE = {"vgg16_bn_mod", "vgg19_bn_mod", "resnet101_mod", "resnet152_mod"}
+QUICK = {
+    *("resnet18_mod", "resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod"),
+    *("resnet18_cifar", "resnet18_cifar_mod", "vgg16_bn_cifar_mod"),
+}
+LARGE = {"resnet75_mod", "resnet86_mod", "resnet101_mod", "resnet152_mod"}
+of_every_family = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 MOBILENETV2_L = [
     [1, 16, 1, 1],
     [6, 32, 2, 2],
@@ -67,13 +74,18 @@ GMACS = {
 }
 
 
+def without_weights(name):
+    with torch.device("meta"):
+        return build(name)
+
+
 def parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_the_papers_parameters_to_one(name):
-    model = build(name)
+    model = without_weights(name)
     assert parameters(model) == EXACT[name]
     if name in EXACT_CONTROLS:
         assert parameters(control_(model)) == EXACT_CONTROLS[name]
@@ -81,16 +93,25 @@ def test_the_papers_parameters_to_one(name):
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_the_papers_parameters_to_three_decimals(name):
-    assert round(parameters(build(name)) / 1e6, 3) == MILLIONS[name]
+    assert round(parameters(without_weights(name)) / 1e6, 3) == MILLIONS[name]
 
 
-@pytest.mark.parametrize("name", GMACS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in GMACS],
+)
 def test_gmacs_of_convolutions_and_linear_layers(name):
     digits = 4 if GMACS[name] < 1 else 3
-    assert round(count(build(name)).gmacs, digits) == GMACS[name]
+    assert round(count(without_weights(name)).gmacs, digits) == GMACS[name]
 
 
-@pytest.mark.parametrize("name", GMACS_PTFLOPS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("resnet50_mod", "mobilenetv2_mod") else pytest.mark.slow)
+        for name in GMACS_PTFLOPS
+    ],
+)
 def test_gmacs_by_the_papers_rule(name):
     """ptflops does not see timm's fused norm-activations, so the MobileNets are torchvision's here."""
     from ptflops import get_model_complexity_info
@@ -104,11 +125,11 @@ def test_gmacs_by_the_papers_rule(name):
     assert macs / 1e9 == pytest.approx(GMACS_PTFLOPS[name], rel=0.003)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in NAMES])
 class TestMatrix:
     def example(self, name, channels=3):
         return torch.rand(2, channels, 32, 32) if "cifar" in name or "vgg" in name else torch.rand(2, channels, 64, 64)
 
+    @of_every_family
     def test_backward_reaches_every_parameter(self, name):
         model = build(name, num_classes=7)
         logits = model(self.example(name))
@@ -117,6 +138,7 @@ class TestMatrix:
         assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
         assert bool(mod_blocks(model)) == (name in MOD)
 
+    @of_every_family
     def test_features_and_channels(self, name):
         model = build(name, features_only=True, in_chans=1).eval()
         x_NCHW = self.example(name, 1)
@@ -126,6 +148,7 @@ class TestMatrix:
         assert [feature.shape[-1] for feature in features] == sizes
         assert bool(mod_blocks(model)) == (name in MOD)
 
+    @pytest.mark.parametrize("name", NAMES)
     def test_is_registered_and_has_no_pretrained_weights(self, name):
         assert timm.is_model(name)
         assert not timm.is_model_pretrained(name)

@@ -57,6 +57,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(holder, tmp_path)
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_forked_process_that_outlives_its_parent_does_not_hold_it(holder, tmp_path):
     process, child = holder("fork")
     process.kill()

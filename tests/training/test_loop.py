@@ -11,7 +11,7 @@ from cnnmod.training.loop import train
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 
-SHORT = ["epochs=2", "warmup_epochs=0", "train_images=256"]
+SHORT = ["epochs=2", "warmup_epochs=0", "train_images=256", "network_args.layers=[2,2,1,1]"]
 
 
 class Looks:

@@ -37,10 +37,29 @@ def trained(name: str, changes: list[str], data: Path, folder: Path, **kwargs: A
     return run_training(run, folder, open_data(data, made), **kwargs)
 
 
-def test_a_segmentation_networks_map_has_the_images_own_size(tmp_path: Path) -> None:
-    data = streets(tmp_path / "data", train=4, val=2)
-    trained("camvid", STREETS, data, tmp_path / "run")
-    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+@pytest.fixture(scope="module")
+def street_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Scenes, and the checkpoint of a segmentation network that was trained on them."""
+    folder = tmp_path_factory.mktemp("streets")
+    data = streets(folder / "data", train=4, val=2)
+    trained("camvid", [*STREETS, "epochs=1"], data, folder / "run")
+    return data, folder / "run" / "best.safetensors"
+
+
+@pytest.fixture(scope="module", params=["crop_flip", "resized_crop"])
+def class_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images of three classes, and the checkpoint of a classifier that was trained on them."""
+    folder = tmp_path_factory.mktemp("classes")
+    for split in ("train", "val"):
+        classes(folder / "data", split, ["cat", "dog", "owl"])
+    small = ["epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "image_size=16", "config.c=8"]
+    trained("cifar10_fast", [*small, f"augmentation={request.param}"], folder / "data", folder / "run")
+    return folder / "data", folder / "run" / "best.safetensors"
+
+
+def test_a_segmentation_networks_map_has_the_images_own_size(street_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, checkpoint = street_run
+    predictor = Predictor.load(checkpoint)
     large = tmp_path / "large.png"
     picture((40, 90, 200), (130, 90)).save(large)
     found = dict(predictor.predict([data / "val" / "val0.png", large]))
@@ -68,27 +87,20 @@ def test_a_detectors_boxes_are_in_the_images_pixels_and_above_the_threshold(tmp_
     assert predictor.name(1) == "cell"
 
 
-@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
-def test_a_classifiers_likeliest_classes(augmentation: str, tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        classes(tmp_path / "data", split, ["cat", "dog", "owl"])
-    small = ["epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "image_size=16", "config.c=8"]
-    trained("cifar10_fast", [*small, f"augmentation={augmentation}"], tmp_path / "data", tmp_path / "run")
-    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
-    ((_, found),) = predictor.predict([tmp_path / "data" / "val" / "dog" / "0.png"])
+def test_a_classifiers_likeliest_classes(class_run: tuple[Path, Path]) -> None:
+    data, checkpoint = class_run
+    predictor = Predictor.load(checkpoint)
+    ((_, found),) = predictor.predict([data / "val" / "dog" / "0.png"])
     assert isinstance(found, TopClasses)
     assert {predictor.name(label) for label in found.labels} == {"cat", "dog", "owl"}
     assert found.probabilities == sorted(found.probabilities, reverse=True)
     assert sum(found.probabilities) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
-def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(augmentation: str, tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        classes(tmp_path / "data", split, ["cat", "dog"])
-    small = ["epochs=1", "batch_size=2", "network_args.channels=[8,8,8,8]", "image_size=16", "config.c=8"]
-    trained("cifar10_fast", [*small, f"augmentation={augmentation}"], tmp_path / "data", tmp_path / "run")
-    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(
+    class_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    predictor = Predictor.load(class_run[1])
     shown = Image.effect_noise((16, 16), 90).convert("RGB")
     shown.save(tmp_path / "shown.png")
     shown.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "stored.png", exif=oriented(6))
@@ -101,11 +113,10 @@ def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(augmentati
     assert deep == gray
 
 
-def test_a_broken_image_is_named(tmp_path: Path) -> None:
-    data = streets(tmp_path / "data", train=4, val=2)
-    trained("camvid", [*STREETS, "epochs=1"], data, tmp_path / "run")
+def test_a_broken_image_is_named(street_run: tuple[Path, Path], tmp_path: Path) -> None:
+    data, checkpoint = street_run
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
+    predictor = Predictor.load(checkpoint)
     with pytest.raises(ValueError, match=r"broken.jpg is broken"):
         list(predictor.predict([tmp_path / "broken.jpg"]))
     files = [data / "val" / "val0.png", tmp_path / "broken.jpg", data / "val" / "val1.png"]
@@ -116,11 +127,9 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     assert found[1][1].reason.startswith(f"{tmp_path}/broken.jpg is broken: ")
 
 
-def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(tmp_path: Path) -> None:
-    data = streets(tmp_path / "data", train=4, val=2)
-    trained("camvid", [*STREETS, "epochs=1"], data, tmp_path / "run")
+def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(street_run: tuple[Path, Path], tmp_path: Path) -> None:
     picture((40, 90, 200), (60, 48)).save(tmp_path / "turned.jpg", exif=oriented(8))
-    ((file, found),) = Predictor.load(tmp_path / "run" / "best.safetensors").predict([tmp_path / "turned.jpg"])
+    ((file, found),) = Predictor.load(street_run[1]).predict([tmp_path / "turned.jpg"])
     assert isinstance(found, ClassMap)
     assert found.labels_HW.shape == (60, 48)
     prediction_figure(file, found, str, tmp_path / "drawn.png")  # which needs map and image of one size
@@ -152,7 +161,10 @@ def test_norms_that_were_never_trained_are_not_frozen() -> None:
         build_row(recipe("voc"), "baseline", 3)
 
 
-@pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
+@pytest.mark.parametrize(
+    ("name", "changes", "make"),
+    [("camvid", STREETS, streets), pytest.param("bccd", CELLS, cells, marks=pytest.mark.slow)],
+)
 def test_cut_off_and_resumed_it_comes_to_the_same_weights(
     name: str, changes: list[str], make: Any, tmp_path: Path
 ) -> None:

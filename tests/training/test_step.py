@@ -219,6 +219,7 @@ def test_only_sgd_takes_full_steps_with_the_selectors(optimizer, scale):
     assert all(rate == pytest.approx(0.1 * (scale if weight in selectors else 1)) for weight, rate in rates.items())
 
 
+@pytest.mark.slow
 def test_selectors_survive_an_optimizer_that_makes_steps_of_one_length():
     """With full steps every hidden unit of some selectors is below zero for every image after these."""
     made = recipe("digits", ["optimizer=muon", "learning_rate=0.02", "epochs=4", "warmup_epochs=0", "batch_size=32"])

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 import torch
@@ -189,10 +189,14 @@ def _run(path: Path, target: FileTarget) -> Run:
 
 
 def _versions(target: FileTarget, int8: bool) -> dict[str, str]:
-    """Return the versions of the packages that wrote and checked the file.
-
-    The name of a package can differ from the name of the module that it installs.
-    """
+    """Return the versions of the packages that wrote and checked the file."""
     modules = ("torch", *target.packages, *(target.packages_int8 if int8 else ()))
-    distributions = packages_distributions()
-    return {name: version(distributions.get(name, [name])[0]) for name in modules}
+    return {name: _version(name) for name in modules}
+
+
+def _version(module: str) -> str:
+    """The name of a package can differ from the name of the module that it installs. To look that up takes a second."""
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return version(packages_distributions().get(module, [module])[0])

@@ -18,7 +18,7 @@ from cnnmod.deploy.outputs import named_outputs
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.targets.table import TARGETS
 from conftest import trained_norms_
-from small import digits_resnet
+from small import tiny_network
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
 
@@ -200,7 +200,7 @@ def registered():
 
 
 def network():
-    return trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=EXAMPLE)).eval()
+    return trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=EXAMPLE)).eval()
 
 
 @pytest.mark.usefixtures("registered")
@@ -225,7 +225,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("registered")
 def test_is_timed_beside_ours():
-    models = {"dense": digits_resnet(), "mod": network()}
+    models = {"dense": tiny_network(), "mod": network()}
     comparison = compare(models, EXAMPLE, runtimes=("eager", "numpy"), rounds=2)
     assert comparison.conditions == [("eager", 1), ("numpy", 1)]
     assert all(min(one.times_ms) > 0 for row in comparison.rows for one in row.measurements)
@@ -233,13 +233,12 @@ def test_is_timed_beside_ours():
 
 @pytest.mark.usefixtures("registered")
 def test_on_the_command_line(tmp_path, monkeypatch, capsys):
-    names = ["small:digits_resnet_mod", "--against", "small:digits_resnet"]
+    names = ["small:tiny_network_mod", "--against", "small:tiny_network", "--size", "8"]
     monkeypatch.setattr("sys.argv", ["cnnmod", "compare", *names, "--runtimes", "numpy", "--rounds", "1", "--json"])
     main()
     ratios = json.loads(capsys.readouterr().out)["ratios"]
     assert {ratio["runtime"] for ratio in ratios} == {"numpy"}
-    monkeypatch.setattr(
-        "sys.argv", ["cnnmod", "export", "small:digits_resnet_mod", "--out", str(tmp_path / "network.npz")]
-    )
+    arguments = ["small:tiny_network_mod", "--size", "8", "8", "--out", str(tmp_path / "network.npz")]
+    monkeypatch.setattr("sys.argv", ["cnnmod", "export", *arguments])
     main()
     assert (tmp_path / "network.npz").stat().st_size > 0

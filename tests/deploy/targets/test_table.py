@@ -9,7 +9,7 @@ import torch
 from cnnmod.deploy import FileTarget, Target, lower, register_target
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.targets.table import TARGETS, file_targets, find_format, find_runtime, runtimes
-from small import digits_resnet
+from small import tiny_network
 
 
 class Outside(Target):
@@ -64,7 +64,7 @@ def test_our_runtimes():
 def test_an_outside_target_is_known_by_its_name():
     assert register_target(Outside) is Outside
     assert isinstance(find_runtime("outside").target, Outside)
-    model = digits_resnet().eval()
+    model = tiny_network().eval()
     images = torch.rand(1, 1, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(lower(model, "outside", example=images)(images), model(images), atol=1e-5, rtol=1e-5)
