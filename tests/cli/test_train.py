@@ -18,7 +18,7 @@ START = ["train", "digits", "--data", "digits", "--out"]
         (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
         (
             [*START, "x", "--set", "augmentation=resized_crop", "auto_augment=a"],
-            "auto_augment 'a' is no policy of timm",
+            "auto_augment 'a' is not an auto-augment policy of timm",
         ),
         ([*START, "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
