@@ -38,7 +38,7 @@ def test_a_start_that_fails_leaves_nothing(rows, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run([*START, f"{tmp_path}/a/b", "--set", "batch_size=9999", *rows])
     assert stop.value.code == 2
-    assert "1347 images to train on, fewer than batch_size = 9999" in capsys.readouterr().err.splitlines()[-1]
+    assert "1347 training images, fewer than batch_size = 9999" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 

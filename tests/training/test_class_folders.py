@@ -62,10 +62,10 @@ def test_a_class_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("names", "error"),
     [
-        (["cat", "eel"], "where the first has the class 'dog', the second has the class 'eel'"),
-        (["cat"], r"\(2 and 1\): where the first has the class 'dog', the second has no further class"),
-        (["cat", "dog", "eel"], "where the first has no further class, the second has the class 'eel'"),
-        (["ant", "cat", "dog"], "where the first has the class 'cat', the second has the class 'ant'"),
+        (["cat", "eel"], "the first difference is 'dog' and 'eel'"),
+        (["cat"], r"\(2 and 1\): the first difference is 'dog' and no class"),
+        (["cat", "dog", "eel"], "the first difference is no class and 'eel'"),
+        (["ant", "cat", "dog"], "the first difference is 'cat' and 'ant'"),
     ],
 )
 def test_splits_of_other_classes(names, error, tmp_path):

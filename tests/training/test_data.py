@@ -36,7 +36,7 @@ def test_held_out_images_are_not_trained_on():
 def test_fewer_training_images():
     data = open_data("digits", recipe("digits", ["train_images=200"]))
     assert len(data.train) == 200
-    with pytest.raises(ValueError, match="train_images is 2000, but digits has 1347 to train on"):
+    with pytest.raises(ValueError, match="train_images is 2000, but digits has 1347 training images"):
         open_data("digits", recipe("digits", ["train_images=2000"]))
 
 

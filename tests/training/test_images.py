@@ -80,7 +80,7 @@ def test_all_broken(tmp_path):
 
 def test_two_channels():
     two = recipe("digits", ["in_channels=2", "mean=[0, 0]", "std=[1, 1]"])
-    with pytest.raises(ValueError, match="images have 1 or 3 channels, not in_channels = 2"):
+    with pytest.raises(ValueError, match="in_channels must be 1 or 3, not 2"):
         open_data("digits", two)
 
 

@@ -201,8 +201,11 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "error"),
         [
-            ("no_such_module:small", "'no_such_module:small' is not a recipe: No module named 'no_such_module'"),
-            ("bars:smal", "'bars:smal' is not a recipe: module 'bars' has no attribute 'smal'"),
+            (
+                "no_such_module:small",
+                "the recipe 'no_such_module:small' cannot be imported: No module named 'no_such_module'",
+            ),
+            ("bars:smal", "the recipe 'bars:smal' cannot be imported: module 'bars' has no attribute 'smal'"),
             ("bars:SIZE", "'bars:SIZE' is a int, not a function that returns a Recipe"),
             ("math:gcd", "'math:gcd' returned a int, not a Recipe"),
         ],

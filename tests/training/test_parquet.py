@@ -80,11 +80,11 @@ class TestOtherClasses:
         [
             (
                 ["b", "a"],
-                r"\(2 and 2\): where the first has the class 'a', the second has the class 'b'",
+                r"\(2 and 2\): the first difference is 'a' and 'b'",
             ),
-            (["a", "b", "c"], "where the first has no further class, the second has the class 'c'"),
-            (["a"], "where the first has the class 'b', the second has no further class"),
-            (None, "names its classes, .* does not"),
+            (["a", "b", "c"], "the first difference is no class and 'c'"),
+            (["a"], "the first difference is 'b' and no class"),
+            (None, "names its classes but .* does not"),
         ],
     )
     def test_names(self, names, error, second, tmp_path):

@@ -232,7 +232,7 @@ class TestStartsThatFail:
     @pytest.mark.parametrize(
         ("change", "error"),
         [
-            ("batch_size=1000", "256 images to train on, fewer than batch_size"),
+            ("batch_size=1000", "256 training images, fewer than batch_size"),
             ("accumulate=5", "is not a multiple of 1 processes"),
             ("teacher=nothing", "unknown network 'nothing'"),
             ("network=nothing", "unknown network 'timm/nothing'"),

@@ -153,7 +153,7 @@ def train(
 def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
     batch_size, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
     if len(data.train) < batch_size:
-        raise ValueError(f"there are {len(data.train)} images to train on, fewer than batch_size = {batch_size}")
+        raise ValueError(f"there are {len(data.train)} training images, fewer than batch_size = {batch_size}")
     if batch_size % (processes.num_processes * accumulate):
         raise ValueError(
             f"batch_size = {batch_size} is not a multiple of {processes.num_processes} processes × "

@@ -251,7 +251,7 @@ def _of_user(name: str) -> Recipe:
     try:
         factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} is not a recipe: {error}") from error
+        raise ValueError(f"the recipe {name!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that returns a Recipe")
     result = factory()

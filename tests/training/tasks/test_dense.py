@@ -91,7 +91,7 @@ def test_difficult_boxes_are_not_trained_on(tmp_path: Path) -> None:
 def test_fewer_training_images(tmp_path: Path) -> None:
     cells(tmp_path, train=5, val=1)
     assert len(open_data(tmp_path, recipe("bccd", ["train_images=3"])).train) == 3
-    with pytest.raises(ValueError, match=r"train_images is 6, but .* has 5 to train on"):
+    with pytest.raises(ValueError, match=r"train_images is 6, but .* has 5 training images"):
         open_data(tmp_path, recipe("bccd", ["train_images=6"]))
 
 
