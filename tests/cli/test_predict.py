@@ -91,7 +91,7 @@ def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "none.safetensors", "file"], "there is no file none.safetensors"),
+        (["predict", "none.safetensors", "file"], "the file none.safetensors does not exist"),
         (["predict", "none.safetensors"], "predict takes images or folders of them after the checkpoint"),
         (["predict", "none.safetensors", "none.jpg"], "there is no image or folder none.jpg"),
         (["predict", "none.safetensors", "."], "the folder . holds no image"),

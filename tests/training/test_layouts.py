@@ -23,7 +23,7 @@ def test_nothing_known(tmp_path):
         find_sources(tmp_path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".hidden").touch()
-    with pytest.raises(ValueError, match=r"which holds notes\.txt;"):
+    with pytest.raises(ValueError, match=r"which contains notes\.txt;"):
         find_sources(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_the_other_rows(row, tmp_path):
 class TestRefused:
     def test_another_recipe(self, whole):
         with pytest.raises(
-            ValueError, match=r"holds another run: its recipe\.networks\.config\.order is 'score', not 'index'"
+            ValueError, match=r"contains another run: its recipe\.networks\.config\.order is 'score', not 'index'"
         ):
             trained(a_run("config.order=index"), whole[0])
         with pytest.raises(ValueError, match="its seed is 0, not 1"):
@@ -211,12 +211,12 @@ class TestRefused:
         moved = replace(a_run(), data="elsewhere/digits")
         opened = open_data("digits", moved.recipe)
         assert run_training(moved, whole[0], opened) == whole[1]
-        with pytest.raises(ValueError, match="holds another run: its data is 'digits', not 'elsewhere/letters'"):
+        with pytest.raises(ValueError, match="contains another run: its data is 'digits', not 'elsewhere/letters'"):
             run_training(replace(moved, data="elsewhere/letters"), whole[0], opened)
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(ValueError, match=r"is no run's folder, and not empty: it holds notes\.txt"):
+        with pytest.raises(ValueError, match=r"is neither a run folder nor empty: it contains notes\.txt"):
             trained(a_run(), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -286,7 +286,7 @@ def test_weights_that_are_no_numbers_are_not_written(name, tmp_path):
     before = (tmp_path / f"{name}.safetensors").read_bytes()
     next(model.parameters()).data[0] = float("nan")
     with pytest.raises(
-        FloatingPointError, match=rf"has values that are not finite in what would be {name}\.safetensors"
+        FloatingPointError, match=rf"has values that are not finite in the network to save as {name}\.safetensors"
     ):
         save(model)
     assert (tmp_path / f"{name}.safetensors").read_bytes() == before

@@ -12,6 +12,7 @@ from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.selection import inspect_selection
 from cnnmod.networks import load
 from cnnmod.records.files import check_writable
+from cnnmod.records.roles import Role
 from cnnmod.report.image import image_format
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.selection import selection_figure
@@ -29,7 +30,6 @@ from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
 from cnnmod.training.lock import hold
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
-from cnnmod.training.rows import Row
 from cnnmod.training.run import run_training
 from cnnmod.training.step import autocast
 
@@ -39,10 +39,10 @@ def train(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     data: str | None = None,
     out: Path | None = None,
-    row: Row = "mod",
+    row: Role = "mod",
     seed: int = 0,
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
-    rows: tuple[Row, ...] = (),
+    rows: tuple[Role, ...] = (),
     seeds: tuple[int, ...] = (0,),
     resume: Path | None = None,
     listing: Annotated[bool, tyro.conf.arg(name="list")] = False,

@@ -14,11 +14,12 @@ from cnnmod.measure.results import control_name
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 from cnnmod.training.folder import Run
 from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import Row, build_row
+from cnnmod.training.rows import build_row
 from cnnmod.training.run import Progress, Result, run_training
 from cnnmod.training.scores import Score
 
@@ -35,7 +36,7 @@ class RowResult:
         results: What each run came to.
     """
 
-    row: Row
+    row: Role
     seeds: list[int]
     results: list[Result]
 
@@ -75,7 +76,7 @@ class Experiment:
     rows: list[RowResult]
     provenance: Provenance
 
-    def row(self, row: Row) -> RowResult | None:
+    def row(self, row: Role) -> RowResult | None:
         """The accuracies of a row, if it was trained."""
         return next((found for found in self.rows if found.row == row), None)
 
@@ -93,7 +94,7 @@ class Experiment:
         """The mean accuracy of each row, by the name of its network."""
         return {self._names()[row.row]: row.mean_pct for row in self.rows}
 
-    def _names(self) -> dict[Row, str]:
+    def _names(self) -> dict[Role, str]:
         baseline, mod = self.recipe.networks.baseline, self.recipe.networks.network
         mod = f"{mod} MoD" if mod == baseline else mod
         return {"baseline": baseline, "mod": mod, "control": control_name(mod)}
@@ -102,7 +103,7 @@ class Experiment:
 def run_experiment(
     name: str,
     recipe: Recipe,
-    rows: Sequence[Row],
+    rows: Sequence[Role],
     seeds: Sequence[int],
     place: str,
     data: Data,
