@@ -62,7 +62,7 @@ def test_broken_images_are_skipped(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         run(["predict", arguments[1], str(images / "d.jpg"), "--out", str(tmp_path / "out"), "--skip-broken"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken, the first: ")
+    assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken; the first error: ")
 
 
 def test_boxes(tmp_path: Path, capsys) -> None:
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> Non
     capsys.readouterr()
     with pytest.raises(SystemExit):
         run(["evaluate", str(tmp_path / "run" / "best.safetensors"), "--data", str(data)])
-    assert "knows 2 classes, the data has 2; the first that differ are 'house' and 'box'" in capsys.readouterr().err
+    assert "has 2 classes, the data set has 2; the first difference is 'house' and 'box'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

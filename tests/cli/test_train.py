@@ -23,8 +23,14 @@ START = ["train", "digits", "--data", "digits", "--out"]
         ([*START, "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no run.json"),
         (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
-        (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "the file nowhere/best.safetensors does not exist"),
-        (["inspect", "nowhere/best.safetensors", "--data", "digits"], "the file nowhere/best.safetensors does not exist"),
+        (
+            ["evaluate", "nowhere/best.safetensors", "--data", "digits"],
+            "the file nowhere/best.safetensors does not exist",
+        ),
+        (
+            ["inspect", "nowhere/best.safetensors", "--data", "digits"],
+            "the file nowhere/best.safetensors does not exist",
+        ),
         (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "suffix of a figure must be one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -79,7 +85,7 @@ def test_evaluate_and_inspect_refuse_other_classes(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             run([command, str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "other")])
         assert stop.value.code == 2
-        assert "the first that differ are 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
+        assert "the first difference is 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):

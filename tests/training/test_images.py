@@ -74,7 +74,9 @@ def test_all_broken(tmp_path):
     (batch,) = data.train.batches([torch.arange(2)])
     assert len(batch) == 0
     assert len(batch.broken) == 2
-    with pytest.raises(ValueError, match=r"all train images are broken, the first: .*cat/0.png is broken: the file is"):
+    with pytest.raises(
+        ValueError, match=r"all train images are broken; the first error: .*cat/0.png is broken: the file is"
+    ):
         open_data(tmp_path, recipe("cifar10_fast", SMALL), skip_broken=True)
 
 

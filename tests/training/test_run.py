@@ -200,8 +200,8 @@ class TestRefused:
         for classes, named in ((data.classes[::-1], "'0' and '9'"), (data.classes[:-1], "'9' and None")):
             with pytest.raises(
                 ValueError,
-                match=rf"^the run in {tmp_path}/run knows 10 classes, the data has {len(classes)}; the first that "
-                rf"differ are {named}$",
+                match=rf"^the run in {tmp_path}/run has 10 classes, the data set has {len(classes)}; the first "
+                rf"difference is {named}$",
             ):
                 run_training(run, tmp_path / "run", replace(data, classes=classes))
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before

@@ -63,7 +63,7 @@ def predict(
                 lines.append(f"{picture}: {prediction.text(predictor.name)}")
             progress("predicting", done, len(files))
     if all("broken" in one for one in said):
-        raise ValueError(f"all {len(said)} images are broken, the first: {said[0]['broken']}")
+        raise ValueError(f"all {len(said)} images are broken; the first error: {said[0]['broken']}")
     if as_json:
         print_json(said)
         return

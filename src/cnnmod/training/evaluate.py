@@ -67,7 +67,7 @@ def evaluate(
     if processes.num_processes > 1:
         torch.distributed.all_reduce(tested)
     if broken and not tested:
-        raise ValueError(f"all {len(images)} images to test on are broken, the first: {min(broken)}")
+        raise ValueError(f"all {len(images)} test images are broken, the first: {min(broken)}")
     return metric.compute(int(tested), count_distinct(broken))
 
 
