@@ -74,7 +74,9 @@ class TestMasks:
 
     def test_of_one_class(self, tmp_path):
         how = recipe("camvid", ['classes=["road"]', "ignore=255"])
-        with pytest.raises(ValueError, match=r"the data have one class, road \(class 0\); there is nothing to tell"):
+        with pytest.raises(
+            ValueError, match=r"the data set has only one class, road \(class 0\); it needs two or more"
+        ):
             check(open_data(recoloured(streets(tmp_path, train=2, val=2), {9: 255}), how), "segmentation")
 
     def test_all_ignored(self, tmp_path):

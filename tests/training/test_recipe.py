@@ -148,7 +148,7 @@ def test_an_end_of_two_paths():
         ("epochs", "a change must be field=value, not 'epochs'"),
         ("epochs=x", r"optimization\.epochs must be int, not 'x'"),
         ("train_images=0", "train_images must be ≥ 1 or None, not 0"),
-        ("image_size=0", "image_size must be 1 to 65535, not 0"),
+        ("image_size=0", "image_size must be from 1 to 65535, not 0"),
         ("in_channels=1", "mean and std must have 1 numbers"),
         ("std=[1]", "mean and std must have 3 numbers"),
         ("mean=[0]", "mean and std must have 3 numbers"),

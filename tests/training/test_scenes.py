@@ -96,7 +96,7 @@ class TestErrors:
         streets(tmp_path, train=1, val=1, valid=1)
         if not labelled:
             shutil.rmtree(tmp_path / "validannot")
-        both = f"{tmp_path}/val and {tmp_path}/valid are both of the validation split; leave one of them"
+        both = f"{tmp_path}/val and {tmp_path}/valid are both the validation split; keep one of them"
         with pytest.raises(ValueError, match=f"^{both}$"):
             find_scenes(tmp_path, STREETS)
 
@@ -107,7 +107,7 @@ class TestErrors:
     @pytest.mark.parametrize(("how", "accepted"), [(STREETS, "trainannot"), (CELLS, "Annotations")])
     def test_nothing_known(self, how, accepted: str, tmp_path: Path) -> None:
         (tmp_path / "pictures").mkdir()
-        with pytest.raises(ValueError, match=rf"holds pictures; accepted are .*{accepted}"):
+        with pytest.raises(ValueError, match=rf"contains pictures; the supported layouts are .*{accepted}"):
             find_scenes(tmp_path, how)
 
     def test_an_image_without_its_mask(self, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _check_free(path: Path, file: int) -> None:
         raise ValueError(f"{path.parent} is in use by process {pid or '?'} on {host or 'this host'}")
     if not same_host:
         raise ValueError(
-            f"{path.parent} is in use by process {pid} on {host}, or that process was killed; if it no longer runs, "
+            f"{path.parent} is in use by process {pid} on {host}, or that process was killed; if it is not running, "
             f"delete {path}"
         )
 
