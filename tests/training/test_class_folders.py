@@ -88,7 +88,7 @@ def test_broken_images_are_named(tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
     train = find_sources(tmp_path).splits["train"]
-    with pytest.raises(ValueError, match=r"/train/cat/1\.png is broken: it is no image of the format"):
+    with pytest.raises(ValueError, match=r"/train/cat/1\.png is broken: it is not an image of the format"):
         train.open(1)
     (tmp_path / "train" / "cat" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"/train/cat/1\.png cannot be read: No such file or directory"):

@@ -37,12 +37,12 @@ def test_grey_images_are_converted_and_it_is_said_once(tmp_path, caplog, monkeyp
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=1)
         picture(100, mode="LA").save(tmp_path / split / "cat" / "grey.png")
-    monkeypatch.setattr(decode, "_said", set())
+    monkeypatch.setattr(decode, "_logged", set())
     with caplog.at_level(logging.WARNING, "cnnmod"):
         data = open_data(tmp_path, recipe("imagenet", SMALL))
         for _ in range(2):
             assert [batch.images.shape for batch in data.train.batches([torch.arange(3)])] == [(3, 3, 8, 8)]
-    assert [record.getMessage() for record in caplog.records] == ["some images are LA, not RGB, and are converted"]
+    assert [record.getMessage() for record in caplog.records] == ["some images are converted from LA to RGB"]
 
 
 @pytest.mark.parametrize(("name", "workers"), [("cifar10_fast", 0), ("imagenet", 0), ("imagenet", 2)])

@@ -108,7 +108,7 @@ def test_what_is_not_finite_does_not_replace_the_last_state(what, named, value, 
     some.save(tmp_path / "state", {"step": 1})
     before = (tmp_path / "state").read_bytes()
     spoil(some, what, value)
-    with pytest.raises(FloatingPointError, match=rf"{named} has values that are not finite at step 2; a lower"):
+    with pytest.raises(FloatingPointError, match=rf"{named} has values that are not finite at step 2; try a lower"):
         some.save(tmp_path / "state", {"step": 2})
     assert (tmp_path / "state").read_bytes() == before
     assert state(average=True).load(tmp_path / "state") == {"step": 1}

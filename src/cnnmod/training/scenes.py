@@ -247,7 +247,9 @@ def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) ->
     values_HW = torch.from_numpy(decode_mask(path))
     if values_HW.shape != size:
         height, width = values_HW.shape
-        raise ValueError(f"{path} has {height} × {width} pixels, but its image has {size[0]} × {size[1]}")
+        raise ValueError(
+            f"{path} has {height} × {width} pixels, but its image has {size[0]} × {size[1]} after EXIF orientation"
+        )
     table = torch.full((256,), -1)
     for value, label in classes.items():
         table[value] = label
