@@ -92,9 +92,9 @@ def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path, capsys) -> Non
     ("arguments", "message"),
     [
         (["predict", "none.safetensors", "file"], "the file none.safetensors does not exist"),
-        (["predict", "none.safetensors"], "predict takes images or folders of them after the checkpoint"),
-        (["predict", "none.safetensors", "none.jpg"], "there is no image or folder none.jpg"),
-        (["predict", "none.safetensors", "."], "the folder . holds no image"),
+        (["predict", "none.safetensors"], "predict needs at least one image or folder after the checkpoint"),
+        (["predict", "none.safetensors", "none.jpg"], "the image or folder none.jpg does not exist"),
+        (["predict", "none.safetensors", "."], "the folder . contains no images"),
         (["predict", "none.safetensors", "file", "--threshold", "2"], "--threshold must be from 0 to 1, not 2.0"),
         (["predict", "none.safetensors", "file", "file"], "file and file would both be drawn as file.png"),
     ],
@@ -109,5 +109,5 @@ def test_a_picture_does_not_take_its_images_place(tmp_path: Path, capsys) -> Non
     before = (data / "val" / "val0.png").read_bytes()
     with pytest.raises(SystemExit):
         run(["predict", "none.safetensors", str(data / "val" / "val0.png"), "--out", str(data / "val")])
-    assert "would take its place; write to another folder" in capsys.readouterr().err
+    assert "would overwrite the image" in capsys.readouterr().err
     assert (data / "val" / "val0.png").read_bytes() == before

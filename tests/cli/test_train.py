@@ -12,7 +12,7 @@ START = ["train", "digits", "--data", "digits", "--out"]
     ("arguments", "message"),
     [
         (["train", "digit", "--data", "digits", "--out", "x"], "unknown recipe 'digit'; did you mean digits"),
-        (["train", "digits"], "train takes a recipe, --data and --out"),
+        (["train", "digits"], "train needs a recipe, --data and --out"),
         (["train", "digits", "--data", "digits", "--out", "x", "--set", "epoch=3"], "unknown recipe field 'epoch'"),
         (["train", "digits", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
@@ -22,7 +22,7 @@ START = ["train", "digits", "--data", "digits", "--out"]
         ),
         ([*START, "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no run.json"),
-        (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
+        (["train", "digits", "--resume", "nowhere"], "--resume reads everything from the run folder"),
         (
             ["evaluate", "nowhere/best.safetensors", "--data", "digits"],
             "the file nowhere/best.safetensors does not exist",

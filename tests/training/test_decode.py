@@ -186,7 +186,7 @@ class TestMasks:
             (Image.new("RGB", (4, 4)), {}, r"an image of mode RGB$"),
             (Image.new("1", (4, 4)), {}, r"an image of mode 1$"),
             (Image.new("L", (4, 4), 255), {"bits": 4}, r"an image of mode L;4$"),
-            (Image.new("L", (4, 4), 3), {"exif": oriented(3)}, r"has the EXIF orientation 3; a mask must be stored"),
+            (Image.new("L", (4, 4), 3), {"exif": oriented(3)}, r"has the EXIF orientation 3, which is not supported"),
             (Image.new("L", (4, 4), 3), {"format": "JPEG"}, r"is broken: it is not an image of the format PNG$"),
             (Image.new("L", (4, 4), 3), {"format": "TIFF"}, r"is broken: it is not an image of the format PNG$"),
         ],

@@ -75,7 +75,7 @@ def test_trained_evaluated_and_predicted_at_the_command_line(tmp_path: Path, cap
 
     with pytest.raises(SystemExit):
         run(["inspect", checkpoint, "--data", "bars"])
-    assert "inspect counts what a classifier selects" in capsys.readouterr().err
+    assert "inspect supports only classifiers" in capsys.readouterr().err
 
 
 def test_rows_and_the_file_of_their_scores(tmp_path: Path, capsys: Any) -> None:

@@ -138,7 +138,7 @@ def test_missing_images_are_named(tmp_path):
 
 def test_broken_images_are_named(tmp_path):
     parquet(tmp_path / "train.parquet", [0, 1], images=[encoded(picture(0)), b"no image"])
-    with pytest.raises(ValueError, match=r"train\.parquet, row 1 is broken: it is no image"):
+    with pytest.raises(ValueError, match=r"train\.parquet, row 1 is broken: it is not an image"):
         find_sources(tmp_path).splits["train"].open(1)
 
 

@@ -66,7 +66,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
             [("a.1.png", b""), ("a.cls", b"1")],
             "a has a label .* but no image; it has a.1.png, but keys end",
         ),
-        ([("a.npy", b""), ("b.npy", b"")], "a has no image and no label .*, but a.npy"),
+        ([("a.npy", b""), ("b.npy", b"")], "a has no image and no label .*; it has a.npy"),
     ],
 )
 def test_members_that_would_be_lost(members, error, tmp_path):
@@ -124,5 +124,5 @@ class TestBrokenShards:
 
     def test_a_broken_image(self, tmp_path):
         shard(tmp_path / "train-0.tar", {"a.png": b"no image", "a.cls": b"0"})
-        with pytest.raises(ValueError, match=r"/train-0\.tar: a\.png is broken: it is no image"):
+        with pytest.raises(ValueError, match=r"/train-0\.tar: a\.png is broken: it is not an image"):
             find_sources(tmp_path).splits["train"].open(0)
