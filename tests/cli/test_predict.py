@@ -54,7 +54,7 @@ def test_broken_images_are_skipped(tmp_path: Path, capsys) -> None:
     run([*arguments, "--skip-broken", "--json"])
     said = json.loads(capsys.readouterr().out)
     assert [Path(one["image"]).name for one in said] == ["a.TIF", "b.gif", "d.jpg"]
-    assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is no image")
+    assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is not an image")
     assert "picture" not in said[2]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     run([*arguments, "--skip-broken"])

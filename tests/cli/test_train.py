@@ -100,7 +100,7 @@ def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
             run([*arguments, "--workers", workers, "--row", "baseline", "--set", *changes])
         assert stop.value.code == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"cnnmod: {tmp_path}/data/train/dog/1.png is broken: it is no image")
+        assert err.startswith(f"cnnmod: {tmp_path}/data/train/dog/1.png is broken: it is not an image")
         assert err.count("\n") == 1
         assert len(err) < 300
 
