@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if _is_of(path, file):  # not deleted by a user, as the error below advises
+            if _is_same_file(path, file):  # not deleted by a user, as the error below advises
                 path.unlink()
             os.close(file)
             _held.discard(path)
@@ -66,7 +66,7 @@ def _lock(path: Path) -> int:
             continue
         try:
             _check_free(path, file)
-            if _is_of(path, file):
+            if _is_same_file(path, file):
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()} {socket.gethostname()} {_kernel()}\n".encode(), 0)
                 return file
@@ -76,7 +76,7 @@ def _lock(path: Path) -> int:
         os.close(file)  # another run has ended in the meantime and removed this file
 
 
-def _is_of(path: Path, file: int) -> bool:
+def _is_same_file(path: Path, file: int) -> bool:
     """Whether a file descriptor refers to the file at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())

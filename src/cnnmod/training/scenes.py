@@ -21,7 +21,7 @@ from cnnmod.training.splits import SPLITS, visible
 from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 
 IGNORED = 255  # the class of pixels that loss and metric ignore
-Found = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the names of the classes
+SceneData = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the names of the classes
 
 _QUIET_S = 2  # seconds before progress is shown
 _MASKS = (
@@ -107,7 +107,7 @@ class Scenes:
         return total
 
 
-def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> Found:
+def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> SceneData:
     """Find photographs with masks in a folder. Return the splits and the names of the classes.
 
     Args:
@@ -124,7 +124,7 @@ def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> Found:
     return _cityscapes(folder) or _masks(folder, classes, ignore) or _no_layout("segmentation", folder, _MASKS)
 
 
-def find_boxes(folder: Path) -> Found:
+def find_boxes(folder: Path) -> SceneData:
     """Find photographs with boxes in a folder. Return the splits and the names of the classes, background first.
 
     Raises:
@@ -147,7 +147,7 @@ def _no_layout(task: str, folder: Path, accepted: str) -> NoReturn:
     )
 
 
-def _masks(folder: Path, names: Sequence[str], ignore: int) -> Found | None:
+def _masks(folder: Path, names: Sequence[str], ignore: int) -> SceneData | None:
     classes = dict(enumerate(range(len(names)))) | {ignore: IGNORED}
     read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
     split_folders: dict[str, Path] = {}
@@ -169,7 +169,7 @@ def _masks(folder: Path, names: Sequence[str], ignore: int) -> Found | None:
     return (splits, tuple(names)) if splits else None
 
 
-def _cityscapes(folder: Path) -> Found | None:
+def _cityscapes(folder: Path) -> SceneData | None:
     if not (folder / "leftImg8bit").is_dir():
         return None
     evaluated = [label for label in Cityscapes.classes if not label.ignore_in_eval]
@@ -192,7 +192,7 @@ def _cityscapes(folder: Path) -> Found | None:
     return splits, tuple(label.name for label in evaluated)
 
 
-def _voc(folder: Path) -> Found | None:
+def _voc(folder: Path) -> SceneData | None:
     """Find one folder with the layout of VOC, or the folders of several years. Only val of the first year is used."""
     years = sorted((folder / "VOCdevkit").glob("VOC*")) if (folder / "VOCdevkit").is_dir() else [folder]
     years = [year for year in years if (year / "Annotations").is_dir() and (year / "ImageSets" / "Main").is_dir()]

@@ -65,7 +65,7 @@ def test_boxes_are_mirrored_with_their_image(tmp_path: Path) -> None:
     data = open_data(cells(tmp_path, train=4, val=2), recipe("bccd"))
     plain = batch_of(data.test, (1,))
     assert data.num_classes == 3
-    with pytest.raises(ValueError, match=r"sizes of their own"):
+    with pytest.raises(ValueError, match=r"the images have different sizes"):
         calibration_images(data)
     assert plain.labels[0]["boxes"].shape == (2, 4)
     mirrored = 0
@@ -107,7 +107,7 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path: Path) -> None:
 def test_broken_ones_are_left_out_and_named(workers: int, tmp_path: Path) -> None:
     cells(tmp_path, train=3, val=1)
     (tmp_path / "Annotations" / "cell1.xml").write_text("no XML")
-    with pytest.raises(ValueError, match=r"cell1.xml is no annotation"):
+    with pytest.raises(ValueError, match=r"cell1.xml is not an annotation"):
         batch_of(open_data(tmp_path, recipe("bccd")).train)
     images = open_data(tmp_path, recipe("bccd"), workers=workers, skip_broken=True).train
     batch = batch_of(images)

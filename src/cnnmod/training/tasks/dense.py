@@ -10,7 +10,7 @@ from torch import nn
 from cnnmod.networks.features import load_backbone_
 from cnnmod.training.images import Data, DecodedImages, Images, first_of_shuffled
 from cnnmod.training.options import ImageOptions
-from cnnmod.training.scenes import Found
+from cnnmod.training.scenes import SceneData
 from cnnmod.training.tasks.base import Task
 
 
@@ -43,7 +43,7 @@ class OverBackbone(Task):
 
 def open_scenes(
     place: str | Path,
-    found: Found,
+    scenes: SceneData,
     train_images: int | None,
     transform: Callable[[bool], Callable[..., Any]],
     *,
@@ -55,7 +55,7 @@ def open_scenes(
 
     Args:
         place: The name of the data set in errors.
-        found: The splits and the classes of the data set.
+        scenes: The splits and the classes of the data set.
         train_images: How many images to train on. `None` means all.
         transform: A function that takes whether images are for training, and returns a transform (image, label).
         stacked: Whether the images and the labels of a batch are stacked into one tensor each.
@@ -65,7 +65,7 @@ def open_scenes(
     Raises:
         ValueError: If a split is empty, or has fewer images than `train_images`.
     """
-    splits, classes = found
+    splits, classes = scenes
     for split in ("train", "validation"):
         if not len(splits.get(split, ())):
             raise ValueError(f"{place} has no {'training' if split == 'train' else split} images")
