@@ -6,7 +6,7 @@ import torch
 
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scenes import Found, find_boxes, find_masks
+from cnnmod.training.scenes import SceneData, find_boxes, find_masks
 from cnnmod.training.tasks import Segmentation
 from pictures import annotation, cells, city, oriented, picture, streets
 
@@ -14,7 +14,7 @@ STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
 CELLS = recipe("bccd")
 
 
-def find_scenes(folder: Path, how: Recipe) -> Found:
+def find_scenes(folder: Path, how: Recipe) -> SceneData:
     if isinstance(how.task, Segmentation):
         return find_masks(folder, how.task.classes, how.task.ignore)
     return find_boxes(folder)
