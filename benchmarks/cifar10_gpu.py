@@ -23,17 +23,17 @@ import torch
 import tyro
 
 from cnnmod.measure.experiment import run_experiment
+from cnnmod.records.roles import Role
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import experiment_cells
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.folder import Run
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.rows import Row
 from cnnmod.training.run import run_training
 
 NETWORKS = ("resnet18", "vgg16_bn", "resnet34", "resnet50")
-ROWS: tuple[Row, ...] = ("baseline", "mod", "control")
+ROWS: tuple[Role, ...] = ("baseline", "mod", "control")
 CHANGES = (
     ("order=index",),
     ("select=first",),
@@ -56,7 +56,7 @@ class Trained:
     """The rows of one result file: of a network, or of the first network with a change of `MoDConfig`."""
 
     network: str
-    rows: tuple[Row, ...] = ROWS
+    rows: tuple[Role, ...] = ROWS
     changes: tuple[str, ...] = ()
 
     @property
@@ -68,7 +68,7 @@ class Trained:
         return recipe("cifar10_fast", [*named, *FULL_WIDTH, *(f"config.{change}" for change in self.changes)])
 
 
-def everything(seeds: int) -> Iterator[tuple[Trained, Row, int]]:
+def everything(seeds: int) -> Iterator[tuple[Trained, Role, int]]:
     """Yield all runs, the most important first."""
     first, *others = (Trained(network) for network in NETWORKS)
     changed = [Trained(NETWORKS[0], ("mod",), change) for change in CHANGES]
@@ -84,7 +84,7 @@ def opened(data: Path) -> Data:
     return open_data(data, recipe("cifar10_fast"))
 
 
-def train_one(recipe: Recipe, row: Row, seed: int, data: Path, folder: Path, end: float) -> None:
+def train_one(recipe: Recipe, row: Role, seed: int, data: Path, folder: Path, end: float) -> None:
     """Train one network, in a process of its own."""
 
     def watch(what: str, done: int, total: int, rate: str) -> None:

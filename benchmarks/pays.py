@@ -25,12 +25,12 @@ import tyro
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.folder import Run
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.rows import Row
 from cnnmod.training.run import Result, read_result, run_training
 
 HERE = Path(__file__).resolve().parent
@@ -49,7 +49,7 @@ class Arm:
         twin: The arm with the same block and a fixed selection, or `None`.
     """
 
-    row: Row
+    row: Role
     changes: list[str]
     runs: int
     twin: str | None
@@ -97,7 +97,7 @@ class ArmResult:
     """The results of an arm; seeds and results are in the same order."""
 
     arm: str
-    row: Row
+    row: Role
     changes: list[str]
     twin: str | None
     seeds: list[int]

@@ -62,7 +62,7 @@ def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path,
     run([*arguments, "--skip-broken", "--json"])
     said = json.loads(capsys.readouterr().out)
     assert [Path(one["image"]).name for one in said] == ["a.TIF", "b.gif", "d.jpg"]
-    assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is no image")
+    assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is not an image")
     assert "picture" not in said[2]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     run([*arguments, "--skip-broken"])
@@ -70,7 +70,7 @@ def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path,
     with pytest.raises(SystemExit) as stop:
         run(["predict", arguments[1], str(images / "d.jpg"), "--out", str(tmp_path / "out"), "--skip-broken"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken, the first: ")
+    assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken; the first error: ")
 
 
 def test_boxes(tmp_path: Path, capsys) -> None:
@@ -93,16 +93,16 @@ def test_a_checkpoint_of_other_classes_is_refused(segmenter: tuple[Path, Path], 
     capsys.readouterr()
     with pytest.raises(SystemExit):
         run(["evaluate", str(tmp_path / "run" / "best.safetensors"), "--data", str(data)])
-    assert "knows 2 classes, the data has 2; the first that differ are 'house' and 'box'" in capsys.readouterr().err
+    assert "has 2 classes, the data set has 2; the first difference is 'house' and 'box'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "none.safetensors", "file"], "there is no file none.safetensors"),
-        (["predict", "none.safetensors"], "predict takes images or folders of them after the checkpoint"),
-        (["predict", "none.safetensors", "none.jpg"], "there is no image or folder none.jpg"),
-        (["predict", "none.safetensors", "."], "the folder . holds no image"),
+        (["predict", "none.safetensors", "file"], "the file none.safetensors does not exist"),
+        (["predict", "none.safetensors"], "predict needs at least one image or folder after the checkpoint"),
+        (["predict", "none.safetensors", "none.jpg"], "the image or folder none.jpg does not exist"),
+        (["predict", "none.safetensors", "."], "the folder . contains no images"),
         (["predict", "none.safetensors", "file", "--threshold", "2"], "--threshold must be from 0 to 1, not 2.0"),
         (["predict", "none.safetensors", "file", "file"], "file and file would both be drawn as file.png"),
     ],
@@ -117,5 +117,5 @@ def test_a_picture_does_not_take_its_images_place(tmp_path: Path, capsys) -> Non
     before = (data / "val" / "val0.png").read_bytes()
     with pytest.raises(SystemExit):
         run(["predict", "none.safetensors", str(data / "val" / "val0.png"), "--out", str(data / "val")])
-    assert "would take its place; write to another folder" in capsys.readouterr().err
+    assert "would overwrite the image" in capsys.readouterr().err
     assert (data / "val" / "val0.png").read_bytes() == before

@@ -12,19 +12,25 @@ START = ["train", "digits", "--data", "digits", "--out"]
     ("arguments", "message"),
     [
         (["train", "digit", "--data", "digits", "--out", "x"], "unknown recipe 'digit'; did you mean digits"),
-        (["train", "digits"], "train takes a recipe, --data and --out"),
+        (["train", "digits"], "train needs a recipe, --data and --out"),
         (["train", "digits", "--data", "digits", "--out", "x", "--set", "epoch=3"], "unknown recipe field 'epoch'"),
         (["train", "digits", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["train", "digits", "--data", "digits", "--out", "x", "--workers", "-1"], "--workers must be ≥ 0, not -1"),
         (
             [*START, "x", "--set", "augmentation=resized_crop", "auto_augment=a"],
-            "auto_augment 'a' is no policy of timm",
+            "auto_augment 'a' is not an auto-augment policy of timm",
         ),
         ([*START, "file"], "file"),
-        (["train", "--resume", "nowhere"], "nowhere holds no run: there is no run.json in it"),
-        (["train", "digits", "--resume", "nowhere"], "--resume takes everything from the run's folder"),
-        (["evaluate", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
-        (["inspect", "nowhere/best.safetensors", "--data", "digits"], "there is no file nowhere/best.safetensors"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no run.json"),
+        (["train", "digits", "--resume", "nowhere"], "--resume reads everything from the run folder"),
+        (
+            ["evaluate", "nowhere/best.safetensors", "--data", "digits"],
+            "the file nowhere/best.safetensors does not exist",
+        ),
+        (
+            ["inspect", "nowhere/best.safetensors", "--data", "digits"],
+            "the file nowhere/best.safetensors does not exist",
+        ),
         (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "suffix of a figure must be one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -38,7 +44,7 @@ def test_a_start_that_fails_leaves_nothing(rows, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run([*START, f"{tmp_path}/a/b", "--set", "batch_size=9999", *rows])
     assert stop.value.code == 2
-    assert "1347 images to train on, fewer than batch_size = 9999" in capsys.readouterr().err.splitlines()[-1]
+    assert "1347 training images, fewer than batch_size = 9999" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
@@ -79,7 +85,7 @@ def test_evaluate_and_inspect_refuse_other_classes(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             run([command, str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "other")])
         assert stop.value.code == 2
-        assert "the first that differ are 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
+        assert "the first difference is 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
@@ -94,7 +100,7 @@ def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
             run([*arguments, "--workers", workers, "--row", "baseline", "--set", *changes])
         assert stop.value.code == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"cnnmod: {tmp_path}/data/train/dog/1.png is broken: it is no image")
+        assert err.startswith(f"cnnmod: {tmp_path}/data/train/dog/1.png is broken: it is not an image")
         assert err.count("\n") == 1
         assert len(err) < 300
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnmod.report.prediction import colour, prediction_figure
+from cnnmod.report.prediction import color, prediction_figure
 from cnnmod.training.predictions import Boxes, ClassMap, Prediction, TopClasses
 from pictures import picture
 
@@ -31,4 +31,4 @@ def test_a_picture_is_drawn(prediction: Prediction, tmp_path: Path) -> None:
 
 
 def test_twenty_classes_have_twenty_colours() -> None:
-    assert len({colour(label) for label in range(20)}) == 20
+    assert len({color(label) for label in range(20)}) == 20

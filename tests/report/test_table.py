@@ -119,10 +119,13 @@ def test_experiments_that_cannot_be_compared():
     [
         (
             Accuracy(90.0, None, 10, 0, absent_classes=[0, 2]),
-            "10 test images; no test image is of a (class 0), c (class 2)",
+            "10 test images; no test image belongs to a (class 0), c (class 2)",
         ),
-        (Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]), "could not be read; no test pixel is of b (class 1)"),
-        (Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0, [2]), "10 test images; no test box is of c (class 2)"),
+        (
+            Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]),
+            "could not be read; no test pixel belongs to b (class 1)",
+        ),
+        (Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0, [2]), "10 test images; no test box belongs to c (class 2)"),
         (Accuracy(90.0, None, 10, 0), "10 test images"),
     ],
 )

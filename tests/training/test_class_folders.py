@@ -49,23 +49,25 @@ def test_all_endings_of_images_are_taken_and_other_files_are_named(tmp_path, cap
     assert list(train.labels) == [0] * 9 + [1] * 2
     assert {train.open(number)[0].size for number in range(11)} == {(8, 8)}
     first = tmp_path / "train" / "dog" / "notes.txt"
-    assert f"files in {tmp_path}/train that are no images are ignored: 1, the first: {first}" in caplog.messages
+    assert f"ignoring 1 files in {tmp_path}/train that are not images, such as {first}" in caplog.messages
 
 
 def test_a_class_without_images(tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "eel").mkdir()
-    with pytest.raises(ValueError, match=r"train: Found no valid file for the classes eel\.; images end in \.jpg, "):
+    with pytest.raises(
+        ValueError, match=r"train: Found no valid file for the classes eel\.; the image suffixes are \.jpg, "
+    ):
         find_sources(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "error"),
     [
-        (["cat", "eel"], "where the first has the class 'dog', the second has the class 'eel'"),
-        (["cat"], r"\(2 and 1\): where the first has the class 'dog', the second has no further class"),
-        (["cat", "dog", "eel"], "where the first has no further class, the second has the class 'eel'"),
-        (["ant", "cat", "dog"], "where the first has the class 'cat', the second has the class 'ant'"),
+        (["cat", "eel"], "the first difference is 'dog' and 'eel'"),
+        (["cat"], r"\(2 and 1\): the first difference is 'dog' and no class"),
+        (["cat", "dog", "eel"], "the first difference is no class and 'eel'"),
+        (["ant", "cat", "dog"], "the first difference is 'cat' and 'ant'"),
     ],
 )
 def test_splits_of_other_classes(names, error, tmp_path):
@@ -78,7 +80,7 @@ def test_splits_of_other_classes(names, error, tmp_path):
 def test_val_and_valid_side_by_side(tmp_path):
     for split in ("train", "val", "valid"):
         classes(tmp_path, split, ["cat", "dog"])
-    with pytest.raises(ValueError, match=r"/val and .*/valid are both of the validation split"):
+    with pytest.raises(ValueError, match=r"/val and .*/valid are both the validation split"):
         find_sources(tmp_path)
 
 
@@ -86,7 +88,7 @@ def test_broken_images_are_named(tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
     train = find_sources(tmp_path).splits["train"]
-    with pytest.raises(ValueError, match=r"/train/cat/1\.png is broken: it is no image of the format"):
+    with pytest.raises(ValueError, match=r"/train/cat/1\.png is broken: it is not an image of the format"):
         train.open(1)
     (tmp_path / "train" / "cat" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"/train/cat/1\.png cannot be read: No such file or directory"):

@@ -43,7 +43,7 @@ class TestMasks:
         data = open_data(tmp_path, how)
         check(data, "segmentation")
         assert said(caplog) == [
-            f"no {split} pixel is of box (class 1); the masks have the values 0, 255 (ignored)"
+            f"no {split} pixel belongs to box (class 1); the masks have the values 0, 255 (ignored)"
             for split in ("training", "test")
         ]
         caplog.clear()
@@ -64,23 +64,25 @@ class TestMasks:
         for path in (tmp_path / "testannot").iterdir():
             Image.new("L", (64, 48), 1).save(path)
         check(open_data(tmp_path, recipe("camvid", [*MASKS, "ignore=9"])), "segmentation")
-        assert said(caplog) == ["no test pixel is of road (class 0); the masks have the values 1"]
+        assert said(caplog) == ["no test pixel belongs to road (class 0); the masks have the values 1"]
 
     def test_of_cityscapes(self, tmp_path, caplog):
         check(open_data(city(tmp_path, train=1, val=1), recipe("cityscapes")), "segmentation")
         assert len(said(caplog)) == 2
-        assert said(caplog)[0].startswith("no training pixel is of sidewalk (class 1), building (class 2), wall")
+        assert said(caplog)[0].startswith("no training pixel belongs to sidewalk (class 1), building (class 2), wall")
         assert said(caplog)[0].endswith("and 9 more; the masks have the values 7, 26, 4 (ignored)")
 
     def test_of_one_class(self, tmp_path):
         how = recipe("camvid", ['classes=["road"]', "ignore=255"])
-        with pytest.raises(ValueError, match=r"the data have one class, road \(class 0\); there is nothing to tell"):
+        with pytest.raises(
+            ValueError, match=r"the data set has only one class, road \(class 0\); it needs two or more"
+        ):
             check(open_data(recoloured(streets(tmp_path, train=2, val=2), {9: 255}), how), "segmentation")
 
     def test_all_ignored(self, tmp_path):
         recoloured(streets(tmp_path, train=2, val=2), {0: 9, 1: 9, 9: 9})
         with pytest.raises(
-            ValueError, match=r"no training pixel is of any class; the masks have the values 9 \(ignored\)"
+            ValueError, match=r"no training pixel belongs to any class; the masks have the values 9 \(ignored\)"
         ):
             check(open_data(tmp_path, recipe("camvid", [*MASKS, "ignore=9"])), "segmentation")
 
@@ -88,7 +90,9 @@ class TestMasks:
         streets(tmp_path, train=3, val=2)
         Image.new("L", (64, 48), 7).save(tmp_path / "trainannot" / "train2.png")
         how = recipe("camvid", [*MASKS, "ignore=9"])
-        with pytest.raises(ValueError, match=r"train2\.png has pixels of the class 7; the classes are 0, 1, 9"):
+        with pytest.raises(
+            ValueError, match=r"train2\.png has pixels with the value 7; the accepted values are 0, 1, 9"
+        ):
             check(open_data(tmp_path, how), "segmentation")
         check(open_data(tmp_path, how, skip_broken=True), "segmentation")
         assert said(caplog) == []
@@ -98,17 +102,17 @@ class TestBoxes:
     def test_a_class_of_test_images_alone(self, tmp_path, caplog):
         rewritten(cells(tmp_path, train=3, val=2), annotation(("cell", 1, 2, 30, 40)), 0, 1, 2)
         check(open_data(tmp_path, CELLS), "detection")
-        assert said(caplog) == ["no training box is of drop (class 2); there are boxes of cell"]
+        assert said(caplog) == ["no training box belongs to drop (class 2); there are boxes of cell"]
 
     def test_difficult_ones_do_not_count(self, tmp_path, caplog):
         rewritten(cells(tmp_path, train=2, val=2), annotation(("drop", 1, 2, 30, 40), difficult=1), 1)
         check(open_data(tmp_path, CELLS), "detection")
-        assert said(caplog) == ["no training box is of drop (class 2); there are boxes of cell"]
+        assert said(caplog) == ["no training box belongs to drop (class 2); there are boxes of cell"]
 
     @pytest.mark.parametrize(("numbers", "split"), [((0, 1), "training"), ((2, 3), "test")])
     def test_none_in_a_split(self, numbers, split, tmp_path):
         rewritten(cells(tmp_path, train=2, val=2), annotation(), *numbers)
-        with pytest.raises(ValueError, match=rf"no {split} box is of any class$"):
+        with pytest.raises(ValueError, match=rf"no {split} box belongs to any class$"):
             check(open_data(tmp_path, CELLS), "detection")
 
     def test_names_that_differ_in_case_only(self, tmp_path, caplog):
@@ -116,7 +120,9 @@ class TestBoxes:
             cells(tmp_path, train=2, val=2), annotation(("cell", 1, 2, 30, 40), ("Cell", 1, 2, 30, 40)), 0, 1, 2, 3
         )
         check(open_data(tmp_path, CELLS), "detection")
-        assert said(caplog) == ["the classes 'Cell' and 'cell' differ in case or spaces only; they are trained as two"]
+        assert said(caplog) == [
+            "the classes 'Cell' and 'cell' differ only in case or spaces; they are trained as two classes"
+        ]
 
 
 class TestImages:
@@ -124,12 +130,12 @@ class TestImages:
         shards(tmp_path, [6])
         how = recipe("digits", ["in_channels=3", "mean=[0, 0, 0]", "std=[1, 1, 1]"])
         check(open_data(tmp_path, how), "classification")
-        assert said(caplog) == ["no test image is of class 0, class 1"]
+        assert said(caplog) == ["no test image belongs to class 0, class 1"]
 
     def test_a_class_that_is_not_trained(self, caplog):
         check(open_data("digits", recipe("digits", ["train_images=5"])), "classification")
         (message,) = said(caplog)
-        assert message.startswith("no training image is of ")
+        assert message.startswith("no training image belongs to ")
 
     def test_with_all_classes(self, caplog):
         check(open_data("digits", recipe("digits", ["validation_fraction=0.1"])), "classification")

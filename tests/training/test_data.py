@@ -36,7 +36,7 @@ def test_held_out_images_are_not_trained_on():
 def test_fewer_training_images():
     data = open_data("digits", recipe("digits", ["train_images=200"]))
     assert len(data.train) == 200
-    with pytest.raises(ValueError, match="train_images is 2000, but digits has 1347 to train on"):
+    with pytest.raises(ValueError, match="train_images is 2000, but digits has 1347 training images"):
         open_data("digits", recipe("digits", ["train_images=2000"]))
 
 
@@ -78,7 +78,7 @@ class TestErrors:
         for split in ("train", "test"):
             parquet(tmp_path / "files" / f"{split}.parquet", [1, 1])
         for folder, named in (("folders", "'cat'"), ("files", "1")):
-            with pytest.raises(ValueError, match=rf"{folder} has training images of one class only, {named}; it needs"):
+            with pytest.raises(ValueError, match=rf"{folder} has training images of only one class, {named}; it needs"):
                 open_data(tmp_path / folder, recipe("cifar10_fast"))
 
     def test_classes_without_training_images_are_logged(self, tmp_path, caplog):
@@ -90,5 +90,5 @@ class TestErrors:
 
     def test_nothing_to_test_on(self, tmp_path):
         classes(tmp_path, "train", ["cat"])
-        with pytest.raises(ValueError, match="has images to train; it needs train, and test or validation"):
+        with pytest.raises(ValueError, match="has the splits train; it needs train, and test or validation"):
             open_data(tmp_path, recipe("cifar10_fast"))

@@ -43,5 +43,5 @@ def test_nothing_but_broken_images(tmp_path):
     for path in tmp_path.glob("val/*/*.png"):
         path.write_bytes(b"")
     test = open_data(tmp_path, recipe("imagenet", ["image_size=8"]), skip_broken=True).test
-    with pytest.raises(ValueError, match=r"all 4 images to test on are broken, the first: .*cat/0\.png is broken"):
+    with pytest.raises(ValueError, match=r"all 4 test images are broken, the first: .*cat/0\.png is broken"):
         evaluate(FirstRow(), test, 2)

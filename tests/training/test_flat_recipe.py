@@ -128,7 +128,10 @@ def test_what_a_task_never_read_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("values", "error"),
-    [({"task": "keypoints"}, "task is 'keypoints', not one of classification"), ({"epoch": 3}, "recipe field 'epoch'")],
+    [
+        ({"task": "keypoints"}, "task must be one of classification, segmentation, detection, not 'keypoints'"),
+        ({"epoch": 3}, "recipe field 'epoch'"),
+    ],
 )
 def test_no_flat_recipes(values: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):

@@ -37,7 +37,7 @@ def test_without_tensorboard(tmp_path, monkeypatch):
 
 
 def test_nothing_to_resume(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no run: there is no run\.json in it"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no run\.json"):
         read_run(tmp_path)
 
 

@@ -37,12 +37,12 @@ def test_grey_images_are_converted_and_it_is_said_once(tmp_path, caplog, monkeyp
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=1)
         picture(100, mode="LA").save(tmp_path / split / "cat" / "grey.png")
-    monkeypatch.setattr(decode, "_said", set())
+    monkeypatch.setattr(decode, "_logged", set())
     with caplog.at_level(logging.WARNING, "cnnmod"):
         data = open_data(tmp_path, recipe("imagenet", SMALL))
         for _ in range(2):
             assert [batch.images.shape for batch in data.train.batches([torch.arange(3)])] == [(3, 3, 8, 8)]
-    assert [record.getMessage() for record in caplog.records] == ["some images are LA, not RGB, and are converted"]
+    assert [record.getMessage() for record in caplog.records] == ["some images are converted from LA to RGB"]
 
 
 @pytest.mark.parametrize(("name", "workers"), [("cifar10_fast", 0), ("imagenet", 0), ("imagenet", 2)])
@@ -74,13 +74,15 @@ def test_all_broken(tmp_path):
     (batch,) = data.train.batches([torch.arange(2)])
     assert len(batch) == 0
     assert len(batch.broken) == 2
-    with pytest.raises(ValueError, match=r"all train images are broken, the first: .*cat/0.png is broken: the file is"):
+    with pytest.raises(
+        ValueError, match=r"all train images are broken; the first error: .*cat/0.png is broken: the file is"
+    ):
         open_data(tmp_path, recipe("cifar10_fast", SMALL), skip_broken=True)
 
 
 def test_two_channels():
     two = recipe("digits", ["in_channels=2", "mean=[0, 0]", "std=[1, 1]"])
-    with pytest.raises(ValueError, match="images have 1 or 3 channels, not in_channels = 2"):
+    with pytest.raises(ValueError, match="in_channels must be 1 or 3, not 2"):
         open_data("digits", two)
 
 

@@ -17,11 +17,13 @@ def test_no_folder(tmp_path):
 
 
 def test_nothing_known(tmp_path):
-    with pytest.raises(ValueError, match=r"no images were found in .*, which holds nothing; accepted are class"):
+    with pytest.raises(
+        ValueError, match=r"found no images in .*, which contains nothing; the supported layouts are class"
+    ):
         find_sources(tmp_path)
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".hidden").touch()
-    with pytest.raises(ValueError, match=r"which holds notes\.txt;"):
+    with pytest.raises(ValueError, match=r"which contains notes\.txt;"):
         find_sources(tmp_path)
 
 
@@ -34,12 +36,14 @@ def test_several_layouts(second, tmp_path):
         shards(tmp_path, [2])
     else:
         (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(ValueError, match=r"holds .* and class folders; give a folder with one of them"):
+    with pytest.raises(ValueError, match=r"contains .* and class folders; give a folder with only one of them"):
         find_sources(tmp_path)
 
 
 def test_both_of_torchvisions_cifar(tmp_path):
     for name in ("cifar-10-batches-py", "cifar-100-python"):
         (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match=r"holds cifar-10-batches-py and cifar-100-python; give a folder with one"):
+    with pytest.raises(
+        ValueError, match=r"contains cifar-10-batches-py and cifar-100-python; give a folder with only one"
+    ):
         find_sources(tmp_path)

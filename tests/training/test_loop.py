@@ -149,7 +149,7 @@ class TestErrors:
             trained("learning_rate=1e30", "train_images=None", "warmup_epochs=0")
 
     def test_too_few_images(self):
-        with pytest.raises(ValueError, match="there are 30 images to train on, fewer than batch_size = 64"):
+        with pytest.raises(ValueError, match="there are 30 training images, fewer than batch_size = 64"):
             trained("train_images=30")
 
     def test_a_batch_that_does_not_divide(self):

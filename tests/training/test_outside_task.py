@@ -75,7 +75,7 @@ def test_trained_evaluated_and_predicted_at_the_command_line(tmp_path: Path, cap
 
     with pytest.raises(SystemExit):
         run(["inspect", checkpoint, "--data", "bars"])
-    assert "inspect counts what a classifier selects" in capsys.readouterr().err
+    assert "inspect supports only classifiers" in capsys.readouterr().err
 
 
 def test_rows_and_the_file_of_their_scores(tmp_path: Path, capsys: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_run_of_a_task_that_is_not_there(tmp_path: Path, capsys: Any, monkeypa
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         assert any(f"unknown task 'angle'; {hint}" in err for hint in ("the tasks are classification", "did you mean"))
-        assert "(a task from outside must be imported first)" in err
+        assert "(import the module of your own task first)" in err
 
 
 class TestRefused:
@@ -155,7 +155,7 @@ class TestRefused:
     @pytest.mark.parametrize("name", ["angle", "detection"])
     def test_a_name_that_exists(self, name: str) -> None:
         module = {"angle": "bars", "detection": r"cnnmod\.training\.tasks\.detection"}[name]
-        self.refused(name, AngleOfBar, rf"^a task '{name}' is registered already, by {module}$")
+        self.refused(name, AngleOfBar, rf"^the task '{name}' is already registered by {module}$")
 
     @pytest.mark.parametrize("method", ["open_data", "prepare", "loss", "metric", "predict"])
     def test_a_method_that_is_missing(self, method: str) -> None:
@@ -170,7 +170,7 @@ class TestRefused:
     @pytest.mark.parametrize("score", [None, int, Error(1.0, 1, 0)])
     def test_no_score(self, score: Any) -> None:
         made = dataclass(frozen=True, kw_only=True)(type("Made", (AngleOfBar,), {"score": score}))
-        self.refused("made", made, r"^the task 'made' \(Made\) has no score, a class that derives from Score$")
+        self.refused("made", made, r"^the task 'made' \(Made\) has no score, which must be a subclass of Score$")
 
     def test_half_a_score(self) -> None:
         half = type("Half", (Score,), {"main": "x"})
@@ -179,7 +179,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("task", [int, "angle", AngleOfBar(), type("Plain", (AngleOfBar,), {})])
     def test_no_class_of_tasks(self, task: Any) -> None:
-        self.refused("plain", task, "^the task 'plain' must be a frozen dataclass that derives from Task, not ")
+        self.refused("plain", task, "^the task 'plain' must be a frozen dataclass and a subclass of Task, not ")
 
     def test_options(self) -> None:
         def made(**fields: Any) -> Any:
@@ -187,7 +187,11 @@ class TestRefused:
             return dataclass(frozen=True, kw_only=True)(type("Made", (AngleOfBar,), body))
 
         self.refused("made", made(sigma=float), r"^the task 'made' \(Made\): the option 'sigma' has no default$")
-        self.refused("made", made(name=str), r"^the task 'made' \(Made\): the option 'name' is the task's own$")
+        self.refused(
+            "made",
+            made(name=str),
+            r"^the task 'made' \(Made\): the option 'name' is reserved for the name of the task$",
+        )
 
     @pytest.mark.parametrize("name", ["angel", "", "classifcation"])
     def test_a_task_that_is_not_there(self, name: str) -> None:
@@ -197,8 +201,11 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "error"),
         [
-            ("no_such_module:small", "'no_such_module:small' names no recipe: No module named 'no_such_module'"),
-            ("bars:smal", "'bars:smal' names no recipe: module 'bars' has no attribute 'smal'"),
+            (
+                "no_such_module:small",
+                "the recipe 'no_such_module:small' cannot be imported: No module named 'no_such_module'",
+            ),
+            ("bars:smal", "the recipe 'bars:smal' cannot be imported: module 'bars' has no attribute 'smal'"),
             ("bars:SIZE", "'bars:SIZE' is a int, not a function that returns a Recipe"),
             ("math:gcd", "'math:gcd' returned a int, not a Recipe"),
         ],
@@ -235,7 +242,7 @@ class TestEntryPoints:
         [
             ("no_such_package:Task", "cannot be imported from no_such_package:Task: No module named 'no_such_package'"),
             ("bars:Nothing", "cannot be imported from bars:Nothing: module 'bars' has no attribute 'Nothing'"),
-            ("bars:Bars", "must be a frozen dataclass that derives from Task, not <class 'bars.Bars'>"),
+            ("bars:Bars", "must be a frozen dataclass and a subclass of Task, not <class 'bars.Bars'>"),
         ],
     )
     def test_no_task(self, value: str, error: str, name_in_metadata: Any) -> None:

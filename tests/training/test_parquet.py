@@ -80,11 +80,11 @@ class TestOtherClasses:
         [
             (
                 ["b", "a"],
-                r"\(2 and 2\): where the first has the class 'a', the second has the class 'b'",
+                r"\(2 and 2\): the first difference is 'a' and 'b'",
             ),
-            (["a", "b", "c"], "where the first has no further class, the second has the class 'c'"),
-            (["a"], "where the first has the class 'b', the second has no further class"),
-            (None, "names its classes, .* does not"),
+            (["a", "b", "c"], "the first difference is no class and 'c'"),
+            (["a"], "the first difference is 'b' and no class"),
+            (None, "names its classes but .* does not"),
         ],
     )
     def test_names(self, names, error, second, tmp_path):
@@ -114,10 +114,10 @@ class TestOtherClasses:
         ([0, None, 1], r"row 1 has no label: it is null"),
         ([None, None], r"row 0 has no label: it is null"),
         (["a", "b", None], r"row 2 has no label: it is null"),
-        ([0.0, 1.0], r"row 0 has the label 0\.0 of the type double; it takes integers"),
-        ([True, False], r"row 0 has the label True of the type bool; it takes integers"),
-        ([[0], [1]], r"row 0 has the label \[0\] of the type list<.*>; it takes integers"),
-        ([b"a", b"b"], r"row 0 has the label b'a' of the type binary; it takes integers"),
+        ([0.0, 1.0], r"row 0 has the label 0\.0 of type double; labels must be integers"),
+        ([True, False], r"row 0 has the label True of type bool; labels must be integers"),
+        ([[0], [1]], r"row 0 has the label \[0\] of type list<.*>; labels must be integers"),
+        ([b"a", b"b"], r"row 0 has the label b'a' of type binary; labels must be integers"),
     ],
 )
 def test_other_labels(labels, error, tmp_path):
@@ -138,16 +138,14 @@ def test_missing_images_are_named(tmp_path):
 
 def test_broken_images_are_named(tmp_path):
     parquet(tmp_path / "train.parquet", [0, 1], images=[encoded(picture(0)), b"no image"])
-    with pytest.raises(ValueError, match=r"train\.parquet, row 1 is broken: it is no image"):
+    with pytest.raises(ValueError, match=r"train\.parquet, row 1 is broken: it is not an image"):
         find_sources(tmp_path).splits["train"].open(1)
 
 
 @pytest.mark.parametrize("images", [["0.png", "1.png"], [[0, 0], [1, 1]], [{"path": "a"}, {"path": "b"}]])
 def test_images_of_other_types(images, tmp_path):
     parquet(tmp_path / "train.parquet", [0, 1], images=images)
-    with pytest.raises(
-        ValueError, match=r"train\.parquet has images of the type .* in image; it takes an image file's"
-    ):
+    with pytest.raises(ValueError, match=r"train\.parquet has images of type .* in image; images must be binary"):
         find_sources(tmp_path)
 
 

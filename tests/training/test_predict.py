@@ -157,7 +157,7 @@ def test_a_backbone_starts_from_a_classifiers_weights(name: str, changes: list[s
 
 
 def test_norms_that_were_never_trained_are_not_frozen() -> None:
-    with pytest.raises(ValueError, match=r"frozen_norms keeps the statistics of a trained backbone; name its file"):
+    with pytest.raises(ValueError, match=r"frozen_norms needs a trained backbone; set its checkpoint"):
         build_row(recipe("voc"), "baseline", 3)
 
 

@@ -60,12 +60,12 @@ def test_a_missing_field_takes_its_default():
     [
         ("optimization.epoch", 3, r"unknown recipe field 'optimization\.epoch'; did you mean optimization\.epochs"),
         ("optimization.epochs", "3", r"optimization\.epochs must be int, not '3'"),
-        ("optimization", [], r"optimization is \[\], not an object"),
-        ("task", "classification", "task is 'classification', not an object with a name"),
-        ("task", {"name": ["segmentation"]}, r"task is \{'name': \['segmentation'\]\}, not an object with a name"),
+        ("optimization", [], r"optimization must be an object, not \[\]"),
+        ("task", "classification", "task must be an object with a name, not 'classification'"),
+        ("task", {"name": ["segmentation"]}, r"task must be an object with a name, not \{'name': \['segmentation'\]\}"),
         ("task.name", "segmentatoin", "unknown task 'segmentatoin'; did you mean segmentation"),
         ("task.classes", [], r"unknown recipe field 'task\.classes'"),
-        ("optimisation", {}, "unknown part of a recipe 'optimisation'; the parts are networks, images, optimization"),
+        ("optimisation", {}, "unknown recipe part 'optimisation'; the parts are networks, images, optimization"),
     ],
 )
 def test_values_that_do_not_fit(path, value, error):
@@ -128,7 +128,7 @@ def test_every_full_path_can_be_set_and_every_end_that_is_the_only_one(name):
 
 
 def test_an_end_of_two_paths():
-    with pytest.raises(ValueError, match=r"^'scale' may be networks\.config\.scale or task\.scale; write one of them$"):
+    with pytest.raises(ValueError, match=r"^'scale' is ambiguous; write networks\.config\.scale or task\.scale$"):
         recipe("camvid", ["scale=[1,2]"])
     assert recipe("camvid", ["task.scale=[1,2]", "config.scale=input"]).task.scale == (1, 2)
     assert recipe("cifar10", ["scale=input"]).networks.config.scale == "input"
@@ -148,17 +148,17 @@ def test_an_end_of_two_paths():
         ("epochs", "a change must be field=value, not 'epochs'"),
         ("epochs=x", r"optimization\.epochs must be int, not 'x'"),
         ("train_images=0", "train_images must be ≥ 1 or None, not 0"),
-        ("image_size=0", "image_size must be 1 to 65535, not 0"),
+        ("image_size=0", "image_size must be from 1 to 65535, not 0"),
         ("in_channels=1", "mean and std must have 1 numbers"),
         ("std=[1]", "mean and std must have 3 numbers"),
         ("mean=[0]", "mean and std must have 3 numbers"),
         ("milestones=[]", "needs milestones"),
-        ("auto_augment=rand-m7", "go with the augmentation 'resized_crop', not 'crop_flip'"),
-        ("random_erasing=0.5", "go with the augmentation 'resized_crop', not 'crop_flip'"),
+        ("auto_augment=rand-m7", "require the augmentation 'resized_crop', not 'crop_flip'"),
+        ("random_erasing=0.5", "require the augmentation 'resized_crop', not 'crop_flip'"),
         ("augmentation=flip", r"task\.augmentation must be one of .*, not 'flip'"),
-        ("image_size=[8,9]", "images to classify are square; image_size is"),
+        ("image_size=[8,9]", "classification needs square images; image_size is"),
         ("schedule=linear", r"optimization\.schedule must be one of .*, not 'linear'"),
-        ("networks=1", "networks is 1, not an object"),
+        ("networks=1", "networks must be an object, not 1"),
     ],
 )
 def test_changes_that_do_not_fit(change, error):

@@ -182,7 +182,7 @@ def test_the_other_rows(row, tmp_path):
 class TestRefused:
     def test_another_recipe(self, whole):
         with pytest.raises(
-            ValueError, match=r"holds another run: its recipe\.networks\.config\.order is 'score', not 'index'"
+            ValueError, match=r"contains another run: its recipe\.networks\.config\.order is 'score', not 'index'"
         ):
             trained(a_run("config.order=index"), whole[0])
         with pytest.raises(ValueError, match="its seed is 0, not 1"):
@@ -201,8 +201,8 @@ class TestRefused:
         for classes, named in ((data.classes[::-1], "'0' and '9'"), (data.classes[:-1], "'9' and None")):
             with pytest.raises(
                 ValueError,
-                match=rf"^the run in {tmp_path}/run knows 10 classes, the data has {len(classes)}; the first that "
-                rf"differ are {named}$",
+                match=rf"^the run in {tmp_path}/run has 10 classes, the data set has {len(classes)}; the first "
+                rf"difference is {named}$",
             ):
                 run_training(run, tmp_path / "run", replace(data, classes=classes))
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
@@ -212,12 +212,12 @@ class TestRefused:
         moved = replace(a_run(), data="elsewhere/digits")
         opened = open_data("digits", moved.recipe)
         assert run_training(moved, whole[0], opened) == whole[1]
-        with pytest.raises(ValueError, match="holds another run: its data is 'digits', not 'elsewhere/letters'"):
+        with pytest.raises(ValueError, match="contains another run: its data is 'digits', not 'elsewhere/letters'"):
             run_training(replace(moved, data="elsewhere/letters"), whole[0], opened)
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(ValueError, match=r"is no run's folder, and not empty: it holds notes\.txt"):
+        with pytest.raises(ValueError, match=r"is neither a run folder nor empty: it contains notes\.txt"):
             trained(a_run(), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -233,7 +233,7 @@ class TestStartsThatFail:
     @pytest.mark.parametrize(
         ("change", "error"),
         [
-            ("batch_size=1000", "256 images to train on, fewer than batch_size"),
+            ("batch_size=1000", "256 training images, fewer than batch_size"),
             ("accumulate=5", "is not a multiple of 1 processes"),
             ("teacher=nothing", "unknown network 'nothing'"),
             ("network=nothing", "unknown network 'timm/nothing'"),
@@ -287,7 +287,7 @@ def test_weights_that_are_no_numbers_are_not_written(name, tmp_path):
     before = (tmp_path / f"{name}.safetensors").read_bytes()
     next(model.parameters()).data[0] = float("nan")
     with pytest.raises(
-        FloatingPointError, match=rf"has values that are not finite in what would be {name}\.safetensors"
+        FloatingPointError, match=rf"has values that are not finite in the network to save as {name}\.safetensors"
     ):
         save(model)
     assert (tmp_path / f"{name}.safetensors").read_bytes() == before

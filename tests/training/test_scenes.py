@@ -6,7 +6,7 @@ import torch
 
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scenes import Found, find_boxes, find_masks
+from cnnmod.training.scenes import SceneData, find_boxes, find_masks
 from cnnmod.training.tasks import Segmentation
 from pictures import annotation, cells, city, oriented, picture, streets
 
@@ -14,7 +14,7 @@ STREETS = recipe("camvid", ['classes=["road", "box"]', "ignore=9"])
 CELLS = recipe("bccd")
 
 
-def find_scenes(folder: Path, how: Recipe) -> Found:
+def find_scenes(folder: Path, how: Recipe) -> SceneData:
     if isinstance(how.task, Segmentation):
         return find_masks(folder, how.task.classes, how.task.ignore)
     return find_boxes(folder)
@@ -96,7 +96,7 @@ class TestErrors:
         streets(tmp_path, train=1, val=1, valid=1)
         if not labelled:
             shutil.rmtree(tmp_path / "validannot")
-        both = f"{tmp_path}/val and {tmp_path}/valid are both of the validation split; leave one of them"
+        both = f"{tmp_path}/val and {tmp_path}/valid are both the validation split; keep one of them"
         with pytest.raises(ValueError, match=f"^{both}$"):
             find_scenes(tmp_path, STREETS)
 
@@ -107,7 +107,7 @@ class TestErrors:
     @pytest.mark.parametrize(("how", "accepted"), [(STREETS, "trainannot"), (CELLS, "Annotations")])
     def test_nothing_known(self, how, accepted: str, tmp_path: Path) -> None:
         (tmp_path / "pictures").mkdir()
-        with pytest.raises(ValueError, match=rf"holds pictures; accepted are .*{accepted}"):
+        with pytest.raises(ValueError, match=rf"contains pictures; the supported layouts are .*{accepted}"):
             find_scenes(tmp_path, how)
 
     def test_an_image_without_its_mask(self, tmp_path: Path) -> None:
@@ -122,43 +122,47 @@ class TestErrors:
 
     def test_a_missing_list(self, tmp_path: Path) -> None:
         (cells(tmp_path, train=2, val=1) / "ImageSets" / "Main" / "val.txt").unlink()
-        with pytest.raises(FileNotFoundError, match=r"val.txt, which lists the images to validation"):
+        with pytest.raises(FileNotFoundError, match=r"val.txt, the list of validation images"):
             find_scenes(tmp_path, CELLS)
 
     def test_no_whole_cityscapes(self, tmp_path: Path) -> None:
         (tmp_path / "leftImg8bit").mkdir()
-        with pytest.raises(ValueError, match=r"is no whole copy of Cityscapes"):
+        with pytest.raises(ValueError, match=r"is not a complete copy of Cityscapes"):
             find_scenes(tmp_path, recipe("cityscapes"))
 
     def test_classes_must_be_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"nothing says what the classes in .* are; name them"):
+        with pytest.raises(ValueError, match=r"the classes in .* have no names; set them"):
             find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ["classes=[]"]))
 
     def test_ignored_is_no_class(self) -> None:
-        with pytest.raises(ValueError, match=r"ignore must be a pixel value .* classes, 2, to 255, not 1"):
+        with pytest.raises(ValueError, match=r"ignore must be from 2 \(the number of classes\) to 255, not 1"):
             recipe("camvid", ['classes=["road", "box"]', "ignore=1"])
 
     def test_a_class_out_of_range(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ['classes=["road"]', "ignore=9"]))
-        with pytest.raises(ValueError, match=r"trainannot/train0.png has pixels of the class 1; the classes are 0, 9"):
+        with pytest.raises(
+            ValueError, match=r"trainannot/train0.png has pixels with the value 1; the accepted values are 0, 9"
+        ):
             splits["train"].open(0)
 
     def test_a_mask_of_another_size(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
         picture(0, (8, 8), "L").save(tmp_path / "trainannot" / "train0.png")
-        with pytest.raises(ValueError, match=r"train0.png has 8 × 8 pixels, its image 48 × 64"):
+        with pytest.raises(ValueError, match=r"train0.png has 8 × 8 pixels, but its image has 48 × 64"):
             splits["train"].open(0)
 
     def test_a_mask_in_colour(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
         shutil.copy(tmp_path / "train" / "train0.png", tmp_path / "trainannot" / "train0.png")
-        with pytest.raises(ValueError, match=r"train0.png is no mask of one byte a pixel, but an image of mode RGB"):
+        with pytest.raises(
+            ValueError, match=r"train0.png must be a mask with one byte per pixel, not an image of mode RGB"
+        ):
             splits["train"].open(0)
 
     def test_a_broken_annotation_is_reported_where_it_is_used(self, tmp_path: Path) -> None:
         splits, classes = find_scenes(cells(tmp_path, train=2, val=1), CELLS)
         (tmp_path / "Annotations" / "cell0.xml").write_text("no XML")
-        with pytest.raises(ValueError, match=r"cell0.xml is no annotation of Pascal VOC"):
+        with pytest.raises(ValueError, match=r"cell0.xml is not an annotation of Pascal VOC"):
             splits["train"].open(0)
         assert find_scenes(tmp_path, CELLS)[1] == classes
 
@@ -176,7 +180,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=rf"no annotation in {tmp_path} has an object$"):
             find_scenes(tmp_path, CELLS)
         (tmp_path / "Annotations" / "cell1.xml").write_text("no XML")
-        with pytest.raises(ValueError, match=r"has an object; .*cell1.xml is no annotation"):
+        with pytest.raises(ValueError, match=r"has an object; .*cell1.xml is not an annotation"):
             find_scenes(tmp_path, CELLS)
 
     def test_a_broken_image(self, tmp_path: Path) -> None:
@@ -203,7 +207,9 @@ class TestOrientation:
         assert image.getpixel((44, 3)) == (255, 0, 0)
 
     def test_with_a_mask_of_the_image_as_it_is_stored(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"train0.png has 48 × 64 pixels, its image 64 × 48 as it is shown"):
+        with pytest.raises(
+            ValueError, match=r"train0.png has 48 × 64 pixels, but its image has 64 × 48 after EXIF orientation"
+        ):
             self.turned(tmp_path, (64, 48)).open(0)
 
     @pytest.mark.parametrize(

@@ -48,25 +48,25 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
 @pytest.mark.parametrize(
     ("members", "error"),
     [
-        ([("a.png", b""), ("b.cls", b"1")], "a has one image and no label"),
-        ([("b.png", b""), ("b.cls", b"0"), ("a.cls", b"1")], "a has one label .* and no image"),
-        ([("a.png", b""), ("a.cls", b"cat")], "a.cls is no label: it holds b'cat', not the number of a class"),
-        ([("a.png", b""), ("a.cls", b"1.0")], r"a.cls is no label: it holds b'1\.0'"),
-        ([("a.png", b""), ("a.cls", b"1" * 19)], "a.cls is no label"),
-        ([("a.png", b""), ("a.cls", b"")], "a.cls is no label"),
-        ([("a.png", b""), ("a.cls", b"1"), ("a.png", b"")], "a has two members of one kind, a.png and a.png"),
-        ([("a.png", b""), ("a.cls", b"1"), ("./a.png", b"")], r"a has two members of one kind, a.png and \./a.png"),
-        ([("a.png", b""), ("a.jpg", b""), ("a.cls", b"1")], "a has two members of one kind, a.png and a.jpg"),
-        ([("a.png", b""), ("a.cls", b"1"), ("a.cls", b"2")], "a has two members of one kind, a.cls and a.cls"),
+        ([("a.png", b""), ("b.cls", b"1")], "a has an image but no label"),
+        ([("b.png", b""), ("b.cls", b"0"), ("a.cls", b"1")], "a has a label .* but no image"),
+        ([("a.png", b""), ("a.cls", b"cat")], "the label a.cls must be a class number, not b'cat'"),
+        ([("a.png", b""), ("a.cls", b"1.0")], r"the label a.cls must be a class number, not b'1\.0'"),
+        ([("a.png", b""), ("a.cls", b"1" * 19)], "the label a.cls must be a class number"),
+        ([("a.png", b""), ("a.cls", b"")], "the label a.cls must be a class number"),
+        ([("a.png", b""), ("a.cls", b"1"), ("a.png", b"")], "a has two images or two labels, a.png and a.png"),
+        ([("a.png", b""), ("a.cls", b"1"), ("./a.png", b"")], r"a has two images or two labels, a.png and \./a.png"),
+        ([("a.png", b""), ("a.jpg", b""), ("a.cls", b"1")], "a has two images or two labels, a.png and a.jpg"),
+        ([("a.png", b""), ("a.cls", b"1"), ("a.cls", b"2")], "a has two images or two labels, a.cls and a.cls"),
         (
             [("a.1.png", b""), ("a.1.cls", b"1")],
-            "a has no image and no label .*, but a.1.png: keys end at",
+            "a has no image and no label .*; it has a.1.png, but keys end at",
         ),
         (
             [("a.1.png", b""), ("a.cls", b"1")],
-            "a has one label .* and no image, but a.1.png: keys end",
+            "a has a label .* but no image; it has a.1.png, but keys end",
         ),
-        ([("a.npy", b""), ("b.npy", b"")], "a has no image and no label .*, but a.npy"),
+        ([("a.npy", b""), ("b.npy", b"")], "a has no image and no label .*; it has a.npy"),
     ],
 )
 def test_members_that_would_be_lost(members, error, tmp_path):
@@ -95,14 +95,14 @@ class TestBrokenShards:
     @pytest.mark.parametrize(
         ("change", "error"),
         [
-            (lambda content: b"\0" * 100, "is no tar shard of images"),
-            (lambda content: b"", "is no tar shard .*: the file is empty"),
-            (lambda content: b"version https://git-lfs.github.com/spec/v1\n", "is no tar shard .*: it is a Git LFS"),
+            (lambda content: b"\0" * 100, "is not a tar shard of images"),
+            (lambda content: b"", "is not a tar shard .*: the file is empty"),
+            (lambda content: b"version https://git-lfs.github.com/spec/v1\n", "is not a tar shard .*: it is a Git LFS"),
             (lambda content: gzip.compress(content), "is compressed"),
-            (lambda content: content[:900], "is no tar shard of .*: unexpected end of data"),
-            (lambda content: content[:2048], "is cut off: the two blocks of zeros"),
+            (lambda content: content[:900], "is not a tar shard of .*: unexpected end of data"),
+            (lambda content: content[:2048], "is truncated: the two blocks of zeros"),
             (lambda content: content[:2048] + b"x" * 512 + content[2560:], "is broken: .* header at byte 2048"),
-            (lambda content: content + content, "goes on after its end"),
+            (lambda content: content + content, "has content after its end"),
         ],
     )
     def test_are_named(self, change, error, tmp_path):
@@ -117,10 +117,12 @@ class TestBrokenShards:
     def test_compressed_ones_beside_others(self, ending, tmp_path):
         shards(tmp_path, [2])
         (tmp_path / f"train-001.{ending}").touch()
-        with pytest.raises(ValueError, match=rf"/train-001\.{ending} is compressed; shards must be plain tar files"):
+        with pytest.raises(
+            ValueError, match=rf"/train-001\.{ending} is compressed; shards must be uncompressed tar files"
+        ):
             find_sources(tmp_path)
 
     def test_a_broken_image(self, tmp_path):
         shard(tmp_path / "train-0.tar", {"a.png": b"no image", "a.cls": b"0"})
-        with pytest.raises(ValueError, match=r"/train-0\.tar: a\.png is broken: it is no image"):
+        with pytest.raises(ValueError, match=r"/train-0\.tar: a\.png is broken: it is not an image"):
             find_sources(tmp_path).splits["train"].open(0)

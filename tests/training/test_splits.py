@@ -41,7 +41,7 @@ def test_files(names, expected, tmp_path):
     ],
 )
 def test_a_split_called_in_two_ways(names, tmp_path):
-    with pytest.raises(ValueError, match=r"are both of the (validation|train) split; leave those"):
+    with pytest.raises(ValueError, match=r"are both of the (validation|train) split; keep files"):
         files(tmp_path, *names)
 
 
@@ -59,5 +59,5 @@ def test_folders(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     assert folders_by_split(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "val"}
     (tmp_path / "valid" / "a").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"val and .*valid are both of the validation split; leave one of them"):
+    with pytest.raises(ValueError, match=r"val and .*valid are both the validation split; keep one of them"):
         folders_by_split(tmp_path)

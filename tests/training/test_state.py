@@ -49,7 +49,7 @@ def test_of_another_network_or_optimizer(tmp_path):
 
 def test_no_state(tmp_path):
     (tmp_path / "state").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is no state of a training"):
+    with pytest.raises(ValueError, match="is not a training state"):
         state().load(tmp_path / "state")
 
 
@@ -78,7 +78,7 @@ def test_damaged(tmp_path):
     content = bytearray((tmp_path / "state").read_bytes())
     content[-5] ^= 1
     (tmp_path / "state").write_bytes(content)
-    with pytest.raises(ValueError, match="state is damaged: its checksum is not that of its content"):
+    with pytest.raises(ValueError, match="state is damaged: the checksum does not match the content"):
         state().load(tmp_path / "state")
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_finite_does_not_replace_the_last_state(what, named, value, 
     some.save(tmp_path / "state", {"step": 1})
     before = (tmp_path / "state").read_bytes()
     spoil(some, what, value)
-    with pytest.raises(FloatingPointError, match=rf"{named} has values that are not finite at step 2; a lower"):
+    with pytest.raises(FloatingPointError, match=rf"{named} has values that are not finite at step 2; try a lower"):
         some.save(tmp_path / "state", {"step": 2})
     assert (tmp_path / "state").read_bytes() == before
     assert state(average=True).load(tmp_path / "state") == {"step": 1}

@@ -44,10 +44,11 @@ def test_a_size_that_is_the_images_or_none(width: object, height: object, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "said"), [(81, 64, "81 pixels wide, but it is 80"), (64, 80, "64 pixels wide"), (0, 63, "high")]
+    ("width", "height", "said"),
+    [(81, 64, "width of 81 pixels, but the image has 80"), (64, 80, "width of 64 pixels"), (0, 63, "height of 63")],
 )
 def test_the_size_of_another_image(width: int, height: int, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"a\.xml says that its image is .*{said}"):
+    with pytest.raises(ValueError, match=rf"a\.xml states an image {said}"):
         read_boxes(written(tmp_path, sized(width, height)), SIZE, CLASSES)
 
 
@@ -59,7 +60,7 @@ def test_the_size_of_another_image(width: int, height: int, said: str, tmp_path:
     ],
 )
 def test_a_box_that_is_empty_or_outside(box, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a\.xml: the box .* is empty, or outside of the image of 80 × 64"):
+    with pytest.raises(ValueError, match=r"a\.xml: the box .* is empty or outside the image, which has 80 × 64"):
         read_boxes(written(tmp_path, annotation(("cell", *box))), SIZE, CLASSES)
 
 
@@ -78,11 +79,14 @@ GOOD = annotation(("cell", 1, 2, 30, 40))
     [
         ("", "no element found"),
         ("no XML", "syntax error"),
-        ("<a/>", "it holds <a>, not <annotation>"),
-        ("<annotation><object><name>a</name></object></annotation>", "<object> has 0 of <bndbox/xmin>, not one"),
-        (GOOD.replace("<name>cell</name>", ""), "<object> has 0 of <name>, not one"),
+        ("<a/>", "its root is <a>, not <annotation>"),
+        ("<annotation><object><name>a</name></object></annotation>", "<object> must have one <bndbox/xmin>, not 0"),
+        (GOOD.replace("<name>cell</name>", ""), "<object> must have one <name>, not 0"),
         (GOOD.replace("<name>cell</name>", "<name> </name>"), "<name> is empty"),
-        (GOOD.replace("<name>cell</name>", "<name>cell</name><name>drop</name>"), "<object> has 2 of <name>"),
+        (
+            GOOD.replace("<name>cell</name>", "<name>cell</name><name>drop</name>"),
+            "<object> must have one <name>, not 2",
+        ),
         (GOOD.replace("<xmin>1<", "<xmin>one<"), "could not convert string to float: 'one'"),
         (GOOD.replace("<difficult>0<", "<difficult>yes<"), "difficult is 'yes', not 0 or 1"),
         (sized(-1, 64), "its width is -1"),
@@ -92,5 +96,5 @@ GOOD = annotation(("cell", 1, 2, 30, 40))
     ],
 )
 def test_no_annotation(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"a\.xml is no annotation of Pascal VOC: .*{said}"):
+    with pytest.raises(ValueError, match=rf"a\.xml is not an annotation of Pascal VOC: .*{said}"):
         read_annotation(written(tmp_path, text))

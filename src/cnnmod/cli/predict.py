@@ -1,4 +1,4 @@
-"""predict: what a trained network says of images."""
+"""The command predict."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +22,8 @@ def predict(
     skip_broken: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Draw what a network that `cnnmod train` wrote says of images: coloured classes with a legend, boxes with labels
-    and scores, or the five likeliest classes.
+    """Draw the predictions of a network that `cnnmod train` wrote: colored classes with a legend, boxes with labels and
+    scores, or the five most probable classes.
 
     Example: cnnmod predict runs/camvid/best.safetensors street.jpg --out pictures
 
@@ -32,53 +32,55 @@ def predict(
     Args:
         checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
         images: Image files, or folders of them.
-        out: The folder that the pictures are written to, each as NAME.png; it is made if need be.
-        threshold: The lowest score of a box that is drawn.
-        skip_broken: Leave out images that cannot be read, and name them, instead of stopping at the first.
+        out: The output folder. Each image is drawn as NAME.png. The folder is created if necessary.
+        threshold: Boxes with a lower score are not drawn.
+        skip_broken: Skip images that cannot be read, and list them. Otherwise the first one is an error.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
     if not images:
-        raise ValueError("predict takes images or folders of them after the checkpoint")
-    files = [file for place in images for file in _files(place)]
+        raise ValueError("predict needs at least one image or folder after the checkpoint")
+    files = [file for path in images for file in _files(path)]
     pictures = [out / f"{file.stem}.png" for file in files]
     for number, picture in enumerate(pictures):
         if (first := pictures.index(picture)) < number:
             raise ValueError(f"{files[first]} and {files[number]} would both be drawn as {picture.name}")
         if picture.resolve() == files[number].resolve():
-            raise ValueError(f"the picture of {files[number]} would take its place; write to another folder than {out}")
+            raise ValueError(
+                f"the picture would overwrite the image {files[number]}; --out must be another folder than {out}"
+            )
     predictor = Predictor.load(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    said: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
     lines: list[str] = []
     with progress_bars(len(files) > 1) as progress:
-        found = predictor.predict(files, threshold, skip_broken)
-        for done, ((file, prediction), picture) in enumerate(zip(found, pictures, strict=True), 1):
+        predictions = predictor.predict(files, threshold, skip_broken)
+        for done, ((file, prediction), picture) in enumerate(zip(predictions, pictures, strict=True), 1):
             if isinstance(prediction, Broken):
-                said.append({"image": str(file), "broken": prediction.reason})
+                values.append({"image": str(file), "broken": prediction.reason})
                 lines.append(prediction.reason)
             else:
                 prediction_figure(file, prediction, predictor.name, picture)
-                said.append({"image": str(file), "picture": str(picture), **prediction.values(predictor.name)})
+                values.append({"image": str(file), "picture": str(picture), **prediction.values(predictor.name)})
                 lines.append(f"{picture}: {prediction.text(predictor.name)}")
             progress("predicting", done, len(files))
-    if all("broken" in one for one in said):
-        raise ValueError(f"all {len(said)} images are broken, the first: {said[0]['broken']}")
+    if all("broken" in value for value in values):
+        raise ValueError(f"all {len(values)} images are broken; the first error: {values[0]['broken']}")
     if as_json:
-        print_json(said)
+        print_json(values)
         return
     for line in lines[:20]:
         console.print(line)
-    if len(said) > 20:
-        console.print(f"… and {len(said) - 20} more in {out.resolve()}")
+    if len(values) > 20:
+        console.print(f"… and {len(values) - 20} more in {out.resolve()}")
 
 
-def _files(place: Path) -> list[Path]:
-    if not place.exists():
-        raise FileNotFoundError(f"there is no image or folder {place}")
-    if place.is_file():
-        return [place]
-    files = sorted(file for file in place.iterdir() if is_image_file(file))
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"the image or folder {path} does not exist")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if is_image_file(file))
     if not files:
-        raise ValueError(f"the folder {place} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise ValueError(f"the folder {path} contains no images ({', '.join(IMAGE_SUFFIXES)})")
     return files

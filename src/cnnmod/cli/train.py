@@ -1,4 +1,4 @@
-"""train, evaluate, inspect: weights, and what they select."""
+"""The commands train, evaluate and inspect."""
 
 import dataclasses
 import os
@@ -12,6 +12,7 @@ from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.selection import inspect_selection
 from cnnmod.networks import load
 from cnnmod.records.files import check_writable
+from cnnmod.records.roles import Role
 from cnnmod.report.image import image_format
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.selection import selection_figure
@@ -29,7 +30,6 @@ from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
 from cnnmod.training.lock import hold
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
-from cnnmod.training.rows import Row
 from cnnmod.training.run import run_training
 from cnnmod.training.step import autocast
 
@@ -39,10 +39,10 @@ def train(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     data: str | None = None,
     out: Path | None = None,
-    row: Row = "mod",
+    row: Role = "mod",
     seed: int = 0,
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
-    rows: tuple[Row, ...] = (),
+    rows: tuple[Role, ...] = (),
     seeds: tuple[int, ...] = (0,),
     resume: Path | None = None,
     listing: Annotated[bool, tyro.conf.arg(name="list")] = False,
@@ -51,7 +51,7 @@ def train(
     save_every: float = 60,
     as_json: Json = False,
 ) -> None:
-    """Train a network by a recipe, in a folder that can be resumed; or all rows of a comparison with several seeds.
+    """Train one network of a recipe, or several networks with several seeds for a comparison. Runs can be resumed.
 
     Example: cnnmod train --list
 
@@ -64,50 +64,51 @@ def train(
     Example: cnnmod train --resume runs/digits
 
     Args:
-        name: A recipe, or `package.module:function`, a function that returns one.
-        data: `digits`, or a folder of images: class folders, Parquet, WebDataset shards, or torchvision's CIFAR; for
-            the recipes that segment or detect, masks beside images, Cityscapes, or Pascal VOC's folders.
-        out: The run's folder; with `--rows` one folder for each run in it, and `accuracy.json`.
-        row: Which network of the recipe.
-        seed: Of the weights, the order and the augmentation.
-        changes: Fields of the recipe, as `optimization.epochs=3`; the end of a path, as `epochs=3` or
-            `config.order=index`, is enough if only one path ends so.
-        rows: Train these instead of one; what is done in the folder is kept.
-        seeds: Of the rows' runs.
-        resume: The folder of a run that was cut off; its recipe, data and seed are in it.
+        name: The name of a recipe, or `package.module:function`, a function that returns a recipe.
+        data: `digits`, or a folder of images. Classification: class folders, Parquet, WebDataset shards or
+            torchvision's CIFAR. Segmentation: CamVid's folders or Cityscapes. Detection: Pascal VOC's folders.
+        out: The run folder. With `--rows` it contains one run folder for each run, and `accuracy.json`.
+        row: The network of the recipe to train.
+        seed: The seed of the weights, the image order and the augmentation.
+        changes: Fields of the recipe to change, such as `optimization.epochs=3`. The end of a path, such as `epochs=3`
+            or `config.order=index`, is enough if it is unique.
+        rows: Train these networks instead of one. Finished runs in the folder are kept.
+        seeds: The seeds of the runs of each network in `--rows`.
+        resume: The folder of an interrupted run. Recipe, data and seed are read from it.
         listing: List the recipes.
-        workers: Processes that decode images beside the training, if they are decoded as they come; as many as there
-            are cores if not given.
-        skip_broken: Leave out images that cannot be read, with their number in metrics.jsonl.
-        save_every: Seconds after which the state to resume from is saved; it is at the end of an epoch too.
+        workers: Number of processes that decode images during training. Default: the number of CPU cores.
+        skip_broken: Skip images that cannot be read, and log their number in metrics.jsonl.
+        save_every: Interval in seconds between saved states. The state is also saved at the end of each epoch.
     """
     if listing:
         console.print(recipe_table())
         return
     if resume is not None:
         if name is not None or data is not None or out is not None or changes or rows:
-            raise ValueError("--resume takes everything from the run's folder; give it alone")
-        found = read_run(resume)
-        how, row, seed, data, out = found.recipe, found.row, found.seed, found.data, resume
+            raise ValueError(
+                "--resume reads everything from the run folder; it excludes a recipe, --data, --out, --set and --rows"
+            )
+        run = read_run(resume)
+        run_recipe, row, seed, data, out = run.recipe, run.row, run.seed, run.data, resume
         title = resume.name
     else:
         if name is None or data is None or out is None:
             raise ValueError(
-                "train takes a recipe, --data and --out: cnnmod train digits --data digits --out runs/digits"
+                "train needs a recipe, --data and --out, such as: cnnmod train digits --data digits --out runs/digits"
             )
-        how, title = recipe(name, changes), ", ".join([name, *changes])
+        run_recipe, title = recipe(name, changes), ", ".join([name, *changes])
         data = data if data == "digits" else str(Path(data).resolve())
-    with hold(out):  # if it is in use, say so now rather than after the images are read
+    with hold(out):  # fail before reading the images if the folder is in use
         pass
     with progress_bars(all_processes().is_main_process) as progress:
-        opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        opened = open_data(data, run_recipe, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
         if not rows:
-            this = Run(recipe=how, row=row, seed=seed, data=data)
-            result = run_training(this, out, opened, save_every_s=save_every, progress=progress)
+            run = Run(recipe=run_recipe, row=row, seed=seed, data=data)
+            result = run_training(run, out, opened, save_every_s=save_every, progress=progress)
             shown: Cells | str = accuracy_text(result.accuracy, out, opened.classes)
         else:
             result = run_experiment(
-                title, how, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
+                title, run_recipe, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
             )
             shown = experiment_cells(result)
     show(shown, dataclasses.asdict(result), as_json)
@@ -121,7 +122,7 @@ def evaluate(
     skip_broken: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Test a network that `cnnmod train` wrote, on the test images of a data set: top-1, mIoU or average precision.
+    """Evaluate a network that `cnnmod train` wrote on test images: top-1, mIoU or average precision.
 
     Example: cnnmod evaluate runs/digits/best.safetensors --data digits
 
@@ -129,14 +130,14 @@ def evaluate(
 
     Args:
         checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
-        data: As for `cnnmod train`.
-        workers: Processes that decode images; the cores if not given.
-        skip_broken: Leave out images that cannot be read.
+        data: The data set, as for `cnnmod train`.
+        workers: Number of processes that decode images. Default: the number of CPU cores.
+        skip_broken: Skip images that cannot be read.
     """
-    how = recipe_of(checkpoint)
+    run_recipe = recipe_of(checkpoint)
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
-        opened = open_data(data, how, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        opened = open_data(data, run_recipe, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
         check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
         device = all_processes().device
         assert device is not None
@@ -144,9 +145,9 @@ def evaluate(
             model.to(device),
             opened.test,
             opened.num_classes,
-            task=how.task,
-            precision=autocast(how, device),
-            progress=lambda done, total: progress("testing", done, total),
+            task=run_recipe.task,
+            precision=autocast(run_recipe, device),
+            progress=lambda done, total: progress("evaluating", done, total),
         )
     show(accuracy_text(accuracy, checkpoint, opened.classes), accuracy.to_dict(), as_json)
 
@@ -159,35 +160,35 @@ def inspect(
     workers: int | None = None,
     as_json: Json = False,
 ) -> None:
-    """Count which channels the MoD blocks of a trained network select, over all test images and class by class.
+    """Count which channels the MoD blocks of a trained network select, for all test images and for each class.
 
     Example: cnnmod inspect runs/digits/best.safetensors --data digits --out selection.png
 
     Args:
         checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
-        data: As for `cnnmod train`.
-        out: A picture to draw: classes downwards, channels to the right.
-        workers: Processes that decode images; as many as there are cores if not given.
+        data: The data set, as for `cnnmod train`.
+        out: An image file to draw, with one row per class and one column per channel.
+        workers: Number of processes that decode images. Default: the number of CPU cores.
     """
     if out is not None:
         image_format(out)
         check_writable(out)
-    how = recipe_of(checkpoint)
-    if not how.task.one_class_each:
-        raise ValueError(f"inspect counts what a classifier selects; {checkpoint} was trained for {how.task.name}")
+    run_recipe = recipe_of(checkpoint)
+    if not run_recipe.task.one_class_each:
+        raise ValueError(f"inspect supports only classifiers; {checkpoint} was trained for {run_recipe.task.name}")
     model = load(checkpoint)
     with progress_bars(all_processes().is_main_process) as progress:
-        opened = open_data(data, how, workers=_workers(workers), progress=progress)
+        opened = open_data(data, run_recipe, workers=_workers(workers), progress=progress)
         check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
-        found = inspect_selection(
+        selections = inspect_selection(
             model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
         )
     if out is not None:
-        selection_figure(found, opened.classes, out)
-    show(selection_cells(checkpoint, found), [one.to_dict() for one in found], as_json)
+        selection_figure(selections, opened.classes, out)
+    show(selection_cells(checkpoint, selections), [selection.to_dict() for selection in selections], as_json)
 
 
-def _workers(given: int | None) -> int:
-    if given is not None and given < 0:
-        raise ValueError(f"--workers must be ≥ 0, not {given}")
-    return (os.cpu_count() or 1) // all_processes().num_processes if given is None else given
+def _workers(count: int | None) -> int:
+    if count is not None and count < 0:
+        raise ValueError(f"--workers must be ≥ 0, not {count}")
+    return (os.cpu_count() or 1) // all_processes().num_processes if count is None else count

@@ -12,11 +12,12 @@ from cnnmod.deploy.start import start
 from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
-from cnnmod.measure.results import Comparison, Measurement, Role, Row, control_name
+from cnnmod.measure.results import Comparison, Measurement, Row, control_name
 from cnnmod.measure.timing import Run, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.trace import meta_forward
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 
 Progress = Callable[[str, int, int], None]  # what is measured, rounds done, number of rounds
 

@@ -1,4 +1,4 @@
-"""Baseline, MoD network and control trained under one recipe with several seeds, and the file of their accuracies."""
+"""Train baseline, MoD network and control with one recipe and several seeds, and write their accuracies."""
 
 import dataclasses
 import json
@@ -14,11 +14,12 @@ from cnnmod.measure.results import control_name
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 from cnnmod.training.folder import Run
 from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import Row, build_row
+from cnnmod.training.rows import build_row
 from cnnmod.training.run import Progress, Result, run_training
 from cnnmod.training.scores import Score
 
@@ -27,44 +28,46 @@ SCHEMA = "cnnmod.accuracy/1"
 
 @dataclass(frozen=True, kw_only=True)
 class RowResult:
-    """A network's accuracies.
+    """The accuracies of a network.
 
     Attributes:
-        row: Which network of the recipe.
-        seeds: One a run.
-        results: What each run came to.
+        row: The network of the recipe.
+        seeds: The seed of each run.
+        results: The result of each run.
     """
 
-    row: Row
+    row: Role
     seeds: list[int]
     results: list[Result]
 
     @property
     def each_pct(self) -> list[float]:
-        """What each run is compared by, as top-1, mIoU, or AP50."""
+        """The main score of each run: top-1, mIoU or AP50."""
         return [result.accuracy.value for result in self.results]
 
     @property
     def mean_pct(self) -> float:
+        """The mean over runs."""
         return statistics.mean(self.each_pct)
 
     @property
     def std_pct(self) -> float | None:
-        """Of the sample; `None` of one run."""
+        """The sample standard deviation over runs. `None` for a single run."""
         return statistics.stdev(self.each_pct) if len(self.results) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Accuracies that can be compared: of one recipe, one data set and the same seeds.
+    """Comparable accuracies: with the same recipe, data set and seeds.
 
     Attributes:
-        name: The recipe's, with what was changed in it.
-        recipe: In full.
-        data: The data set's name.
-        train_images: How many were trained on.
-        num_classes: How many the images have.
-        rows: In the order in which they were asked for.
+        name: The name of the recipe, with its changes.
+        recipe: The recipe.
+        data: The name of the data set.
+        train_images: The number of training images.
+        num_classes: The number of classes.
+        rows: The networks, in the requested order.
+        provenance: Versions, commit and hardware.
     """
 
     name: str
@@ -75,25 +78,25 @@ class Experiment:
     rows: list[RowResult]
     provenance: Provenance
 
-    def row(self, row: Row) -> RowResult | None:
-        """The accuracies of a row, if it was trained."""
-        return next((found for found in self.rows if found.row == row), None)
+    def row(self, row: Role) -> RowResult | None:
+        """Return the accuracies of a row, or `None` if it was not trained."""
+        return next((result for result in self.rows if result.row == row), None)
 
     @property
     def measure(self) -> str:
-        """What its rows are compared by."""
+        """The title of the main score."""
         return self.rows[0].results[0].accuracy.title
 
     def networks(self) -> dict[str, nn.Module]:
-        """Baseline and MoD network with fresh weights, by name, as `compare` takes them."""
+        """Return baseline and MoD network with initial weights by name, as `compare` takes them."""
         names = self._names()
         return {names[row]: build_row(self.recipe, row, self.num_classes) for row in ("baseline", "mod")}
 
     def accuracies(self) -> dict[str, float]:
-        """The mean accuracy of each row, by the name of its network."""
+        """Return the mean accuracy of each row by the name of its network."""
         return {self._names()[row.row]: row.mean_pct for row in self.rows}
 
-    def _names(self) -> dict[Row, str]:
+    def _names(self) -> dict[Role, str]:
         baseline, mod = self.recipe.networks.baseline, self.recipe.networks.network
         mod = f"{mod} MoD" if mod == baseline else mod
         return {"baseline": baseline, "mod": mod, "control": control_name(mod)}
@@ -102,7 +105,7 @@ class Experiment:
 def run_experiment(
     name: str,
     recipe: Recipe,
-    rows: Sequence[Row],
+    rows: Sequence[Role],
     seeds: Sequence[int],
     place: str,
     data: Data,
@@ -111,15 +114,28 @@ def run_experiment(
     save_every_s: float = 60,
     progress: Progress = lambda what, done, total, rate: None,
 ) -> Experiment:
-    """Run what is missing, and go on with what was cut off; write `accuracy.json` into the folder.
+    """Train all rows with all seeds, and write `accuracy.json` into the folder.
+
+    Interrupted runs in the folder are resumed, and finished runs are kept.
+
+    Args:
+        name: The name of the experiment.
+        recipe: The recipe.
+        rows: The networks to train.
+        seeds: The seeds of the runs of each network.
+        place: The data set, as `open_data` takes it.
+        data: The opened data set.
+        folder: The folder of the run folders.
+        save_every_s: As for `run_training`.
+        progress: As for `run_training`.
 
     Raises:
-        OSError: The folder cannot be written to.
-        ValueError: A run of the folder is of another recipe, or one is going on in it; or what training raises.
-        FloatingPointError: A loss is no longer finite.
+        OSError: If the folder cannot be written to.
+        ValueError: If a run in the folder has another recipe or is in use, or as `run_training`.
+        FloatingPointError: If a loss is not finite.
     """
     with hold(folder):
-        found = [
+        row_results = [
             RowResult(
                 row=row,
                 seeds=list(seeds),
@@ -142,7 +158,7 @@ def run_experiment(
             data=Path(place).name,
             train_images=len(data.train),
             num_classes=data.num_classes,
-            rows=found,
+            rows=row_results,
             provenance=Provenance.now(
                 torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.get_num_threads()
             ),
@@ -152,13 +168,13 @@ def run_experiment(
 
 
 def write_experiment(experiment: Experiment, path: Path) -> None:
-    """Write a file of accuracies: beside `path`, then renamed.
+    """Write an experiment to a JSON file atomically.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: If the file cannot be written.
     """
-    rest = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
-    values = rest | {
+    fields = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
+    values = fields | {
         "recipe": experiment.recipe.to_dict(),
         "rows": [dataclasses.asdict(row) for row in experiment.rows],
         "provenance": dataclasses.asdict(experiment.provenance),
@@ -167,21 +183,23 @@ def write_experiment(experiment: Experiment, path: Path) -> None:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read a file of accuracies back.
+    """Read a file that `write_experiment` wrote.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no such file, with the first field that is wrong, or what is missing in it.
+        OSError: If the file cannot be read.
+        ValueError: If the content is invalid. The error names the first wrong or missing field.
     """
     values = read_values(path, SCHEMA)
-    instead = {}
+    replacements = {}
     if "recipe" in values:
-        instead = {Score: parse(Recipe, values["recipe"], f"{path}: recipe").task.score}
-    experiment = parse(Experiment, values, str(path), instead)
+        replacements = {Score: parse(Recipe, values["recipe"], f"{path}: recipe").task.score}
+    experiment = parse(Experiment, values, str(path), replacements)
     rows = [row.row for row in experiment.rows]
     if not rows or len(set(rows)) < len(rows):
-        raise ValueError(f"{path}: its rows must be some of baseline, mod and control, each once, not {rows}")
+        raise ValueError(
+            f"{path}: rows must be one or more of baseline, mod and control without duplicates, not {rows}"
+        )
     for row in experiment.rows:
         if not row.results or len(row.results) != len(row.seeds):
-            raise ValueError(f"{path}: {row.row} must have one result for each of its seeds")
+            raise ValueError(f"{path}: {row.row} must have one result per seed")
     return experiment

@@ -11,10 +11,10 @@ from typing import Literal
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 from cnnmod.records.text import TextTable
 
 SCHEMA = "cnnmod.comparison/1"
-Role = Literal["baseline", "mod", "control"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,7 +176,9 @@ def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) 
     """Return a score as one line of text. It names the classes that were not tested."""
     broken = f"; {score.broken} could not be read" if score.broken else ""
     absent = (
-        f"; no test {score.counted} is of {name_classes(score.absent_classes, classes)}" if score.absent_classes else ""
+        f"; no test {score.counted} belongs to {name_classes(score.absent_classes, classes)}"
+        if score.absent_classes
+        else ""
     )
     return f"{of}: {score.summary()} of {score.images:,} test images{broken}{absent}"
 

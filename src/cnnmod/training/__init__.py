@@ -1,4 +1,4 @@
-"""Weights: data and the training loop."""
+"""Data sets, recipes, tasks and the training loop."""
 
 from cnnmod.training.data import Data, calibration_images, open_data
 from cnnmod.training.evaluate import evaluate

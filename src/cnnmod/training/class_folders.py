@@ -14,17 +14,17 @@ logger = logging.getLogger("cnnmod")
 
 
 def find_class_folders(folder: Path) -> Sources | None:
-    """The class folders below a folder, if there are any.
+    """Find the class folders below a folder. Return `None` if there are none.
 
     Raises:
-        ValueError: The splits have different classes, a class has no image, or two folders are of one split.
+        ValueError: If the splits have different classes, a class has no image, or two folders belong to the same split.
     """
-    found = folders_by_split(folder)
-    if not found:
+    folders = folders_by_split(folder)
+    if not folders:
         return None
-    names = {path: [inner.name for inner in visible(path) if inner.is_dir()] for path in found.values()}
+    names = {path: [inner.name for inner in visible(path) if inner.is_dir()] for path in folders.values()}
     classes = same_classes(list(names.items()))
-    return Sources({split: _images(path, names[path]) for split, path in found.items()}, classes)
+    return Sources({split: _images(path, names[path]) for split, path in folders.items()}, classes)
 
 
 def _images(folder: Path, classes: list[str]) -> Source:
@@ -40,9 +40,11 @@ def _images(folder: Path, classes: list[str]) -> Source:
 
     numbers = {name: number for number, name in enumerate(classes)}
     try:
-        found = make_dataset(str(folder), numbers, is_valid_file=is_image)
+        samples = make_dataset(str(folder), numbers, is_valid_file=is_image)
     except FileNotFoundError as error:  # a class without images
-        raise ValueError(f"{folder}: {str(error).strip()}; images end in {', '.join(IMAGE_SUFFIXES)}") from error
+        raise ValueError(
+            f"{folder}: {str(error).strip()}; the image suffixes are {', '.join(IMAGE_SUFFIXES)}"
+        ) from error
     if others:
-        logger.warning("files in %s that are no images are ignored: %s, the first: %s", folder, len(others), others[0])
-    return of_files([path for path, _ in found], [label for _, label in found])
+        logger.warning("ignoring %s files in %s that are not images, such as %s", len(others), folder, others[0])
+    return of_files([path for path, _ in samples], [label for _, label in samples])

@@ -1,4 +1,4 @@
-"""A data set as a recipe wants it: which images are trained on, held out and tested on."""
+"""Open the data set of a recipe: training, validation and test images."""
 
 from pathlib import Path
 
@@ -17,20 +17,21 @@ def open_data(
     skip_broken: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Data:
-    """Open a data set as a recipe wants it.
+    """Open a data set for a recipe.
 
     Args:
-        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `layouts.py`; to segment or
-            detect, of `scenes.py`.
-        recipe: Says how images are prepared, how many are held out and how many are used.
-        workers: Processes that decode, if the images are decoded as they come.
-        skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
-        progress: Called while Parquet files are read, and while images are decoded into memory.
+        place: `"digits"` (part of scikit-learn) or a folder with a supported layout: see `layouts.py` for
+            classification, and `scenes.py` for segmentation and detection.
+        recipe: The recipe. It sets how images are prepared, and how many are held out and used.
+        workers: Number of processes that decode images. Ignored if all images are decoded once.
+        skip_broken: Skip broken images and list them in `Batch.broken`. Otherwise the first one is an error.
+        progress: A callback (description, done, total) while Parquet files are read and images are decoded into
+            memory.
 
     Raises:
-        OSError: The folder does not exist.
-        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, all labels
-            are the same, or an image is broken.
+        OSError: If the folder does not exist.
+        ValueError: If the layout is not supported, a split is missing or empty, a label is out of range, all labels are
+            equal, or an image is broken.
 
     Examples:
         >>> from cnnmod.training.recipes import recipe
@@ -40,15 +41,21 @@ def open_data(
     """
     images = recipe.images
     if images.in_channels not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, not in_channels = {images.in_channels}")
+        raise ValueError(f"in_channels must be 1 or 3, not {images.in_channels}")
     return recipe.task.open_data(place, images, workers=workers, skip_broken=skip_broken, progress=progress)
 
 
 def calibration_images(data: Data, count: int = 256) -> Tensor:
-    """Training images (N, C, H, W) as training sees them, always the same ones; all if there are no more than `count`.
+    """Return training images (N, C, H, W) for calibration, with the augmentation of training.
+
+    The images and their augmentation are the same in every call.
+
+    Args:
+        data: The data set.
+        count: How many images to return. All are returned if there are fewer.
 
     Raises:
-        ValueError: They are to detect in, of sizes of their own.
+        ValueError: If the images are for detection, since their sizes differ.
 
     Examples:
         >>> from cnnmod.training.recipes import recipe
@@ -58,5 +65,5 @@ def calibration_images(data: Data, count: int = 256) -> Tensor:
     numbers = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:count]
     images = next(iter(data.train.batches([numbers], draw=0))).images
     if isinstance(images, list):
-        raise ValueError("images to detect in have sizes of their own, and make no one tensor to calibrate INT8 on")
+        raise ValueError("INT8 calibration is not supported for detection: the images have different sizes")
     return images

@@ -1,4 +1,4 @@
-"""Image files as 8-bit images: one way for all tasks."""
+"""Decode image files to 8-bit images."""
 
 import functools
 import io
@@ -26,7 +26,7 @@ _SUFFIXES = {
     "JPEG2000": (".jp2",),
     "AVIF": (".avif",),
 }
-ORIENTATION = "cnnmod orientation"  # in the info of an image to which an EXIF orientation was applied
+ORIENTATION = "cnnmod orientation"  # key in the info of an image with an applied EXIF orientation
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _MODES = {1: "L", 3: "RGB"}  # by the number of channels
 _TURNS = {  # by the EXIF orientation
@@ -38,38 +38,38 @@ _TURNS = {  # by the EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF's tags
-_said: set[str] = set()
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_logged: set[str] = set()
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file's name is that of an image, and not hidden."""
+    """Whether a file has an image suffix and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def decode_file(path: Path, channels: int) -> Image.Image:
-    """`decode` for a file.
+    """Decode an image file. See `decode`.
 
     Raises:
-        ValueError: As `decode`, or the file cannot be read.
+        ValueError: If the file cannot be read, or as `decode`.
     """
     return decode(_content(path), str(path), channels)
 
 
 def decode(content: bytes, name: str, channels: int) -> Image.Image:
-    """Decode an image as it is meant to be shown, with 8 bits per channel.
+    """Decode an image with 8 bits per channel.
 
-    The EXIF orientation is applied. 16-bit gray values are divided by 256, as PIL does with 16-bit colors.
-    Transparency is dropped. Of several frames the first is taken.
+    The EXIF orientation is applied. 16-bit gray values are divided by 256, as PIL does for 16-bit colors. Transparency
+    is dropped. Only the first frame is decoded.
 
     Args:
-        content: The file's content.
-        name: What errors call it.
+        content: The content of the image file.
+        name: The name of the image in errors.
         channels: 3 for color, 1 for gray.
 
     Raises:
-        ValueError: The image is broken, has too many pixels to be safe, or has 32-bit pixels, whose range is unknown;
-            the error starts with the name.
+        ValueError: If the image is broken, exceeds the size limit of PIL, or has 32-bit pixels, whose range is unknown.
+            The error starts with the name.
 
     Examples:
         >>> buffer = io.BytesIO()
@@ -89,40 +89,40 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
 
 
 def decode_mask(path: Path) -> NDArray[Any]:
-    """Decode a mask (H, W), a PNG file of one byte a pixel: gray values or palette indexes, which stay as they are.
+    """Decode a mask (H, W) from a PNG file with one byte per pixel. Gray values and palette indices are not changed.
 
     Raises:
-        ValueError: It is broken or of another kind; or it has an EXIF orientation, which would move its pixels.
+        ValueError: If the file is broken, has another format, or has an EXIF orientation, which would move pixels.
     """
     content = _content(path)
     with _errors_of_pil(content, str(path), ("PNG",)):
         mask = Image.open(io.BytesIO(content), formats=("PNG",))
-        stored = mask.tile[0][3]  # PIL's name of how pixels are stored
+        stored = mask.tile[0][3]  # the raw mode, which is how pixels are stored
         mask.load()
     if mask.mode not in ("L", "P"):
-        raise ValueError(f"{path} is no mask of one byte a pixel, but an image of mode {mask.mode}")
-    if mask.mode == "L" and stored != "L":  # PIL stretches 2 and 4 bits to 8
-        raise ValueError(f"{path} is no mask of one byte a pixel, but an image of mode {stored}")
+        raise ValueError(f"{path} must be a mask with one byte per pixel, not an image of mode {mask.mode}")
+    if mask.mode == "L" and stored != "L":  # PIL scales 2 and 4 bits to 8
+        raise ValueError(f"{path} must be a mask with one byte per pixel, not an image of mode {stored}")
     if (orientation := _orientation(mask)) != 1:
-        raise ValueError(f"{path} has the EXIF orientation {orientation}; a mask must be stored as it is shown")
+        raise ValueError(f"{path} has the EXIF orientation {orientation}, which is not supported for masks")
     return numpy.array(mask)
 
 
 def in_mode(image: Image.Image, name: str, channels: int) -> Image.Image:
-    """An 8-bit image with so many channels; the modes that are converted are logged once each."""
-    wanted = _MODES[channels]
-    if image.mode == wanted:
+    """Convert an 8-bit image to a number of channels. Each conversion between two modes is logged once."""
+    mode = _MODES[channels]
+    if image.mode == mode:
         return image
-    _say_once(f"{image.mode} {wanted}", f"some images are {image.mode}, not {wanted}, and are converted")
-    image.info.pop("transparency", None)  # it is dropped; PIL warns of some kinds of it
+    _log_once(f"{image.mode} {mode}", f"some images are converted from {image.mode} to {mode}")
+    image.info.pop("transparency", None)  # dropped, since PIL warns about some forms of it
     try:
-        return image.convert(wanted)
-    except Exception as error:  # PIL's and littleCMS' own
-        raise ValueError(f"{name} cannot be converted from {image.mode} to {wanted}: {error}") from error
+        return image.convert(mode)
+    except Exception as error:  # PIL and littleCMS raise many types
+        raise ValueError(f"{name} cannot be converted from {image.mode} to {mode}: {error}") from error
 
 
 def why_unreadable(content: bytes) -> str | None:
-    """What is wrong with a file that begins with these bytes, of what may be wrong with files of any kind."""
+    """Return why a file that starts with these bytes is unreadable in any format, or `None`."""
     if not content:
         return "the file is empty"
     if content.startswith(b"version https://git-lfs"):
@@ -139,9 +139,9 @@ def _content(path: Path) -> bytes:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that PIL has here. Of others some run programs (EPS), or are only known by name (HDF5)."""
+    """Return the formats that this PIL supports. Others may run programs (EPS) or have no decoder (HDF5)."""
     Image.init()
-    return tuple(kind for kind in _SUFFIXES if kind in Image.OPEN)
+    return tuple(name for name in _SUFFIXES if name in Image.OPEN)
 
 
 @contextmanager
@@ -149,39 +149,37 @@ def _errors_of_pil(content: bytes, name: str, formats: Sequence[str]) -> Iterato
     try:
         yield
     except UnidentifiedImageError as error:
-        reason = why_unreadable(content) or f"it is no image of the format {' or '.join(formats)}"
+        reason = why_unreadable(content) or f"it is not an image of the format {' or '.join(formats)}"
         raise ValueError(f"{name} is broken: {reason}") from error
-    except Exception as error:  # PIL raises errors of any kind for broken files
+    except Exception as error:  # PIL raises any type for broken files
         raise ValueError(f"{name} is broken: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in ("I", "F") and not (image.mode == "I" and image.format in ("PPM", "PNG")):  # these are of 16 bits
-        raise ValueError(
-            f"{name} has pixels of 32 bits (mode {image.mode}), whose range is unknown; store 8 or 16 bits"
-        )
+    if image.mode in ("I", "F") and not (image.mode == "I" and image.format in ("PPM", "PNG")):  # these have 16 bits
+        raise ValueError(f"{name} has 32-bit pixels (mode {image.mode}), whose range is unknown; use 8 or 16 bits")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if tags.get(_PHOTOMETRIC) == 0:
-        raise ValueError(f"{name} has 16 bits and white as 0 (photometric interpretation 0), which is not supported")
+        raise ValueError(f"{name} has 16 bits and photometric interpretation 0 (white is 0), which is not supported")
     bits = 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
     values = numpy.asarray(image)
-    _say_once("bits", f"some images have {bits} bits, and are converted to 8")
+    _log_once("bits", f"some images are converted from {bits} bits to 8")
     if 0 < values.max() < 2 ** (bits - 4):
-        _say_once("dark", f"{name} uses values to {values.max()} of {2**bits - 1} only, so it is dark in 8 bits")
+        _log_once("dark", f"{name} has values up to {values.max()} of {2**bits - 1}, so it is dark in 8 bits")
     return Image.fromarray((values >> (bits - 8)).astype(numpy.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF has it; 1, upright, where PIL cannot read the image's EXIF data."""
+    """Return the EXIF orientation, or 1 (upright) if PIL cannot read the EXIF data."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # PIL's own, of any kind
+    except Exception:  # PIL raises any type
         return 1
 
 
-def _say_once(what: str, message: str) -> None:
-    if what not in _said:
-        _said.add(what)
+def _log_once(key: str, message: str) -> None:
+    if key not in _logged:
+        _logged.add(key)
         logger.warning(message)

@@ -1,4 +1,4 @@
-"""A network on test images, every image counted once however many processes there are."""
+"""Evaluate a network on test images. Each image is counted once, for any number of processes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,29 +25,32 @@ def evaluate(
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Test a network, in evaluation mode; its mode is then what it was.
+    """Evaluate a network in evaluation mode. Its mode is restored afterwards.
 
     Args:
         model: The network.
-        images: To test on.
-        num_classes: How many there are.
-        task: What the network does.
-        batch_size: Images at a time, in each process; the task's own if not given.
-        precision: The autocast to run in, if any.
-        progress: Called with the number of batches done, and how many there are.
+        images: The test images.
+        num_classes: The number of classes.
+        task: The task of the network.
+        batch_size: The batch size of each process. Default: `task.test_batch_size`.
+        precision: A function that creates an autocast context.
+        progress: A callback with the number of batches done and in total.
+
+    Returns:
+        The score of the task.
 
     Raises:
-        ValueError: The network has another number of classes, or all images are broken.
+        ValueError: If the network has another number of classes, or all images are broken.
     """
     processes = all_processes()
     device = processes.device
     assert device is not None
-    if processes.num_processes > 1:  # each process has seen other images last
+    if processes.num_processes > 1:  # buffers differ, since each process trains on other images
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
     metric = task.metric(num_classes, device)
-    mine = torch.arange(len(images))[processes.process_index :: processes.num_processes]
-    order = mine.split(batch_size or task.test_batch_size)
+    numbers = torch.arange(len(images))[processes.process_index :: processes.num_processes]
+    order = numbers.split(batch_size or task.test_batch_size)
     tested = torch.zeros(1, dtype=torch.long, device=device)
     broken: set[str] = set()
     training = model.training
@@ -67,10 +70,10 @@ def evaluate(
     if processes.num_processes > 1:
         torch.distributed.all_reduce(tested)
     if broken and not tested:
-        raise ValueError(f"all {len(images)} images to test on are broken, the first: {min(broken)}")
+        raise ValueError(f"all {len(images)} test images are broken, the first: {min(broken)}")
     return metric.compute(int(tested), count_distinct(broken))
 
 
 def count_distinct(names: set[str]) -> int:
-    """How many names there are in all processes together; called in each of them."""
+    """Count the distinct names over all processes. Call it in each process."""
     return len(set(gather_object(sorted(names))))

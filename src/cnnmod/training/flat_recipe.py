@@ -1,4 +1,4 @@
-"""The form of recipes before they had parts: one object, as in old `run.json` and `accuracy.json` files."""
+"""The flat form of recipes in older `run.json` and `accuracy.json` files, which have no parts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,28 +23,28 @@ _TASKS = {
     ),
     "detection": ("augmentation", "backbone_weights"),
 }
-_OF_OTHER_TASKS = {name for names in _TASKS.values() for name in names}
+_TASK_FIELDS = {name for names in _TASKS.values() for name in names}
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
-    """Whether a recipe's values are in the flat form."""
+    """Whether the values of a recipe are in the flat form."""
     return "baseline" in values or "network" in values
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat recipe's values by part. Fields that its task never read are left out, whatever their values.
+    """Return the values of a flat recipe by part, without the fields of other tasks.
 
     Raises:
-        ValueError: A field is unknown, or so is the task.
+        ValueError: If a field or the task is unknown.
     """
     task = values.get("task", "classification")
     if task not in (*_TASKS,):
-        raise ValueError(f"task is {task!r}, not one of {', '.join(_TASKS)}")
-    found: dict[str, Any] = {"task": {"name": task}, **{part: {} for part in _PARTS}}
+        raise ValueError(f"task must be one of {', '.join(_TASKS)}, not {task!r}")
+    parts: dict[str, Any] = {"task": {"name": task}, **{part: {} for part in _PARTS}}
     part_of = {name: part for part, names in _PARTS.items() for name in names} | dict.fromkeys(_TASKS[task], "task")
     for name, value in values.items():
         if name in part_of:
-            found[part_of[name]][name] = value
-        elif name != "task" and name not in _OF_OTHER_TASKS:
+            parts[part_of[name]][name] = value
+        elif name != "task" and name not in _TASK_FIELDS:
             raise ValueError(f"unknown recipe field {name!r}")
-    return found
+    return parts

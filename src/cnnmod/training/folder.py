@@ -1,7 +1,7 @@
-"""The folder of a training.
+"""The run folder of a training.
 
-It holds `run.json` (recipe, row, seed, data, versions, commit), `metrics.jsonl`, the same for TensorBoard if that is
-installed, `state.safetensors` to resume from, `last.safetensors`, `best.safetensors`, and at the end `result.json`.
+It contains `run.json` (recipe, row, seed, data, versions, commit), `metrics.jsonl`, TensorBoard logs if TensorBoard is
+installed, `state.safetensors` to resume from, `last.safetensors`, `best.safetensors`, and finally `result.json`.
 """
 
 import dataclasses
@@ -19,11 +19,12 @@ from cnnmod.method.checkpoint import save
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.parse import parse, read_json
 from cnnmod.records.provenance import Provenance
+from cnnmod.records.roles import Role
 from cnnmod.training.classes import check_same_classes
 from cnnmod.training.lock import LOCK
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import Row, factory_of
+from cnnmod.training.rows import factory_of
 from cnnmod.training.state import State, check_finite, check_loss
 
 try:
@@ -34,46 +35,47 @@ except ImportError:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run's folder is of.
+    """The identity of a run.
 
     Attributes:
-        recipe: How it is trained.
-        row: Which network of the recipe: the dense one, the MoD network, or its control.
-        seed: Of the weights and of all that is drawn.
-        data: The place of the images, as `open_data` takes it.
+        recipe: The recipe.
+        row: The network of the recipe: baseline, MoD network or control.
+        seed: The seed of the weights and of all random numbers in training.
+        data: The data set, as `open_data` takes it.
     """
 
     recipe: Recipe
-    row: Row
+    row: Role
     seed: int
     data: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {"recipe": self.recipe.to_dict(), "row": self.row, "seed": self.seed, "data": self.data}
 
 
 def read_run(folder: Path) -> Run:
-    """What a folder is of.
+    """Read the run of a run folder.
 
     Raises:
-        OSError: It holds no run.
-        ValueError: Its `run.json` is not what `run_training` writes.
+        OSError: If the folder has no `run.json`.
+        ValueError: If the content of `run.json` is invalid.
     """
     path = folder / "run.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {path.name} in it")
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no {path.name}")
     values = read_json(path)
     if not isinstance(values, dict) or "run" not in values:
-        raise ValueError(f"{path} is not what a run writes: it has no entry 'run'")
+        raise ValueError(f"{path} is not the file of a run: it has no entry 'run'")
     return parse(Run, values["run"], str(path))
 
 
 def classes_of(checkpoint: Path) -> list[str] | None:
-    """The names of the classes that a checkpoint in a run's folder knows, if its data had names.
+    """Return the class names of a checkpoint in a run folder, or `None` if its data set has no names.
 
     Raises:
-        As `recipe_of`.
+        OSError: As `recipe_of`.
+        ValueError: As `recipe_of`.
     """
     recipe_of(checkpoint)
     return _classes(checkpoint.parent)
@@ -85,19 +87,19 @@ def _classes(folder: Path) -> list[str] | None:
 
 
 def recipe_of(checkpoint: Path) -> Recipe:
-    """What a checkpoint in a run's folder was trained by.
+    """Return the recipe of a checkpoint in a run folder.
 
     Raises:
-        OSError: There is no such file, or its folder holds no run.
-        ValueError: The folder's `run.json` is not what `run_training` writes.
+        OSError: If the file does not exist, or its folder has no `run.json`.
+        ValueError: If the content of `run.json` is invalid.
     """
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"there is no file {checkpoint}")
+        raise FileNotFoundError(f"the file {checkpoint} does not exist")
     return read_run(checkpoint.parent).recipe
 
 
 class RunFolder:
-    """The record of a training that `loop.train` keeps; only the main process writes."""
+    """The record of a training in a run folder, for `loop.train`. Only the main process writes files."""
 
     def __init__(
         self, run: Run, folder: Path, num_classes: int, classes: Sequence[str] | None, save_every_s: float
@@ -110,35 +112,36 @@ class RunFolder:
         self._tensorboard: Any = None
 
     def check(self) -> None:
-        """See that the folder is empty, or that what is there is of the same run and of the same classes."""
+        """Check that the folder is empty, or that it contains the same run with the same classes."""
         if (self.folder / "run.json").exists():
-            there = read_run(self.folder)
-            if Path(there.data).name == Path(self.run.data).name:  # the data may have been moved
-                there = dataclasses.replace(there, data=self.run.data)
-            if there != self.run:
-                raise ValueError(f"{self.folder} holds another run: {_difference(there.to_dict(), self.run.to_dict())}")
+            saved = read_run(self.folder)
+            if Path(saved.data).name == Path(self.run.data).name:  # the data may have been moved
+                saved = dataclasses.replace(saved, data=self.run.data)
+            if saved != self.run:
+                difference = _difference(saved.to_dict(), self.run.to_dict())
+                raise ValueError(f"{self.folder} contains another run: {difference}")
             check_same_classes(f"the run in {self.folder}", _classes(self.folder), self.classes)
         elif self.is_main:
-            there = {path.name for path in self.folder.iterdir()} - {LOCK, *self._half_written()}
-            if there:
-                raise ValueError(f"{self.folder} is no run's folder, and not empty: it holds {min(there)}")
+            names = {path.name for path in self.folder.iterdir()} - {LOCK, *self._partial_files()}
+            if names:
+                raise ValueError(f"{self.folder} is neither a run folder nor empty: it contains {min(names)}")
         all_processes().wait_for_everyone()
         if self.is_main:
-            for name in self._half_written():
+            for name in self._partial_files():
                 (self.folder / name).unlink()
             check_writable(self.folder / "state.safetensors")
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a saved state to resume from."""
         return (self.folder / "state.safetensors").exists()
 
-    def _half_written(self) -> list[str]:
-        """What a kill left."""
+    def _partial_files(self) -> list[str]:
+        """Return the names of incomplete files of a killed run."""
         return [path.name for path in self.folder.glob(".*.partial")]
 
     def _describe(self) -> None:
-        """Write `run.json`: not before the first step, so that a start that fails leaves nothing behind."""
+        """Write `run.json`. Called after the first step, so that a training that fails at the start leaves no files."""
         path = self.folder / "run.json"
         if path.exists():
             return
@@ -190,22 +193,22 @@ class RunFolder:
     def _save(self, name: str, model: nn.Module) -> None:
         if not self.is_main:
             return
-        check_finite(model.state_dict(), f"in what would be {name}")
+        check_finite(model.state_dict(), f"in the network to save as {name}")
         factory, arguments = factory_of(self.run.recipe, self.run.row, self.num_classes)
         save(model, self.folder / name, factory=factory, factory_args=arguments)
 
 
-def _difference(there: Any, here: Any, where: str = "") -> str:
-    """The first value that differs between two dictionaries."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*there, *here]:
-            if there.get(key) != here.get(key):
-                return _difference(there.get(key), here.get(key), f"{where}.{key}" if where else key)
-    return f"its {where} is {there!r}, not {here!r}"
+def _difference(saved: Any, current: Any, where: str = "") -> str:
+    """Describe the first difference between two dictionaries."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in [*saved, *current]:
+            if saved.get(key) != current.get(key):
+                return _difference(saved.get(key), current.get(key), f"{where}.{key}" if where else key)
+    return f"its {where} is {saved!r}, not {current!r}"
 
 
 def _lines_until(metrics: Path, step: int) -> list[str]:
-    """The lines up to a step; what a kill cut off is no line."""
+    """Return the lines up to a step, without lines that a killed run left incomplete."""
     kept: list[str] = []
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The one way of images, whatever the task: a data set, its splits, and batches of them, decoded as they come."""
+"""Data sets, splits and batches of images, for all tasks."""
 
 import hashlib
 import random
@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
-Counts = Counter[tuple[int | str, int]]  # of each value or name that labels have, and its class
+Progress = Callable[[str, int, int], None]  # description, done, total
+Counts = Counter[tuple[int | str, int]]  # (value or name in the labels, class) → count
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images and what is known of them.
+    """A batch of images and labels.
 
     Attributes:
-        images: (N, C, H, W), normalized; to detect in, a list of (C, H, W) from 0 to 1.
-        labels: (N,) classes; of segmentation (N, H, W); of detection a dictionary for each image.
-        broken: The names of images that could not be read, and are not in it.
+        images: (N, C, H, W), normalized. For detection, a list of (C, H, W) with values from 0 to 1.
+        labels: (N,) for classification, (N, H, W) for segmentation, one dictionary per image for detection.
+        broken: The errors of images that could not be read. They are not part of the batch.
     """
 
     images: Any
@@ -36,7 +36,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> "Batch":
-        """The same on another device; images that are one tensor, in a memory format."""
+        """Return the batch on another device. A single image tensor is also converted to the memory format."""
         if isinstance(self.images, Tensor):
             images = self.images.to(device, non_blocking=True, memory_format=memory_format)
         else:
@@ -45,33 +45,40 @@ class Batch:
         return Batch(images, labels, self.broken)
 
     def chunk(self, count: int) -> Iterator["Batch"]:
-        """The same in so many parts."""
+        """Split the batch into at most `count` parts."""
         size = -(-len(self) // count)
         for start in range(0, len(self), size):
             yield Batch(self.images[start : start + size], self.labels[start : start + size])
 
 
 class Images(Protocol):
-    """The images of one split, as the network sees them."""
+    """The images of one split, transformed for the network."""
 
     def __len__(self) -> int: ...
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
-        """The images of these numbers, batch by batch; augmented by draws from the seed `draw` if there is one.
+        """Yield one batch for each tensor of image indices.
 
-        What is drawn for an image depends on the seed and the image's number alone, so that it does not matter how an
-        epoch is split over processes, or where it is taken up again.
+        The augmentation of an image is a function of the seed and the image index. It does not depend on the number of
+        processes, or on the step at which an epoch is resumed.
+
+        Args:
+            order: The image indices of each batch.
+            draw: The seed of the augmentation. Pass `None` for evaluation.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's splits; `validation` is what the best checkpoint is chosen by, if anything is.
+    """The splits of a data set.
 
     Attributes:
-        num_classes: How many classes there are; of a task without classes, how many outputs its networks have.
-        classes: Their names, if the data set has names.
+        train: The training images.
+        validation: The images that select the best checkpoint, or `None`.
+        test: The test images.
+        num_classes: The number of classes. For a task without classes, the number of outputs of the network.
+        classes: The names of the classes, or `None` if the data set has no names.
     """
 
     train: Images
@@ -82,42 +89,42 @@ class Data:
 
 
 class Dataset(Protocol):
-    """The images and labels of one split, not decoded yet."""
+    """The images and labels of one split, decoded on access."""
 
     def __len__(self) -> int: ...
 
     def name(self, number: int, /) -> str:
-        """What errors call an image."""
+        """Return the name of an image in errors."""
         ...
 
     def open(self, number: int, channels: int) -> tuple[Image.Image, Any]:
-        """Decode an image, with 3 channels or 1, and its label.
+        """Return a decoded image with 3 channels or 1, and its label.
 
         Raises:
-            ValueError: One of the two is broken; the error names it.
+            ValueError: If the image or the label is broken. The error names it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Broken:
-    """The image cannot be read, and why not."""
+    """An image that cannot be read, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Images that are decoded as they come, by processes beside the training if there are any.
+    """Images that are decoded and transformed when they are needed.
 
     Attributes:
-        dataset: Where they come from.
-        transform: (image, label) → the tensors of both.
+        dataset: The images and labels.
+        transform: A function from an image and a label to their tensors.
         channels: 3, or 1 for gray images.
-        numbers: Which of the data set's images; what is drawn for an image depends on this number. `None`: all.
-        stacked: Whether images and labels of a batch are one tensor each, or lists.
-        workers: How many processes.
-        skip_broken: Whether broken images are left out; otherwise the first is an error.
+        numbers: The indices of the images to use. `None` means all. The seed of an augmentation depends on this index.
+        stacked: Whether the images and the labels of a batch are stacked into one tensor each, or are lists.
+        workers: Number of processes that decode images. 0 decodes in the current process.
+        skip_broken: Whether to skip broken images. Otherwise the first one is an error.
     """
 
     dataset: Dataset
@@ -132,11 +139,11 @@ class DecodedImages:
         return len(self.dataset if self.numbers is None else self.numbers)
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
-        wanted = [[(int(number), draw) for number in numbers] for numbers in order]
+        samples = [[(int(number), draw) for number in numbers] for numbers in order]
         for batch in DataLoader(
-            self,  # pyright: ignore[reportArgumentType]  it has what a map-style data set has
-            batch_sampler=wanted,  # pyright: ignore[reportArgumentType]  a number and a seed are an index too
-            num_workers=min(self.workers, len(wanted)),
+            self,  # pyright: ignore[reportArgumentType]  it has the methods of a map-style data set
+            batch_sampler=samples,  # pyright: ignore[reportArgumentType]  the key of a sample is (index, seed)
+            num_workers=min(self.workers, len(samples)),
             collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(),
         ):
@@ -145,15 +152,18 @@ class DecodedImages:
             yield batch
 
     def count(self, progress: Callable[[int, int], None]) -> Counts:
-        """How often each class is in the labels, of a data set that counts them."""
-        counting: Any = self.dataset
+        """Count the classes in the labels. The data set must have a method `count`."""
+        dataset: Any = self.dataset
         numbers = range(len(self)) if self.numbers is None else self.numbers
-        return counting.count(numbers, self.skip_broken, progress)
+        return dataset.count(numbers, self.skip_broken, progress)
 
-    def __getitem__(self, wanted: tuple[int, int | None]) -> tuple[Tensor, Any] | Broken:
-        """An error raised in another process would arrive here with that process's traceback as its text."""
-        place, draw = wanted
-        number = place if self.numbers is None else self.numbers[place]
+    def __getitem__(self, sample: tuple[int, int | None]) -> tuple[Tensor, Any] | Broken:
+        """Return the tensors of a sample (index, seed), or the reason why it is broken.
+
+        Errors are returned, since the message of an exception from a worker process contains its traceback.
+        """
+        index, draw = sample
+        number = index if self.numbers is None else self.numbers[index]
         _seed_draws(draw, number)
         try:
             image, label = self.dataset.open(number, self.channels)
@@ -164,40 +174,40 @@ class DecodedImages:
         except ValueError as error:
             return Broken(f"{self.dataset.name(number)} {error}")
 
-    def _collate(self, found: Sequence[tuple[Tensor, Any] | Broken]) -> Batch:
-        whole = [example for example in found if not isinstance(example, Broken)]
-        broken = [example.reason for example in found if isinstance(example, Broken)]
-        return collate(whole, self.stacked, broken)
+    def _collate(self, examples: Sequence[tuple[Tensor, Any] | Broken]) -> Batch:
+        valid = [example for example in examples if not isinstance(example, Broken)]
+        broken = [example.reason for example in examples if isinstance(example, Broken)]
+        return collate(valid, self.stacked, broken)
 
 
 def collate(examples: Sequence[tuple[Tensor, Any]], stacked: bool = True, broken: Sequence[str] = ()) -> Batch:
-    """A batch of images and labels: as one tensor each, or as lists; of none of them, two empty lists."""
+    """Build a batch of images and labels, as one tensor each or as lists. An empty batch has two empty lists."""
     images, labels = [image for image, _ in examples], [label for _, label in examples]
     if not (stacked and images):
         return Batch(images, labels, broken)
     return Batch(torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels]), broken)
 
 
-def first_of_shuffled(count: int | None, there: int, place: object) -> Sequence[int]:
-    """So many numbers below `there`, the first of a shuffled order; `None`: all of them.
+def first_of_shuffled(count: int | None, total: int, place: object) -> Sequence[int]:
+    """Return the first `count` of the indices 0 to `total` - 1 in a shuffled order. If `count` is `None`, return all.
 
     Raises:
-        ValueError: There are fewer.
+        ValueError: If `count` is larger than `total`. The error names the place.
     """
     if count is None:
-        return range(there)
-    if count > there:
-        raise ValueError(f"train_images is {count}, but {place} has {there} to train on")
-    return torch.randperm(there, generator=torch.Generator().manual_seed(0))[:count].tolist()
+        return range(total)
+    if count > total:
+        raise ValueError(f"train_images is {count}, but {place} has {total} training images")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].tolist()
 
 
 def mix_seeds(*numbers: int | str) -> int:
-    """One seed of several numbers; near ones give seeds that have nothing in common."""
+    """Hash several numbers into one seed. Similar numbers give unrelated seeds."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
 def _seed_draws(draw: int | None, number: int) -> None:
-    """Seed all that transforms draw from, for one image."""
+    """Seed the random generators that transforms use, for one image."""
     if draw is not None:
         seed = mix_seeds(draw, number)
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""Small images, decoded once and kept in memory."""
+"""Small labeled images that are decoded once and kept in memory."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +15,14 @@ from cnnmod.training.options import ImageOptions
 
 @dataclass(frozen=True)
 class ImagesInMemory:
-    """Images with a class each.
+    """Labeled images in memory.
 
     Attributes:
         pixels: (N, C, H, W), uint8.
         labels: (N,).
-        options: Says how they are normalized.
-        crop_flip: Whether they are shifted and mirrored.
-        broken: The names of images that could not be read.
+        options: The image options, with the mean and standard deviation for normalization.
+        crop_flip: Whether images are shifted and flipped at random.
+        broken: The errors of images that could not be read.
     """
 
     pixels: Tensor
@@ -40,33 +40,33 @@ class ImagesInMemory:
         return len(self.labels)
 
     def count(self, _: Callable[[int, int], None]) -> Counts:
-        """How many images are of each class."""
+        """Count the images of each class."""
         return Counter((label, label) for label in self.labels.tolist())
 
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
         mean, std = self._scale
-        changed = self._crop_flip(draw) if draw is not None and self.crop_flip else None
+        augment = self._crop_flip(draw) if draw is not None and self.crop_flip else None
         for numbers in order:
-            pixels = changed(numbers) if changed else self.pixels[numbers]
+            pixels = augment(numbers) if augment else self.pixels[numbers]
             yield Batch((pixels - mean) / std, self.labels[numbers], self.broken)
 
     def _crop_flip(self, draw: int) -> Callable[[Tensor], Tensor]:
-        """The images of these numbers, each shifted with zeros around it, and mirrored or not, by its own draws."""
-        size, most = self.options.size[0], self.options.size[0] // 8
+        """Return a function from image indices to images that are shifted with zero padding and flipped at random."""
+        size, padding = self.options.size[0], self.options.size[0] // 8
         generator = torch.Generator().manual_seed(draw)
-        shifts_N2 = torch.randint(0, 2 * most + 1, (len(self), 2), generator=generator)
-        mirrored_N = torch.rand(len(self), generator=generator) < 0.5
-        along, width = torch.arange(size), size + 2 * most
+        shifts_N2 = torch.randint(0, 2 * padding + 1, (len(self), 2), generator=generator)
+        flipped_N = torch.rand(len(self), generator=generator) < 0.5
+        offsets, width = torch.arange(size), size + 2 * padding
 
-        def changed(numbers: Tensor) -> Tensor:
-            padded = torch.nn.functional.pad(self.pixels[numbers], (most, most, most, most))
-            rows_NH = shifts_N2[numbers, :1] + along
-            columns_NW = shifts_N2[numbers, 1:] + torch.where(mirrored_N[numbers, None], along.flip(0), along)
-            place_NHW = rows_NH[:, :, None] * width + columns_NW[:, None, :]
-            place_NCP = place_NHW.flatten(1)[:, None].expand(-1, padded.size(1), -1)
-            return padded.flatten(2).gather(2, place_NCP).unflatten(2, (size, size))
+        def augment(numbers: Tensor) -> Tensor:
+            padded = torch.nn.functional.pad(self.pixels[numbers], (padding, padding, padding, padding))
+            rows_NH = shifts_N2[numbers, :1] + offsets
+            columns_NW = shifts_N2[numbers, 1:] + torch.where(flipped_N[numbers, None], offsets.flip(0), offsets)
+            index_NHW = rows_NH[:, :, None] * width + columns_NW[:, None, :]
+            index_NCP = index_NHW.flatten(1)[:, None].expand(-1, padded.size(1), -1)
+            return padded.flatten(2).gather(2, index_NCP).unflatten(2, (size, size))
 
-        return changed
+        return augment
 
 
 def decode_into_memory(
@@ -79,10 +79,10 @@ def decode_into_memory(
     split: str,
     progress: Callable[[int, int], None],
 ) -> ImagesInMemory:
-    """Decode images of a data set; each has a class as its label.
+    """Decode the images with these indices of a data set whose labels are classes.
 
     Raises:
-        ValueError: An image is broken, or with `skip_broken` all are.
+        ValueError: If an image is broken, or with `skip_broken` if all are.
     """
     pixels = torch.empty(len(numbers), options.in_channels, *options.size, dtype=torch.uint8)
     labels: list[int] = []
@@ -99,12 +99,12 @@ def decode_into_memory(
         if done % 1000 == 0 or done == len(numbers):
             progress(done, len(numbers))
     if not labels:
-        raise ValueError(f"all {split} images are broken, the first: {broken[0]}")
+        raise ValueError(f"all {split} images are broken; the first error: {broken[0]}")
     return ImagesInMemory(pixels[: len(labels)], torch.tensor(labels), options, crop_flip, broken)
 
 
 def pixels_of(image: Image.Image, options: ImageOptions) -> Tensor:
-    """(C, H, W), uint8, of the recipe's size."""
+    """Return the pixels of an image, resized to the size of the recipe: (C, H, W), uint8."""
     pixels = pil_to_tensor(image)
     size = list(options.size)
     return pixels if list(pixels.shape[1:]) == size else resize(pixels, size, antialias=True)

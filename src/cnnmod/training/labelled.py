@@ -1,4 +1,4 @@
-"""Images with a class each, as a recipe wants them: which are trained on, held out and tested on."""
+"""Split a data set of labeled images into training, validation and test images."""
 
 import logging
 from array import array
@@ -18,12 +18,12 @@ from cnnmod.training.sources import Source, of_array
 
 logger = logging.getLogger("cnnmod")
 
-_Part = tuple[str, Sequence[int]]  # a split, and which of its images
+_Part = tuple[str, Sequence[int]]  # a split and indices of its images
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What lies in a place, and which of it is used for what; `validation` is `None` if nothing is held out."""
+    """A data set of labeled images and the use of its images. `validation` is `None` if nothing is held out."""
 
     splits: Mapping[str, Source]
     train: _Part
@@ -36,18 +36,18 @@ class Labelled:
 def open_labelled(
     place: str | Path, validation_fraction: float, train_images: int | None, progress: Progress
 ) -> Labelled:
-    """Find the images of a place.
+    """Open a data set of labeled images.
 
     Args:
-        place: `"digits"`, which scikit-learn ships, or a folder of one of the layouts of `layouts.py`.
-        validation_fraction: How much of the training images is held out.
-        train_images: How many of the others are trained on; `None` takes all.
-        progress: Called while Parquet files are read.
+        place: `"digits"` (part of scikit-learn), or a folder with a layout of `layouts.py`.
+        validation_fraction: The fraction of the training images that is held out.
+        train_images: How many of the other images to train on. `None` means all.
+        progress: A callback (description, done, total) while Parquet files are read.
 
     Raises:
-        OSError: The folder does not exist.
-        ValueError: Nothing that is known lies there, a split is missing or empty, a label is out of range, or all
-            labels are the same.
+        OSError: If the folder does not exist.
+        ValueError: If the layout is not supported, a split is missing or empty, a label is out of range, or all labels
+            are equal.
     """
     splits, classes = _digits() if str(place) == "digits" else _sources(Path(place), progress)
     num_classes = _num_classes(place, splits, classes)
@@ -73,12 +73,13 @@ def open_labelled(
     )
 
 
-def _numbers(found: Tensor) -> Sequence[int]:
-    return array("q", torch.sort(found).values.tolist())  # a list of many numbers would grow in each process
+def _numbers(indices: Tensor) -> Sequence[int]:
+    # A large list would use more memory in each worker: reading it updates reference counts, which copies its pages.
+    return array("q", torch.sort(indices).values.tolist())
 
 
 def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
-    """scikit-learn's 1,797 scanned digits, 8 × 8: always the same split, balanced over the classes."""
+    """Return scikit-learn's 1,797 scanned digits, 8 × 8, in a fixed split that is balanced over the classes."""
     images, labels = load_digits(return_X_y=True)
     pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
     parts: list[Any] = train_test_split(pixels, labels, test_size=450, stratify=labels, random_state=0)
@@ -90,17 +91,17 @@ def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
 
 
 def _sources(folder: Path, progress: Progress) -> tuple[dict[str, Source], tuple[str, ...] | None]:
-    found = find_sources(folder, progress)
-    splits = dict(found.splits)
+    sources = find_sources(folder, progress)
+    splits = dict(sources.splits)
     if "train" not in splits or len(splits) < 2:
-        raise ValueError(f"{folder} has images to {' and '.join(splits)}; it needs train, and test or validation (val)")
-    return splits, found.classes
+        raise ValueError(f"{folder} has the splits {', '.join(splits)}; it needs train, and test or validation (val)")
+    return splits, sources.classes
 
 
 def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[str, ...] | None) -> int:
     for split, source in sources.items():
         if not len(source):
-            raise ValueError(f"{place} has no {split} image")
+            raise ValueError(f"{place} has no {split} images")
     trained = set(sources["train"].labels)
     count = len(classes) if classes else max(trained) + 1
     for split, source in sources.items():
@@ -111,7 +112,7 @@ def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[s
                 raise ValueError(f"{source.name(number)} ({split}) has the label {label}, which no training image has")
     if len(trained) < 2:
         only = min(trained) if classes is None else repr(classes[min(trained)])
-        raise ValueError(f"{place} has training images of one class only, {only}; it needs two or more")
+        raise ValueError(f"{place} has training images of only one class, {only}; it needs two or more")
     if len(sources["train"]) < count and not classes:
         raise ValueError(f"{place} has labels up to {count - 1}, but only {len(sources['train'])} training images")
     if missing := [label for label in range(count) if label not in trained]:

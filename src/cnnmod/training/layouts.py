@@ -1,4 +1,4 @@
-"""What lies in a folder of labelled images: class folders, Parquet, tar shards, or torchvision's CIFAR."""
+"""The layouts of labeled images: class folders, Parquet, tar shards, and torchvision's CIFAR."""
 
 from functools import partial
 from pathlib import Path
@@ -19,29 +19,30 @@ _LAYOUTS = (
 
 
 def find_sources(folder: Path, progress: Progress = lambda what, done, total: None) -> Sources:
-    """What lies in a folder.
+    """Find the images in the folder of a data set.
 
     Args:
-        folder: Of one data set.
-        progress: Called while Parquet files are read, with what is done, how much of it, and how much there is.
+        folder: The folder of one data set.
+        progress: A callback (description, done, total) while Parquet files are read.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: Nothing in it is known, with what would be, or more than one data set; or what is in it is wrong.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If the folder has no supported layout (the error lists them), has more than one, or its content is
+            invalid.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist")
-    there = [name for name in _CIFAR if (folder / name).is_dir()]
-    there += ["Parquet files"] if files_by_split(folder, [".parquet"]) else []
-    there += ["tar shards"] if files_by_split(folder, [".tar"]) else []
-    there += ["class folders"] if folders_by_split(folder) else []
-    if len(there) > 1:
-        raise ValueError(f"{folder} holds {' and '.join(there)}; give a folder with one of them")
-    for layout in (_find_cifar, partial(find_parquet, progress=progress), find_shards, find_class_folders):
-        if sources := layout(folder):
+    layouts = [name for name in _CIFAR if (folder / name).is_dir()]
+    layouts += ["Parquet files"] if files_by_split(folder, [".parquet"]) else []
+    layouts += ["tar shards"] if files_by_split(folder, [".tar"]) else []
+    layouts += ["class folders"] if folders_by_split(folder) else []
+    if len(layouts) > 1:
+        raise ValueError(f"{folder} contains {' and '.join(layouts)}; give a folder with only one of them")
+    for find in (_find_cifar, partial(find_parquet, progress=progress), find_shards, find_class_folders):
+        if sources := find(folder):
             return sources
     inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
-    raise ValueError(f"no images were found in {folder}, which holds {inside}; accepted are {_LAYOUTS}")
+    raise ValueError(f"found no images in {folder}, which contains {inside}; the supported layouts are {_LAYOUTS}")
 
 
 def _find_cifar(folder: Path) -> Sources | None:
@@ -50,10 +51,10 @@ def _find_cifar(folder: Path) -> Sources | None:
     name = next((name for name in _CIFAR if (folder / name).is_dir()), None)
     if name is None:
         return None
-    kind = CIFAR10 if name == _CIFAR[0] else CIFAR100
+    dataset_class = CIFAR10 if name == _CIFAR[0] else CIFAR100
     try:
-        parts = {split: kind(str(folder), train=split == "train") for split in ("train", "test")}
-    except RuntimeError as error:  # its checksums
+        datasets = {split: dataset_class(str(folder), train=split == "train") for split in ("train", "test")}
+    except RuntimeError as error:  # a wrong checksum
         raise ValueError(f"{folder}: {error}") from error
-    splits = {split: of_array(part.data, part.targets, f"{folder}: {split}") for split, part in parts.items()}
-    return Sources(splits, tuple(parts["train"].classes))
+    splits = {split: of_array(part.data, part.targets, f"{folder}: {split}") for split, part in datasets.items()}
+    return Sources(splits, tuple(datasets["train"].classes))

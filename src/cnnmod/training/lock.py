@@ -1,4 +1,4 @@
-"""A folder that one run at a time writes into."""
+"""Lock a folder so that only one run at a time writes to it."""
 
 import os
 import socket
@@ -16,26 +16,26 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-_held: set[Path] = set()  # fcntl's locks keep other processes out, not this one
+_held: set[Path] = set()  # fcntl locks do not exclude the process that holds them
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, which is made if need be, and removed again if nothing was written into it.
+    """Lock a folder for one run. The folder is created if necessary, and removed at the end if it is empty.
 
-    Of the processes of a run the main one does this, the others nothing. The kernel's lock on a file ends with its
-    process, however that ends, and forked processes do not inherit it. The file names process and host: on some network
-    file systems a host does not see the locks of others, so a file that another host left behind counts as a run that
-    goes on.
+    Only the main process of a run takes the lock. It is a file lock of the kernel. It is released when its process ends
+    in any way, and forked processes do not inherit it. The lock file contains the process and the host. On some network
+    file systems a host does not see the locks of other hosts, so a lock file that another host left behind counts as a
+    running process.
 
     Raises:
-        OSError: The folder cannot be made or written to.
-        ValueError: Another run is going on in it, or was on another host and did not end in order.
+        OSError: If the folder cannot be created or written to.
+        ValueError: If another run uses the folder, or a run on another host was killed in it.
     """
     if not all_processes().is_main_process:
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / LOCK
     try:
@@ -44,40 +44,40 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if _is_of(path, file):  # nobody has deleted it, as our errors advise
+            if _is_same_file(path, file):  # not deleted by a user, as the error below advises
                 path.unlink()
             os.close(file)
             _held.discard(path)
     finally:
-        for path in made:
-            with suppress(OSError):  # it is not empty
+        for path in created:
+            with suppress(OSError):  # not empty
                 path.rmdir()
 
 
 def _lock(path: Path) -> int:
-    """The lock's file, open: to close it gives the lock back."""
+    """Lock the file and return its descriptor. Closing the descriptor releases the lock."""
     if path in _held:
         raise ValueError(f"{path.parent} is in use by this process")
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another run has ended in between, and has removed the folder
+        except FileNotFoundError:  # another run has ended in the meantime and removed the folder
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         try:
             _check_free(path, file)
-            if _is_of(path, file):
+            if _is_same_file(path, file):
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()} {socket.gethostname()} {_kernel()}\n".encode(), 0)
                 return file
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # another run has ended in between, and has removed this file
+        os.close(file)  # another run has ended in the meantime and removed this file
 
 
-def _is_of(path: Path, file: int) -> bool:
-    """Whether an open file is the one of this path."""
+def _is_same_file(path: Path, file: int) -> bool:
+    """Whether a file descriptor refers to the file at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:
@@ -86,33 +86,33 @@ def _is_of(path: Path, file: int) -> bool:
 
 def _check_free(path: Path, file: int) -> None:
     pid, host, kernel = [*os.pread(file, 1000, 0).decode(errors="replace").split(), "", "", ""][:3]
-    here = not host or host == socket.gethostname() or kernel == _kernel()  # containers have names of their own
-    taken = _take(file)
+    same_host = not host or host == socket.gethostname() or kernel == _kernel()  # host names of containers differ
+    acquired = _acquire(file)
     running = pid.isdecimal() and len(pid) < 10 and psutil.pid_exists(int(pid))
-    if taken is False or (taken is None and here and running):
+    if acquired is False or (acquired is None and same_host and running):
         raise ValueError(f"{path.parent} is in use by process {pid or '?'} on {host or 'this host'}")
-    if not here:
+    if not same_host:
         raise ValueError(
-            f"{path.parent} is in use by process {pid} on {host}, or was when that ended; if it no longer runs, "
+            f"{path.parent} is in use by process {pid} on {host}, or that process was killed; if it is not running, "
             f"delete {path}"
         )
 
 
-def _take(file: int) -> bool | None:
-    """Whether the lock was free; `None` where there are no such locks."""
+def _acquire(file: int) -> bool | None:
+    """Try to lock a file. Return whether it was free, or `None` if file locks are not supported."""
     if fcntl is None:
         return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # a file system without them
+    except OSError:  # the file system does not support locks
         return None
     return True
 
 
 def _kernel() -> str:
-    """The running kernel's name, the same in all containers of a machine."""
+    """Return the boot ID of the kernel, which is the same in all containers of a machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""One plain training loop, in one process or many."""
+"""The training loop, for one or several processes."""
 
 import time
 from collections.abc import Callable
@@ -19,26 +19,26 @@ from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
 from cnnmod.training.tasks import Loss
 
-_LOOK = 20  # steps between looks at the loss, for which a GPU has to stop
+_LOG_EVERY = 20  # steps; reading the loss synchronizes the GPU
 
 
 class Record(Protocol):
-    """Where a training keeps what it must not lose, and says what it has seen."""
+    """Saves the state and logs the metrics of a training."""
 
     def restore(self, state: State) -> dict[str, Any]:
-        """Load what was saved last into the state, and return the progress; without changes, `{}`, if nothing was."""
+        """Load the last saved state and return its progress. Return `{}` without changes if nothing was saved."""
         ...
 
     def save(self, state: State, progress: dict[str, Any], loss: Tensor) -> None:
-        """Called after every step with its loss; it is free not to save, and raises if what it saves is not finite."""
+        """Called after every step with its loss. It may skip saving, and raises if a saved value is not finite."""
         ...
 
     def save_best(self, model: nn.Module) -> None:
-        """Called when a network is better than all before it on the held-out images."""
+        """Called when a network has a new best score on the validation images."""
         ...
 
     def log(self, values: dict[str, Any]) -> None:
-        """Called every few steps and after every epoch."""
+        """Log metrics. Called every few steps and after every epoch."""
         ...
 
 
@@ -52,26 +52,27 @@ def train(
     record: Record | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, rate: None,
 ) -> nn.Module:
-    """Train a network, in place, as the recipe says.
+    """Train a network in place with a recipe.
 
-    Everything random is drawn from the seed and the number of the epoch or step, and nothing else. So a training that
-    was cut off goes on to the same weights, and the images of a step do not depend on how many processes there are.
+    All randomness is a function of the seed and the epoch, step or image index. Therefore a resumed training reaches
+    the same weights, and the images of a step do not depend on the number of processes.
 
     Args:
-        model: Of the recipe's task; it is left in evaluation mode, on the device that it was trained on.
-        data: What to train on, and to choose by.
-        recipe: How.
-        seed: Of order, augmentation and whatever layers draw.
-        loss: Another loss than the task's: (model, images, labels) → loss.
-        record: Where progress is kept, and taken up again.
-        progress: Called after every step with steps done, steps in all, and images a second.
+        model: A network for the task of the recipe. After training it is in evaluation mode, on the training device.
+        data: The training images, and the validation images that select the best checkpoint.
+        recipe: The recipe.
+        seed: The seed of the image order, the augmentation and random layers.
+        loss: A function (model, images, labels) → loss that replaces the loss of the task.
+        record: Saves the state, logs metrics, and resumes an interrupted training.
+        progress: Called after every step with the steps done, the total steps, and the images per second.
 
     Returns:
-        The network to test: the model itself, or its moving average.
+        The network to evaluate: the model itself, or its moving average.
 
     Raises:
-        ValueError: Fewer images than the batch size, or a batch size that the processes cannot share.
-        FloatingPointError: The loss or what is saved is no longer finite.
+        ValueError: If there are fewer images than the batch size, or the batch size is not divisible among the
+            processes.
+        FloatingPointError: If the loss or a saved value is not finite.
 
     Examples:
         >>> from cnnmod.networks import build_mod
@@ -95,9 +96,9 @@ def train(
     tested = model if average is None else average.module
     scaler = torch.amp.GradScaler(device.type, enabled=system.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
-    compute_loss = loss or recipe.task.loss(data.num_classes, device)  # before anything is written
-    kept: dict[str, Any] = record.restore(state) if record else {}
-    done, best = kept.get("step", 0), kept.get("best")
+    compute_loss = loss or recipe.task.loss(data.num_classes, device)  # may fail, so call it before any file is written
+    restored: dict[str, Any] = record.restore(state) if record else {}
+    done, best = restored.get("step", 0), restored.get("best")
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
     step = Step(
         recipe=recipe,
@@ -108,26 +109,27 @@ def train(
         scaler=scaler,
     )
 
-    mine = options.batch_size // processes.num_processes
+    local_batch_size = options.batch_size // processes.num_processes
     broken: set[str] = set()
     for epoch in range(done // steps, options.epochs):
         order = _order(len(data.train), options.batch_size, seed, epoch)
-        ours = order[done - epoch * steps :, processes.process_index * mine :][:, :mine]
+        start = processes.process_index * local_batch_size
+        local_order = order[done - epoch * steps :, start : start + local_batch_size]
         started, since = time.perf_counter(), done
-        for batch in data.train.batches(list(ours), mix_seeds("epoch", seed, epoch)):
+        for batch in data.train.batches(list(local_order), mix_seeds("epoch", seed, epoch)):
             torch.manual_seed(mix_seeds("step", seed, done, processes.process_index))
             broken |= set(batch.broken)
             schedule.step_update(done)
             if not len(batch):
-                raise ValueError(f"all images of a batch are broken, the first: {batch.broken[0]}")
-            found = step(batch)
+                raise ValueError(f"all images of a batch are broken; the first error: {batch.broken[0]}")
+            step_loss = step(batch)
             done += 1
             if average is not None:
                 average.update(model, step=done)
             ends_epoch = done == (epoch + 1) * steps
             rate = (done - since) * options.batch_size / (time.perf_counter() - started)
-            if ends_epoch or done % _LOOK == 0:
-                mean_loss = _mean_over_processes(found, processes)
+            if ends_epoch or done % _LOG_EVERY == 0:
+                mean_loss = _mean_over_processes(step_loss, processes)
                 check_loss(mean_loss, f"at step {done} (epoch {epoch + 1})")
                 values = {"step": done, "epoch": epoch + 1, "loss": mean_loss, "images_per_s": round(rate, 1)}
                 values |= {"learning_rate": optimizer.param_groups[0]["lr"], "broken": count_distinct(broken)}
@@ -143,7 +145,7 @@ def train(
                     if record:
                         record.save_best(tested)
             if record:
-                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best}, found)
+                record.save(state, {"step": done, "epoch_ends": ends_epoch, "best": best}, step_loss)
             progress(done, options.epochs * steps, f"{rate:,.0f} images/s")
     return tested.eval()
 
@@ -151,7 +153,7 @@ def train(
 def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
     batch_size, accumulate = recipe.optimization.batch_size, recipe.optimization.accumulate
     if len(data.train) < batch_size:
-        raise ValueError(f"there are {len(data.train)} images to train on, fewer than batch_size = {batch_size}")
+        raise ValueError(f"there are {len(data.train)} training images, fewer than batch_size = {batch_size}")
     if batch_size % (processes.num_processes * accumulate):
         raise ValueError(
             f"batch_size = {batch_size} is not a multiple of {processes.num_processes} processes × "
@@ -160,7 +162,7 @@ def _check(data: Data, recipe: Recipe, processes: PartialState) -> None:
 
 
 def _order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """The images of each step of an epoch, (steps, batch_size); what makes no whole batch is left out."""
+    """Return the image indices of each step of an epoch, (steps, batch_size), without the last incomplete batch."""
     generator = torch.Generator().manual_seed(mix_seeds("order", seed, epoch))
     steps = count // batch_size
     return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)

@@ -1,4 +1,4 @@
-"""The parts of a recipe that all tasks share: networks, images, optimization, system."""
+"""The parts of a recipe that are the same for all tasks: networks, images, optimization and system."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,45 +7,45 @@ from cnnmod.method.config import MoDConfig
 
 Schedule = Literal["step", "cosine", "poly"]
 Precision = Literal["fp32", "bf16", "fp16"]
-_LARGEST_SIDE = 65535  # of a JPEG
+_LARGEST_SIDE = 65535  # the limit of JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """Which networks are compared."""
+    """The networks to compare."""
 
     baseline: str
-    """The dense network, as `cnnmod.networks.build` takes it."""
+    """The name of the dense network, as `cnnmod.networks.build` takes it."""
 
     network: str
-    """The MoD network: one of cnnmod's, or a dense one that is converted."""
+    """The name of the MoD network: a MoD network of cnnmod, or a dense network to convert."""
 
     network_args: dict[str, Any] = field(default_factory=dict)
-    """What both are built with."""
+    """The arguments of both factories."""
 
     config: MoDConfig = field(default_factory=MoDConfig)
-    """The MoD network's choices."""
+    """The configuration of the MoD network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What an image is to a network."""
+    """How images are prepared for a network."""
 
     image_size: int | tuple[int, int]
-    """Height and width in pixels; one number stands for both. A detector resizes images until their short side is the
-    smaller number, or their long side the larger."""
+    """Height and width in pixels, or one number for both. Detectors keep the aspect ratio: they resize an image such
+    that its short side is the smaller number, unless its long side would exceed the larger one."""
 
     in_channels: int = 3
     """3, or 1 for gray images."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of the pixels from 0 to 1, by channel; images are normalized with it."""
+    """The mean of each channel for normalization, with pixel values from 0 to 1."""
 
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of the pixels, by channel."""
+    """The standard deviation of each channel for normalization."""
 
     train_images: int | None = None
-    """How many images are trained on, the first of a shuffled order; `None` takes all."""
+    """How many images to train on, from the start of a shuffled order. `None` means all."""
 
     def __post_init__(self) -> None:
         check_sides("image_size", self.image_size)
@@ -53,60 +53,64 @@ class ImageOptions:
         if self.train_images is not None and self.train_images < 1:
             raise ValueError(f"train_images must be ≥ 1 or None, not {self.train_images}")
         if not len(self.mean) == len(self.std) == self.in_channels:
-            raise ValueError(f"mean and std must have {self.in_channels} numbers, not {self.mean} and {self.std}")
+            raise ValueError(f"mean and std must have {self.in_channels} numbers each, not {self.mean} and {self.std}")
 
     @property
     def size(self) -> tuple[int, int]:
-        """`image_size` as two numbers."""
+        """`image_size` as height and width."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How the weights are changed."""
+    """Optimizer, schedule and batch size."""
 
     epochs: int
-    """How many times every image is seen."""
+    """Number of passes over the training images."""
 
     batch_size: int
-    """Images in a step, of all processes together."""
+    """Number of images in a step, over all processes."""
 
     accumulate: int = 1
-    """In how many parts a process runs its images of a step."""
+    """Gradient accumulation: the number of parts in which a process runs its images of a step."""
 
     optimizer: str = "momentum"
-    """timm's name; `"momentum"` is plain SGD with momentum, `"sgd"` Nesterov's."""
+    """The name of an optimizer in timm. `"momentum"` is plain SGD with momentum, and `"sgd"` uses Nesterov momentum."""
 
     learning_rate: float
-    """The optimizer's."""
+    """The learning rate after warm-up."""
 
     momentum: float = 0.9
-    """The optimizer's."""
+    """The momentum of the optimizer."""
 
     weight_decay: float
-    """The optimizer's."""
+    """The weight decay of the optimizer."""
 
     decay_norms: bool = True
-    """Whether norms and biases are decayed too."""
+    """Whether weight decay applies to norms and biases."""
 
     schedule: Schedule
-    """`"step"` multiplies the learning rate by `decay` at each of `milestones`; `"cosine"` goes to 0; `"poly"` to a
-    hundredth, as (1 − t)^`decay`."""
+    """The learning rate schedule.
+
+    - `"step"`: multiply by `decay` at each of `milestones`.
+    - `"cosine"`: decay to 0.
+    - `"poly"`: decay to one hundredth, as (1 − t)^`decay`.
+    """
 
     milestones: tuple[int, ...] = ()
-    """Epochs, of the schedule `"step"`."""
+    """The epochs at which the schedule `"step"` lowers the learning rate."""
 
     decay: float = 0.1
-    """A factor of the schedule `"step"`; an exponent of `"poly"`."""
+    """The factor of the schedule `"step"`, or the exponent of `"poly"`."""
 
     warmup_epochs: int = 0
-    """Epochs with a learning rate that rises from 0."""
+    """Number of epochs in which the learning rate rises from 0."""
 
     ema_decay: float = 0.0
-    """Of a moving average of the weights, which is then what is tested; 0 is none."""
+    """The decay of the moving average of the weights, which is then evaluated. 0 disables the average."""
 
     clip_grad: float = 0.0
-    """The largest norm of the gradient; 0 is none."""
+    """The maximum norm of the gradient. 0 disables clipping."""
 
     def __post_init__(self) -> None:
         check_fields(self, "≥ 1", "epochs", "batch_size", "accumulate")
@@ -114,24 +118,24 @@ class Optimization:
         check_fields(self, "≥ 0", "weight_decay", "momentum", "warmup_epochs", "clip_grad", "decay")
         check_fields(self, "from 0 to less than 1", "ema_decay")
         if self.schedule == "step" and not self.milestones:
-            raise ValueError("the schedule 'step' needs milestones, the epochs after which the learning rate falls")
+            raise ValueError("the schedule 'step' needs milestones, the epochs at which the learning rate is lowered")
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What the machine makes of it."""
+    """Precision, memory format and compiler."""
 
     precision: Precision = "fp32"
-    """`"bf16"` and `"fp16"` are automatic mixed precision."""
+    """`"bf16"` and `"fp16"` use automatic mixed precision."""
 
     channels_last: bool = False
-    """Whether the memory format is channels-last."""
+    """Whether to use the channels-last memory format."""
 
     compile: bool = False
-    """Whether torch.compile is used."""
+    """Whether to use torch.compile."""
 
     sync_batch_norm: bool = False
-    """Whether the statistics of batch norms are of all processes."""
+    """Whether to compute the statistics of batch norms over all processes."""
 
 
 _RANGES = {
@@ -144,10 +148,15 @@ _RANGES = {
 
 
 def check_fields(part: object, accepted: str, *names: str) -> None:
-    """Check numbers of a part; `accepted` is `"≥ 1"`, `"> 0"`, `"≥ 0"`, `"from 0 to less than 1"` or `"from 0 to 1"`.
+    """Check that the named fields of a part are in a range.
+
+    Args:
+        part: The object with the fields.
+        accepted: `"≥ 1"`, `"> 0"`, `"≥ 0"`, `"from 0 to less than 1"` or `"from 0 to 1"`.
+        *names: The names of the fields.
 
     Raises:
-        ValueError: One is not a number of this range.
+        ValueError: If a field is out of range.
     """
     for name in names:
         if not _RANGES[accepted](getattr(part, name)):
@@ -158,8 +167,8 @@ def check_sides(name: str, sides: int | tuple[int, int]) -> None:
     """Check a height and a width in pixels.
 
     Raises:
-        ValueError: One is no size of an image.
+        ValueError: If one is out of range.
     """
-    both = (sides,) if isinstance(sides, int) else sides
-    if min(both) < 1 or max(both) > _LARGEST_SIDE:
-        raise ValueError(f"{name} must be 1 to {_LARGEST_SIDE}, not {sides}")
+    values = (sides,) if isinstance(sides, int) else sides
+    if min(values) < 1 or max(values) > _LARGEST_SIDE:
+        raise ValueError(f"{name} must be from 1 to {_LARGEST_SIDE}, not {sides}")

@@ -1,4 +1,4 @@
-"""Parquet files as on the Hugging Face hub: a row for each image, with its content and its label."""
+"""Read Parquet files as on the Hugging Face Hub: one row per image, with its content and its label."""
 
 import glob
 import itertools
@@ -20,12 +20,14 @@ _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_lab
 
 @dataclass(frozen=True)
 class _File:
-    """One file.
+    """A Parquet file.
 
     Attributes:
-        image_column, label_column: Their names.
-        labels: All integers, or all strings.
-        names: The classes' names, if the file's metadata has them.
+        path: The path of the file.
+        image_column: The name of the image column.
+        label_column: The name of the label column.
+        labels: The labels, either all integers or all strings.
+        names: The names of the classes in the metadata, or `None`.
     """
 
     path: Path
@@ -40,20 +42,19 @@ class _File:
 
 
 def find_parquet(folder: Path, progress: Progress) -> Sources | None:
-    """The Parquet files in a folder, if there are any.
+    """Find the Parquet files in a folder. Return `None` if there are none.
 
-    Labels are integers, or the classes' names, which are then numbered in alphabetical order of those in training.
-    Images are structs with the field `bytes`, as `datasets.Image` stores them, or plain binary.
+    Labels are integers or class names. Class names are numbered in alphabetical order of the names in the training
+    images. Images are structs with the field `bytes`, as `datasets.Image` stores them, or binary values.
 
     Raises:
-        ValueError: A file cannot be read, has no such columns, or has other labels; or files have different classes.
-            The error names the file and, where there is one, the row.
+        ValueError: If a file cannot be read, a column is missing, a label is invalid, or the files have different
+            classes. The error names the file, and the row if there is one.
     """
     paths = files_by_split(folder, [".parquet"])
     if not paths:
         return None
-    read = {split: [_read(path) for path in of_split] for split, of_split in paths.items()}
-    splits = {split: [file for file in files if file.labels] for split, files in read.items()}
+    splits = {split: [file for file in map(_read, split_paths) if file.labels] for split, split_paths in paths.items()}
     classes = _classes(splits)
     return Sources({split: _source(split, files, classes, progress) for split, files in splits.items()}, classes)
 
@@ -84,13 +85,13 @@ def _read(path: Path) -> _File:
     return _File(path, image_column, label_column, _checked_labels(path, label_column, labels), names)
 
 
-def _check_image_type(path: Path, column: str, kind: Any) -> None:
+def _check_image_type(path: Path, column: str, column_type: Any) -> None:
     from pyarrow import types
 
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind)):
-        raise ValueError(f"{path} has images of the type {kind} in {column}; it takes an image file's bytes (binary)")
+    if types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
+        column_type = column_type.field("bytes").type
+    if not (types.is_binary(column_type) or types.is_large_binary(column_type) or types.is_null(column_type)):
+        raise ValueError(f"{path} has images of type {column_type} in {column}; images must be binary (encoded files)")
 
 
 def _checked_labels(path: Path, column: str, labels: Any) -> list[Any]:
@@ -98,17 +99,17 @@ def _checked_labels(path: Path, column: str, labels: Any) -> list[Any]:
 
     if not len(labels):
         return []
-    kind = labels.type.value_type if types.is_dictionary(labels.type) else labels.type
+    label_type = labels.type.value_type if types.is_dictionary(labels.type) else labels.type
     if labels.null_count:
         row = labels.is_null().index(True).as_py()
         raise ValueError(f"{path}, row {row} has no {column}: it is null")
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+    if not (types.is_integer(label_type) or types.is_string(label_type) or types.is_large_string(label_type)):
         raise ValueError(
-            f"{path}, row 0 has the {column} {str(labels[0].as_py())[:50]} of the type {kind}; it takes integers, or "
-            "the classes' names as strings"
+            f"{path}, row 0 has the {column} {str(labels[0].as_py())[:50]} of type {label_type}; labels must be "
+            "integers or class names as strings"
         )
     with _errors_of_arrow(path):
-        return labels.cast(kind).to_pylist()
+        return labels.cast(label_type).to_pylist()
 
 
 def _classes(splits: dict[str, list[_File]]) -> tuple[str, ...] | None:
@@ -146,7 +147,7 @@ def _source(split: str, files: Sequence[_File], classes: tuple[str, ...] | None,
 
 
 def _images(file: _File) -> Any:
-    """The image column, mapped into memory: `datasets` writes it into its cache as Arrow."""
+    """Return the image column, memory-mapped from the Arrow cache of `datasets`."""
     import datasets
 
     with _errors_of_arrow(file.path), _quiet():
@@ -161,7 +162,7 @@ def _images(file: _File) -> Any:
 def _errors_of_arrow(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # pyarrow's and datasets', of many kinds
+    except Exception as error:  # pyarrow and datasets raise many types
         with path.open("rb") as opened:
             reason = why_unreadable(opened.read(100))
         reason = reason or str(error.__cause__ or error) or type(error).__name__
@@ -170,7 +171,7 @@ def _errors_of_arrow(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither progress bars nor logs of `datasets`, whose errors are raised too."""
+    """Disable progress bars and logs of `datasets`. Its errors are raised anyway."""
     import datasets
 
     shown, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
@@ -184,13 +185,13 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-# Functions of their own, since lambdas do not travel to the processes that decode.
+# Module-level functions, since worker processes cannot unpickle lambdas.
 def _fetch(images: Sequence[Any], starts: Sequence[int], number: int) -> bytes | None:
-    place = bisect_right(starts, number) - 1
-    found = images[place][number - starts[place]].column(0)[0].as_py()
-    return found["bytes"] if isinstance(found, dict) else found
+    file = bisect_right(starts, number) - 1
+    value = images[file][number - starts[file]].column(0)[0].as_py()
+    return value["bytes"] if isinstance(value, dict) else value
 
 
 def _name(paths: Sequence[Path], starts: Sequence[int], number: int) -> str:
-    place = bisect_right(starts, number) - 1
-    return f"{paths[place]}, row {number - starts[place]}"
+    file = bisect_right(starts, number) - 1
+    return f"{paths[file]}, row {number - starts[file]}"

@@ -1,4 +1,4 @@
-"""What a trained network says of images that nobody has labelled."""
+"""Predictions of a trained network for image files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from cnnmod.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network and how its images are prepared.
+    """A trained network with its recipe and its class names.
 
     Attributes:
         model: The network.
-        recipe: It was trained by.
-        classes: Their names, where the training's data had names.
+        recipe: The recipe that it was trained with.
+        classes: The names of the classes, or `None` if the training data had no names.
     """
 
     model: nn.Module
@@ -32,11 +32,11 @@ class Predictor:
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Predictor":
-        """Of a checkpoint in a run's folder.
+        """Load a checkpoint in a run folder.
 
         Raises:
-            OSError: There is no such file, or its folder holds no run.
-            ValueError: It is no checkpoint.
+            OSError: If the file does not exist, or its folder is not a run folder.
+            ValueError: If the file is not a checkpoint.
         """
         device = all_processes().device
         assert device is not None
@@ -46,15 +46,15 @@ class Predictor:
     def predict(
         self, files: Sequence[Path], threshold: float = 0.5, skip_broken: bool = False
     ) -> Iterator[tuple[Path, Prediction | Broken]]:
-        """What it says of each image.
+        """Yield each file with its prediction.
 
         Args:
-            files: The images.
-            threshold: The lowest score of a box that is returned.
-            skip_broken: Return `Broken` for images that are broken, instead of stopping at the first.
+            files: The image files.
+            threshold: Boxes with a lower score are dropped.
+            skip_broken: Yield `Broken` for broken images. Otherwise the first one is an error.
 
         Raises:
-            ValueError: An image is broken; the error names it.
+            ValueError: If an image is broken. The error names it.
         """
         device = next(self.model.parameters()).device
         for file in files:
@@ -71,5 +71,5 @@ class Predictor:
             yield file, self.recipe.task.predict(outputs, (image.height, image.width), threshold)
 
     def name(self, label: int) -> str:
-        """What a class is called."""
+        """Return the name of a class, or its index if there are no names."""
         return str(label) if self.classes is None else self.classes[label]

@@ -1,4 +1,4 @@
-"""What a network says of an image, as values and as words."""
+"""Predictions of networks, as JSON values and as text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,24 +7,24 @@ from typing import Any
 
 from torch import Tensor
 
-Name = Callable[[int], str]  # a class → what it is called
+Name = Callable[[int], str]  # class index → name
 
 
 class Prediction(ABC):
-    """What a network says of one image."""
+    """Base class of the predictions for one image."""
 
     @abstractmethod
     def values(self, name: Name) -> dict[str, Any]:
-        """JSON values of it."""
+        """Return the prediction as JSON values."""
 
     @abstractmethod
     def text(self, name: Name) -> str:
-        """It in a few words."""
+        """Return the prediction as a short text."""
 
 
 @dataclass(frozen=True)
 class TopClasses(Prediction):
-    """The classes with the highest probabilities, at most five, the highest first."""
+    """The classes with the highest probabilities, at most five, in descending order."""
 
     labels: list[int]
     probabilities: list[float]
@@ -39,7 +39,7 @@ class TopClasses(Prediction):
 
 @dataclass(frozen=True)
 class ClassMap(Prediction):
-    """The class of every pixel of the image, (H, W)."""
+    """The class of each pixel of the image, (H, W)."""
 
     labels_HW: Tensor
 
@@ -54,7 +54,7 @@ class ClassMap(Prediction):
 
 @dataclass(frozen=True)
 class Boxes(Prediction):
-    """Boxes (x1, y1, x2, y2) in the image's pixels, each with its class and score, the highest score first."""
+    """Boxes (x1, y1, x2, y2) in pixels of the image, with classes and scores, in descending order of scores."""
 
     boxes: Tensor
     labels: list[int]
@@ -67,4 +67,4 @@ class Boxes(Prediction):
 
     def text(self, name: Name) -> str:
         names = [name(label) for label in self.labels]
-        return ", ".join(f"{names.count(one)} {one}" for one in dict.fromkeys(names)) or "nothing"
+        return ", ".join(f"{names.count(label)} {label}" for label in dict.fromkeys(names)) or "nothing"

@@ -1,12 +1,12 @@
-"""The processes that train together: one, or as many as torchrun started."""
+"""The processes of a training: one, or as many as torchrun started."""
 
 import torch
 from accelerate import PartialState
 
 
 def all_processes() -> PartialState:
-    """Which of how many processes this is, and its device; without an accelerator they talk over gloo.
+    """Return the index and the device of this process, and the number of processes.
 
-    Accelerate leaves processes on the CPU alone, each for itself, unless it is told that they are on the CPU.
+    Without an accelerator, processes communicate through gloo. Accelerate sets this up only with `cpu=True`.
     """
     return PartialState(cpu=not torch.accelerator.is_available())

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a network's weights, but where the images are and the seed."""
+"""A recipe: everything that determines the weights of a network, except the images and the seed."""
 
 import dataclasses
 import difflib
@@ -19,14 +19,14 @@ _PARTS = {"networks": Networks, "images": ImageOptions, "optimization": Optimiza
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a dense network, its MoD form and its control are trained, so that their accuracies can be compared.
+    """The training of a dense network, its MoD network and its control, such that their accuracies are comparable.
 
     Attributes:
-        networks: Which networks.
-        task: What they do, and the options of that.
-        images: What an image is to them.
-        optimization: How their weights are changed.
-        system: Precision, memory format, compiler.
+        networks: Which networks to train.
+        task: The task of the networks, with its options.
+        images: How images are prepared.
+        optimization: Optimizer, schedule and batch size.
+        system: Precision, memory format and compiler.
     """
 
     networks: Networks
@@ -39,46 +39,47 @@ class Recipe:
         self.task.check(self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """The parts as JSON values; `from_dict` reads them back."""
+        """Return the parts as JSON values. `from_dict` is the inverse."""
         networks = {**vars(self.networks), "config": self.networks.config.to_dict()}
         parts = {name: vars(getattr(self, name)) for name in ("images", "optimization", "system")}
         return json.loads(json.dumps({"networks": networks, "task": self.task.to_dict(), **parts}))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The inverse of `to_dict`; it also reads the flat form that files had before recipes had parts.
+        """Build a recipe from JSON values, as `to_dict` returns them.
+
+        The flat form of older files, which has no parts, is also supported.
 
         Raises:
-            ValueError: An unknown field, with the nearest; a missing one that has no default; an unknown task; or a
-                value that does not fit.
+            ValueError: If a field or the task is unknown (the error names the nearest one), a field without a default
+                is missing, or a value is invalid.
         """
         if is_flat(values):
             values = nested(values)
         if unknown := [name for name in values if name not in (*_PARTS, "task")]:
-            raise ValueError(f"unknown part of a recipe {unknown[0]!r}; the parts are {', '.join((*_PARTS, 'task'))}")
+            raise ValueError(f"unknown recipe part {unknown[0]!r}; the parts are {', '.join((*_PARTS, 'task'))}")
         task = values.get("task", {"name": "classification"})
         if not isinstance(task, dict) or not isinstance(task.get("name"), str):
-            raise ValueError(f"task is {task!r}, not an object with a name")
+            raise ValueError(f"task must be an object with a name, not {task!r}")
         options = {name: value for name, value in task.items() if name != "name"}
         parts = {name: _read(part, values.get(name, {}), name) for name, part in _PARTS.items()}
         return cls(task=_read(find_task(task["name"]), options, "task"), **parts)
 
     def changed(self, changes: Sequence[str]) -> "Recipe":
-        """The same with some fields changed.
+        """Return a copy with some fields changed.
 
         Args:
-            changes: `"path=value"`, the value as JSON or a plain word. A path is as `optimization.epochs`,
-                `networks.config.order`, `networks.network_args.NAME`; the end of one, as `epochs` or `config.order`, is
-                enough if only one path ends so. `task=NAME` takes a task with its defaults.
+            changes: `"path=value"` strings. The value is JSON or a plain word. A path is written as
+                `optimization.epochs`, `networks.config.order` or `networks.network_args.NAME`. The end of a path, such
+                as `epochs` or `config.order`, is enough if it is unique. `task=NAME` selects a task with its defaults.
 
         Raises:
-            ValueError: An unknown path, with the nearest; an end of several paths, which are listed; or a value that
-                does not fit.
+            ValueError: If a path is unknown (the error names the nearest ones) or ambiguous, or a value is invalid.
 
         Examples:
             >>> from cnnmod.training.recipes import recipe
-            >>> made = recipe("digits").changed(["optimization.epochs=3", "mixup=0.2", "networks.config.c=4"])
-            >>> made.optimization.epochs, made.task.mixup, made.networks.config.c
+            >>> changed = recipe("digits").changed(["optimization.epochs=3", "mixup=0.2", "networks.config.c=4"])
+            >>> changed.optimization.epochs, changed.task.mixup, changed.networks.config.c
             (3, 0.2, 4)
         """
         values = self.to_dict()
@@ -91,25 +92,25 @@ class Recipe:
         return Recipe.from_dict(values)
 
 
-def _read(kind: type[Any], values: Any, where: str) -> Any:
-    """A part of its JSON values."""
+def _read(part_class: type[Any], values: Any, where: str) -> Any:
+    """Build a part of a recipe from its JSON values."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values!r}, not an object")
-    fields = {part.name: part for part in dataclasses.fields(kind)}
+        raise ValueError(f"{where} must be an object, not {values!r}")
+    fields = {part_field.name: part_field for part_field in dataclasses.fields(part_class)}
     for name in values:
         if name not in fields:
             raise ValueError(
-                unknown_name("recipe field", f"{where}.{name}", {f"{where}.{known}": 0 for known in fields})
+                unknown_name("recipe field", f"{where}.{name}", {f"{where}.{field_name}": 0 for field_name in fields})
             )
-    for name, part in fields.items():
-        if name not in values and (part.default, part.default_factory) == (dataclasses.MISSING,) * 2:
+    for name, part_field in fields.items():
+        if name not in values and (part_field.default, part_field.default_factory) == (dataclasses.MISSING,) * 2:
             raise ValueError(f"{where}.{name} is missing")
-    hints = get_type_hints(kind)
-    return kind(**{name: parse(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    hints = get_type_hints(part_class)
+    return part_class(**{name: parse(hints[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set what a path, or the end of one, names."""
+    """Set the field with this path or unique end of a path."""
     if match := re.fullmatch(r"(?:networks\.)?network_args\.(.+)", key):
         path = ["networks", "network_args", *match[1].split(".")]
     else:
@@ -123,22 +124,22 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _resolved(key: str, paths: Sequence[str]) -> str:
-    """The one path that is this, or ends with it."""
-    found = [key] if key in paths else [path for path in paths if path.endswith(f".{key}")]
-    if len(found) > 1:
-        raise ValueError(f"{key!r} may be {' or '.join(found)}; write one of them")
-    if not found:
+    """Return the only path that equals the key or ends with it."""
+    matches = [key] if key in paths else [path for path in paths if path.endswith(f".{key}")]
+    if len(matches) > 1:
+        raise ValueError(f"{key!r} is ambiguous; write {' or '.join(matches)}")
+    if not matches:
         ends = {end: path for path in paths for end in _ends(path)}
         same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
         near = [ends[end] for end in difflib.get_close_matches(key, ends, n=6, cutoff=0.4)]
         close = dict.fromkeys([*same, *near])
         hint = f"did you mean {', '.join([*close][:2])}?" if close else f"the parts are {', '.join((*_PARTS, 'task'))}"
         raise ValueError(f"unknown recipe field {key!r}; {hint}")
-    return found[0]
+    return matches[0]
 
 
 def _paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """All paths but those into network_args, whose names are the factory's, and the task's name."""
+    """Yield all paths, except the name of the task and those into network_args, whose names depend on the factory."""
     for name, value in values.items():
         if f"{above}{name}" != "task.name":
             yield f"{above}{name}"

@@ -1,4 +1,4 @@
-"""The named recipes: the paper's, a short modern one, and four for small hardware."""
+"""The named recipes: those of the paper, a short modern one, and four for small hardware."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from cnnmod.training.tasks import Classification, Detection, Segmentation
 
 
 def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe of this name, with some of its fields changed.
+    """Return a recipe by name, with some of its fields changed.
 
     Args:
         name: One of `RECIPES`, or `"package.module:function"`, which imports the module and calls the function.
-        changes: As `Recipe.changed` takes them.
+        changes: Changes as for `Recipe.changed`.
 
     Raises:
-        ValueError: An unknown recipe or field, with the nearest; or a value that does not fit.
+        ValueError: If the recipe or a field is unknown (the error names the nearest ones), or a value is invalid.
 
     Examples:
         >>> recipe("digits", ["epochs=3", "config.order=index"]).networks.config.order
@@ -37,7 +37,8 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def digits() -> Recipe:
-    """scikit-learn's scanned digits in a minute: a quarter of ResNet18's width, two to four blocks a module."""
+    """scikit-learn's scanned digits, in one minute: ResNet18 at a quarter of its width, with up to four blocks per
+    module."""
     return Recipe(
         networks=Networks(
             baseline="resnet18_cifar",
@@ -60,12 +61,12 @@ def digits() -> Recipe:
 
 
 def cifar10_fast() -> Recipe:
-    """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width, and the optimizer Muon, which learns
-    from fewer images than SGD."""
-    whole = cifar10()
+    """CIFAR-10 in ten epochs, for two cores: ResNet18 at a quarter of its width. The optimizer is Muon, which needs
+    fewer epochs than SGD."""
+    base = cifar10()
     return replace(
-        whole,
-        networks=replace(whole.networks, network_args={"channels": [16, 32, 64, 128]}, config=MoDConfig(reduction=4)),
+        base,
+        networks=replace(base.networks, network_args={"channels": [16, 32, 64, 128]}, config=MoDConfig(reduction=4)),
         task=Classification(augmentation="crop_flip"),
         optimization=Optimization(
             epochs=10, batch_size=64, optimizer="muon", learning_rate=0.02, weight_decay=0.01, schedule="cosine"
@@ -75,7 +76,7 @@ def cifar10_fast() -> Recipe:
 
 
 def cifar10() -> Recipe:
-    """The paper's, for CIFAR-10: 90/10 split, best checkpoint; the rest as in its authors' sibling papers."""
+    """The paper's recipe for CIFAR-10: 90/10 split, best checkpoint. The rest follows other papers of its authors."""
     return Recipe(
         networks=Networks(baseline="resnet18_cifar", network="resnet18_cifar_mod"),
         task=Classification(augmentation="crop_flip", validation_fraction=0.1),
@@ -87,15 +88,16 @@ def cifar10() -> Recipe:
 
 
 def cifar100() -> Recipe:
-    """The paper's, for CIFAR-100, and for VGG on both: ×0.2 at 60, 120 and 160, weight decay 5e-4."""
-    first = cifar10()
+    """The paper's recipe for CIFAR-100, and for VGG on CIFAR-10 and CIFAR-100: ×0.2 at 60, 120 and 160, weight decay
+    5e-4."""
+    base = cifar10()
     return replace(
-        first, optimization=replace(first.optimization, weight_decay=5e-4, milestones=(60, 120, 160), decay=0.2)
+        base, optimization=replace(base.optimization, weight_decay=5e-4, milestones=(60, 120, 160), decay=0.2)
     )
 
 
 def imagenet() -> Recipe:
-    """The paper's, for ResNets on ImageNet: 100 epochs, batch 256, SGD 0.1, ×0.1 every 30 epochs."""
+    """The paper's recipe for ResNets on ImageNet: 100 epochs, batch 256, SGD 0.1, ×0.1 every 30 epochs."""
     return Recipe(
         networks=Networks(baseline="resnet50", network="resnet75_mod"),
         task=Classification(augmentation="resized_crop"),
@@ -108,8 +110,8 @@ def imagenet() -> Recipe:
 
 
 def imagenet_mobilenetv2() -> Recipe:
-    """MobileNetV2 on ImageNet. The paper states no recipe; this is the one that is common for it: 150 epochs, batch
-    256, cosine from 0.05, weight decay 4e-5."""
+    """MobileNetV2 on ImageNet. The paper does not state a recipe. This is the usual one: 150 epochs, batch 256, cosine
+    from 0.05, weight decay 4e-5."""
     return replace(
         imagenet(),
         networks=Networks(baseline="mobilenetv2_100", network="mobilenetv2_mod_l"),
@@ -118,8 +120,9 @@ def imagenet_mobilenetv2() -> Recipe:
 
 
 def imagenet_short() -> Recipe:
-    """A modern short one, the A3 of "ResNet strikes back" (Wightman, Touvron, Jégou 2021, arXiv 2110.00476), its binary
-    cross-entropy replaced by label smoothing: 100 epochs at 160 pixels, LAMB, cosine, mixup and cutmix."""
+    """A short modern recipe for ImageNet: 100 epochs at 160 pixels, LAMB, cosine, mixup and CutMix. It is A3 of "ResNet
+    strikes back" (Wightman, Touvron, Jégou 2021, arXiv 2110.00476), with label smoothing instead of binary
+    cross-entropy."""
     return replace(
         imagenet(),
         task=Classification(
@@ -146,7 +149,7 @@ def imagenet_short() -> Recipe:
 
 
 def cityscapes() -> Recipe:
-    """The paper's, for Cityscapes: FCN-ResNet86-MoD beside FCN-ResNet50; 80,000 steps of 8 crops of 512 × 1024."""
+    """The paper's recipe for Cityscapes: FCN-ResNet86-MoD and FCN-ResNet50, 80,000 steps of 8 crops of 512 × 1024."""
     return Recipe(
         networks=Networks(baseline="fcn_resnet50", network="fcn_resnet86_mod"),
         task=Segmentation(augmentation="scale_crop_flip", scale=(0.5, 2.0), crop_size=(512, 1024), photometric=True),
@@ -159,7 +162,7 @@ def cityscapes() -> Recipe:
 
 
 def camvid() -> Recipe:
-    """CamVid at half its size, from scratch on two cores: FCN over ResNet18 at half of its width."""
+    """CamVid at half its size, from scratch on two cores: FCN with ResNet18 at half its width."""
     return Recipe(
         networks=Networks(
             baseline="fcn",
@@ -190,8 +193,8 @@ def camvid() -> Recipe:
 
 
 def voc() -> Recipe:
-    """The paper's, for Pascal VOC: Faster R-CNN over ResNet86-MoD beside ResNet50, 600 × 1000 pixels; backbones that
-    were trained before, whose norms stay (`backbone_weights`)."""
+    """The paper's recipe for Pascal VOC: Faster R-CNN with ResNet86-MoD and with ResNet50, 600 × 1000 pixels. The
+    backbones are pretrained (`backbone_weights`), and their norms are frozen."""
     return Recipe(
         networks=Networks(
             baseline="faster_rcnn_resnet50", network="faster_rcnn_resnet86_mod", network_args={"frozen_norms": True}
@@ -211,7 +214,7 @@ def voc() -> Recipe:
 
 
 def bccd() -> Recipe:
-    """Blood cells at half their size, from scratch on two cores: Faster R-CNN over ResNet18 at half of its width."""
+    """Blood cells at half their size, from scratch on two cores: Faster R-CNN with ResNet18 at half its width."""
     return Recipe(
         networks=Networks(
             baseline="faster_rcnn",
@@ -246,20 +249,20 @@ def bccd() -> Recipe:
 def _of_user(name: str) -> Recipe:
     module, _, function = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), function)
+        factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} names no recipe: {error}") from error
-    if not callable(made):
-        raise ValueError(f"{name!r} is a {type(made).__name__}, not a function that returns a Recipe")
-    found = made()
-    if not isinstance(found, Recipe):
-        raise ValueError(f"{name!r} returned a {type(found).__name__}, not a Recipe")
-    return found
+        raise ValueError(f"the recipe {name!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that returns a Recipe")
+    result = factory()
+    if not isinstance(result, Recipe):
+        raise ValueError(f"{name!r} returned a {type(result).__name__}, not a Recipe")
+    return result
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    made.__name__: made
-    for made in (
+    factory.__name__: factory
+    for factory in (
         *(digits, cifar10_fast, cifar10, cifar100, imagenet, imagenet_mobilenetv2, imagenet_short),
         *(cityscapes, camvid, voc, bccd),
     )

@@ -1,4 +1,4 @@
-"""A training in a folder of its own, which can be killed at any moment and goes on where it stopped."""
+"""Train in a run folder. A run can be killed at any time and resumed."""
 
 import dataclasses
 import json
@@ -22,17 +22,18 @@ from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
 
-Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, how much there is, images/s
+Progress = Callable[[str, int, int, str], None]  # description, done, total, images/s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        accuracy: Its score on the test images, of the best checkpoint if images are held out, or else of the last.
-        seconds: Of training, without what was lost to interruptions.
-        parameters: The network's.
+        accuracy: The score on the test images: of the best checkpoint if there are validation images, otherwise of the
+            final one.
+        seconds: The training time, without the time lost to interruptions.
+        parameters: The number of parameters of the network.
     """
 
     accuracy: Score
@@ -41,11 +42,15 @@ class Result:
 
 
 def read_result(path: Path, task: Task) -> Result:
-    """What a run of this task came to, as its `result.json` says.
+    """Read the `result.json` of a run.
+
+    Args:
+        path: The file.
+        task: The task of the run.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no such file.
+        OSError: If the file cannot be read.
+        ValueError: If the content is invalid.
     """
     return parse(Result, read_json(path), str(path), {Score: task.score})
 
@@ -58,19 +63,21 @@ def run_training(
     save_every_s: float = 60,
     progress: Progress = lambda what, done, total, rate: None,
 ) -> Result:
-    """Train in a folder; go on with what is there, and do nothing if it is done.
+    """Train and evaluate in a run folder. An interrupted run is resumed, and a finished one returns its result.
 
     Args:
-        run: What is trained.
-        folder: Where; it is made if need be. A start that fails before the first step leaves nothing in it.
-        data: The images, opened.
-        save_every_s: Seconds after which the state is saved; at the end of an epoch it is saved too.
+        run: The run.
+        folder: The run folder. It is created if necessary. If training fails before the first step, nothing is left in
+            the folder.
+        data: The opened data set.
+        save_every_s: Interval in seconds between saved states. The state is also saved at the end of each epoch.
         progress: Called after every step.
 
     Raises:
-        OSError: The folder cannot be written to.
-        ValueError: The folder is of another run, with the first difference, or in use; or what training raises.
-        FloatingPointError: The loss is no longer finite.
+        OSError: If the folder cannot be written to.
+        ValueError: If the folder belongs to another run (the error names the first difference) or is in use, or as
+            `train`.
+        FloatingPointError: If the loss is not finite.
     """
     with hold(folder):
         return _run(RunFolder(run, folder, data.num_classes, data.classes, save_every_s), data, progress)
@@ -79,21 +86,21 @@ def run_training(
 def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
     processes, run, folder = all_processes(), record.run, record.folder
     record.check()
-    done = folder / "result.json"
-    if done.exists():
-        return read_result(done, run.recipe.task)
+    result_path = folder / "result.json"
+    if result_path.exists():
+        return read_result(result_path, run.recipe.task)
     torch.manual_seed(run.seed)
     model = build_row(run.recipe, run.row, data.num_classes)
     if not record.resumes:
-        run.recipe.task.check_data(data, lambda what, done, total: progress(what, done, total, ""))
-    what = f"{run.row}, seed {run.seed}"
+        run.recipe.task.check_data(data, lambda text, done, total: progress(text, done, total, ""))
+    description = f"{run.row}, seed {run.seed}"
     tested = train(
         model,
         data,
         run.recipe,
         seed=run.seed,
         record=record,
-        progress=lambda done, total, rate: progress(what, done, total, rate),
+        progress=lambda done, total, rate: progress(description, done, total, rate),
     )
     record.save_last(tested)
     best = folder / "best.safetensors"
@@ -109,5 +116,5 @@ def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters)
     if processes.is_main_process:
-        write_whole(done, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+        write_whole(result_path, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
     return result

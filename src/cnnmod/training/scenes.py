@@ -1,4 +1,4 @@
-"""Where photographs with masks or boxes lie on a disk: CamVid's folders, Cityscapes', Pascal VOC's."""
+"""The layouts of photographs with masks or boxes: CamVid, Cityscapes and Pascal VOC."""
 
 import time
 from collections import Counter
@@ -20,8 +20,8 @@ from cnnmod.training.images import Counts
 from cnnmod.training.splits import SPLITS, visible
 from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 
-IGNORED = 255  # a pixel's class that counts nowhere
-Found = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the classes' names
+IGNORED = 255  # the class of pixels that loss and metric ignore
+SceneData = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the names of the classes
 
 _QUIET_S = 2  # seconds before progress is shown
 _MASKS = (
@@ -36,14 +36,14 @@ _BOXES = (
 
 @dataclass(frozen=True)
 class Scenes:
-    """The photographs of one split, not decoded yet.
+    """The photographs and labels of one split, decoded on access.
 
     Attributes:
-        images: Their files.
-        labels: The files of their masks or boxes.
-        read: The file of a mask or boxes, and the image's height and width → what is in it; errors name the file.
-        count_in: The file of a mask or boxes → how many pixels of each value and its class, `IGNORED` among them, or
-            boxes of each name and its class, without the difficult ones.
+        images: The image files.
+        labels: The files of the masks or boxes.
+        read: A function from a label file and the height and width of its image to the label. Its errors name the file.
+        count_in: A function from a label file to counts by (value or name, class): pixels, with those of the class
+            `IGNORED`, or boxes, without the difficult ones.
     """
 
     images: Sequence[Path]
@@ -55,34 +55,34 @@ class Scenes:
         return len(self.images)
 
     def part(self, numbers: Sequence[int]) -> "Scenes":
-        """Those of these numbers alone."""
+        """Return the images with these indices."""
         images, labels = ([files[number] for number in numbers] for files in (self.images, self.labels))
         return Scenes(images, labels, self.read, self.count_in)
 
     def name(self, number: int) -> str:
-        """The file of an image."""
+        """Return the path of an image."""
         return str(self.images[number])
 
     def open(self, number: int, channels: int = 3) -> tuple[Image.Image, Any]:
-        """An image, and its mask (H, W) or its boxes.
+        """Return a decoded image, and its mask (H, W) or its boxes.
 
         Raises:
-            ValueError: One of the two is broken; the error names the file.
+            ValueError: If the image or the label is broken. The error names the file.
         """
         path, label = self.images[number], self.labels[number]
         image = decode_file(path, channels)
         if ORIENTATION in image.info and label.suffix == ".xml" and not _states_size(label):
             raise ValueError(
                 f"{path} has the EXIF orientation {image.info[ORIENTATION]}, and {label} does not state the size of "
-                "the image that its boxes are of"
+                "the image"
             )
         return image, self.read(label, (image.height, image.width))
 
     def count(self, numbers: Sequence[int], skip_broken: bool, progress: Callable[[int, int], None]) -> Counts:
-        """What `count_in` finds in the labels of these images; `progress` is called if it takes seconds.
+        """Sum `count_in` over the labels of these images. `progress` is called if it takes seconds.
 
         Raises:
-            ValueError: A label is broken, and `skip_broken` is not given.
+            ValueError: If a label is broken and `skip_broken` is false.
         """
 
         def count(number: int) -> Counts:
@@ -93,47 +93,46 @@ class Scenes:
                     raise
                 return Counter()
 
-        found: Counts = Counter()
+        total: Counts = Counter()
         started, shown = time.monotonic(), False
         pool = ThreadPoolExecutor()
         try:
             for done, counts in enumerate(pool.map(count, numbers), 1):
-                found.update(counts)
+                total.update(counts)
                 shown = shown or time.monotonic() - started > _QUIET_S
                 if shown:
                     progress(done, len(numbers))
         finally:
             pool.shutdown(cancel_futures=True)
-        return found
+        return total
 
 
-def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> Found:
-    """The splits of photographs with masks that lie in a folder, and the classes' names.
+def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> SceneData:
+    """Find photographs with masks in a folder. Return the splits and the names of the classes.
 
     Args:
-        folder: Of one data set.
-        classes: The names of the pixel values 0, 1, …, where the data does not name them.
-        ignore: The pixel value that counts nowhere, then.
+        folder: The folder of one data set.
+        classes: The names of the mask values 0, 1, …, for data sets that do not name them.
+        ignore: The mask value of ignored pixels, for the same data sets.
 
     Raises:
-        FileNotFoundError: There is no such folder, or an image has no mask.
-        ValueError: Nothing in it is known, with what would be; nothing says what the classes are; or two folders are
-            of one split.
+        FileNotFoundError: If the folder does not exist, or an image has no mask.
+        ValueError: If the folder has no supported layout (the error lists them), the classes have no names, or two
+            folders belong to the same split.
     """
     _check_folder(folder)
-    found = _cityscapes(folder) or _masks(folder, classes, ignore)
-    return found or _nothing("segmentation", folder, _MASKS)
+    return _cityscapes(folder) or _masks(folder, classes, ignore) or _no_layout("segmentation", folder, _MASKS)
 
 
-def find_boxes(folder: Path) -> Found:
-    """The splits of photographs with boxes that lie in a folder, and the classes' names; the background is the first.
+def find_boxes(folder: Path) -> SceneData:
+    """Find photographs with boxes in a folder. Return the splits and the names of the classes, background first.
 
     Raises:
-        FileNotFoundError: There is no such folder, or an image has no annotation.
-        ValueError: Nothing in it is known, with what would be; or no annotation has an object.
+        FileNotFoundError: If the folder does not exist, or an image has no annotation.
+        ValueError: If the folder has no supported layout (the error lists them), or no annotation has an object.
     """
     _check_folder(folder)
-    return _voc(folder) or _nothing("detection", folder, _BOXES)
+    return _voc(folder) or _no_layout("detection", folder, _BOXES)
 
 
 def _check_folder(folder: Path) -> None:
@@ -141,55 +140,60 @@ def _check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"the data folder {folder} does not exist")
 
 
-def _nothing(task: str, folder: Path, accepted: str) -> NoReturn:
+def _no_layout(task: str, folder: Path, accepted: str) -> NoReturn:
     inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
-    raise ValueError(f"nothing for {task} was found in {folder}, which holds {inside}; accepted are {accepted}")
+    raise ValueError(
+        f"found no data for {task} in {folder}, which contains {inside}; the supported layouts are {accepted}"
+    )
 
 
-def _masks(folder: Path, names: Sequence[str], ignore: int) -> Found | None:
+def _masks(folder: Path, names: Sequence[str], ignore: int) -> SceneData | None:
     classes = dict(enumerate(range(len(names)))) | {ignore: IGNORED}
     read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
-    places = [place for place in visible(folder) if place.is_dir() and place.name.lower() in SPLITS]
-    found: dict[str, Path] = {}
-    for place in places:
-        other = found.setdefault(SPLITS[place.name.lower()], place)
-        if other != place and any((folder / f"{one.name}annot").is_dir() for one in (other, place)):
-            raise ValueError(
-                f"{other} and {place} are both of the {SPLITS[place.name.lower()]} split; leave one of them"
-            )
+    split_folders: dict[str, Path] = {}
+    for path in visible(folder):
+        if not path.is_dir() or (split := SPLITS.get(path.name.lower())) is None:
+            continue
+        other = split_folders.setdefault(split, path)
+        if other != path and any((folder / f"{name}annot").is_dir() for name in (other.name, path.name)):
+            raise ValueError(f"{other} and {path} are both the {split} split; keep one of them")
     splits: dict[str, Scenes] = {}
-    for split, place in found.items():
-        annotations = folder / f"{place.name}annot"
+    for split, split_folder in split_folders.items():
+        annotations = folder / f"{split_folder.name}annot"
         if annotations.is_dir():
-            images = [path for path in visible(place) if is_image_file(path)]
+            images = [path for path in visible(split_folder) if is_image_file(path)]
             masks = [annotations / f"{image.stem}.png" for image in images]
-            splits[split] = Scenes(images, _there(images, masks), read, count)
+            splits[split] = Scenes(images, _existing(images, masks), read, count)
     if splits and not names:
-        raise ValueError(f'nothing says what the classes in {folder} are; name them: --set \'classes=["road", "sky"]\'')
+        raise ValueError(f'the classes in {folder} have no names; set them, such as --set \'classes=["road", "sky"]\'')
     return (splits, tuple(names)) if splits else None
 
 
-def _cityscapes(folder: Path) -> Found | None:
+def _cityscapes(folder: Path) -> SceneData | None:
     if not (folder / "leftImg8bit").is_dir():
         return None
-    counted = [kind for kind in Cityscapes.classes if not kind.ignore_in_eval]
-    classes = {kind.id % 256: IGNORED if kind.ignore_in_eval else kind.train_id for kind in Cityscapes.classes}
+    evaluated = [label for label in Cityscapes.classes if not label.ignore_in_eval]
+    classes = {label.id % 256: IGNORED if label.ignore_in_eval else label.train_id for label in Cityscapes.classes}
     read, count = partial(_read_mask, classes=classes), partial(_count_pixels, classes=classes)
     splits: dict[str, Scenes] = {}
     for split, name in {"train": "train", "validation": "val"}.items():
         try:
-            found = Cityscapes(str(folder), split=name, mode="fine", target_type="semantic")
+            dataset = Cityscapes(str(folder), split=name, mode="fine", target_type="semantic")
         except RuntimeError as error:
-            raise ValueError(f"{folder} is no whole copy of Cityscapes: {error}") from error
-        pairs = [(Path(image), Path(targets[0])) for image, targets in zip(found.images, found.targets, strict=True)]
-        pairs = [pair for pair in pairs if not any(part.startswith(".") for part in pair[0].parts[-2:])]  # hidden
+            raise ValueError(f"{folder} is not a complete copy of Cityscapes: {error}") from error
+        pairs = [
+            (Path(image), Path(targets[0])) for image, targets in zip(dataset.images, dataset.targets, strict=True)
+        ]
+        pairs = [
+            pair for pair in pairs if not any(part.startswith(".") for part in pair[0].parts[-2:])
+        ]  # skips hidden files
         images = [image for image, _ in pairs]
-        splits[split] = Scenes(images, _there(images, [mask for _, mask in pairs]), read, count)
-    return splits, tuple(kind.name for kind in counted)
+        splits[split] = Scenes(images, _existing(images, [mask for _, mask in pairs]), read, count)
+    return splits, tuple(label.name for label in evaluated)
 
 
-def _voc(folder: Path) -> Found | None:
-    """One folder of VOC's layout; or those of several years, of which the first one's val is validated on."""
+def _voc(folder: Path) -> SceneData | None:
+    """Find one folder with the layout of VOC, or the folders of several years. Only val of the first year is used."""
     years = sorted((folder / "VOCdevkit").glob("VOC*")) if (folder / "VOCdevkit").is_dir() else [folder]
     years = [year for year in years if (year / "Annotations").is_dir() and (year / "ImageSets" / "Main").is_dir()]
     if not years:
@@ -197,50 +201,55 @@ def _voc(folder: Path) -> Found | None:
     classes = ("background", *_names(folder, years))
     read, count = partial(read_boxes, classes=classes), partial(count_boxes, classes=classes)
     splits: dict[str, Scenes] = {}
-    for split, name, of in (("train", "train", years), ("validation", "val", years[:1])):
+    for split, name, split_years in (("train", "train", years), ("validation", "val", years[:1])):
         images: list[Path] = []
-        for year in of:
-            listed = year / "ImageSets" / "Main" / f"{name}.txt"
-            if not listed.is_file():
-                raise FileNotFoundError(f"{listed}, which lists the images to {split}, does not exist")
-            lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
-            listing = [line.split()[0] for line in lines if line.strip()]
-            images += [year / "JPEGImages" / f"{image}.jpg" for image in listing]
+        for year in split_years:
+            listing = year / "ImageSets" / "Main" / f"{name}.txt"
+            if not listing.is_file():
+                raise FileNotFoundError(f"{listing}, the list of {split} images, does not exist")
+            lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+            stems = [line.split()[0] for line in lines if line.strip()]
+            images += [year / "JPEGImages" / f"{stem}.jpg" for stem in stems]
         annotations = [image.parent.parent / "Annotations" / f"{image.stem}.xml" for image in images]
-        splits[split] = Scenes(_there(annotations, images), _there(images, annotations), read, count)
+        splits[split] = Scenes(_existing(annotations, images), _existing(images, annotations), read, count)
     return splits, classes
 
 
 def _names(folder: Path, years: Sequence[Path]) -> list[str]:
-    """The names of all objects."""
+    """Return the sorted names of all objects."""
     names: dict[str, Path] = {}
     broken = ""
     for path in sorted(path for year in years for path in (year / "Annotations").glob("[!.]*.xml")):
         try:
             names |= dict.fromkeys(read_annotation(path).names, path)
-        except ValueError as error:  # it is reported, or skipped, where it is used
+        except ValueError as error:  # reported or skipped when the image is used
             broken = broken or f"; {error}"
     for name, path in names.items():
         if name.casefold() == "background":
-            raise ValueError(f"{path} has an object named {name!r}, the name of what is in no box; rename it")
+            raise ValueError(
+                f"{path} has an object named {name!r}, which is reserved for the background class; rename it"
+            )
     if not names:
         raise ValueError(f"no annotation in {folder} has an object{broken}")
     return sorted(names)
 
 
-def _there(of: Sequence[Path], paths: Sequence[Path]) -> Sequence[Path]:
-    for one, path in zip(of, paths, strict=True):
+def _existing(partners: Sequence[Path], paths: Sequence[Path]) -> Sequence[Path]:
+    """Check that all paths exist. Errors name the image or label that a path belongs to."""
+    for partner, path in zip(partners, paths, strict=True):
         if not path.is_file():
-            raise FileNotFoundError(f"{path}, which belongs to {one.name}, does not exist")
+            raise FileNotFoundError(f"{path}, which belongs to {partner.name}, does not exist")
     return paths
 
 
 def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) -> Tensor:
-    """A mask (H, W) of one byte a pixel, as classes 0, 1, … and `IGNORED`."""
+    """Read a mask (H, W) and convert its values to the classes 0, 1, … and `IGNORED`."""
     values_HW = torch.from_numpy(decode_mask(path))
     if values_HW.shape != size:
         height, width = values_HW.shape
-        raise ValueError(f"{path} has {height} × {width} pixels, its image {size[0]} × {size[1]} as it is shown")
+        raise ValueError(
+            f"{path} has {height} × {width} pixels, but its image has {size[0]} × {size[1]} after EXIF orientation"
+        )
     table = torch.full((256,), -1)
     for value, label in classes.items():
         table[value] = label
@@ -251,19 +260,21 @@ def _read_mask(path: Path, size: tuple[int, int], classes: Mapping[int, int]) ->
 
 
 def _count_pixels(path: Path, classes: Mapping[int, int]) -> Counts:
-    found = {value: int(count) for value, count in enumerate(numpy.bincount(decode_mask(path).ravel())) if count}
-    for value in found:
+    counts = {value: int(count) for value, count in enumerate(numpy.bincount(decode_mask(path).ravel())) if count}
+    for value in counts:
         if value not in classes:
             raise _unknown(path, value, classes)
-    return Counter({(value, classes[value]): count for value, count in found.items()})
+    return Counter({(value, classes[value]): count for value, count in counts.items()})
 
 
 def _unknown(path: Path, value: int, classes: Mapping[int, int]) -> ValueError:
-    return ValueError(f"{path} has pixels of the class {value}; the classes are {', '.join(map(str, classes))}")
+    return ValueError(
+        f"{path} has pixels with the value {value}; the accepted values are {', '.join(map(str, classes))}"
+    )
 
 
 def _states_size(path: Path) -> bool:
     try:
         return None not in read_annotation(path).size
-    except ValueError:  # which is reported where its objects are read
+    except ValueError:  # reported when the boxes are read
         return True

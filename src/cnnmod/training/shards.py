@@ -1,4 +1,4 @@
-"""WebDataset's tar shards, read by their members' places: no repeats, no losses, no state in any process."""
+"""Read WebDataset tar shards with random access, so that each image is read exactly once per epoch."""
 
 import posixpath
 import re
@@ -12,24 +12,25 @@ from cnnmod.training.decode import IMAGE_SUFFIXES, why_unreadable
 from cnnmod.training.sources import Source, Sources
 from cnnmod.training.splits import files_by_split
 
-_Place = tuple[Path, int, int, str]  # shard, offset, size, the member's name
+_Place = tuple[Path, int, int, str]  # shard, offset, size, name of the member
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of gzip, bzip2, xz and zstd
-_CHUNK, _LONGEST = 1 << 20, 40  # bytes at a time, and of a label
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+_CHUNK = 1 << 20  # bytes
+_MAX_LABEL = 40  # bytes
 
 
 def find_shards(folder: Path) -> Sources | None:
-    """The tar shards in a folder, if there are any.
+    """Find the tar shards in a folder. Return `None` if there are none.
 
-    Keys are WebDataset's: a member's path up to the first dot of its base name. Each key has one image and one label.
-    Hidden members are ignored, and so are those of other endings.
+    Keys are as in WebDataset: the path of a member up to the first dot of its base name. Each key has one image and one
+    label. Hidden members and members with other suffixes are ignored.
 
     Raises:
-        ValueError: A shard is broken or compressed, or a key has not exactly one image and one label; the error names
-            the shard and the key.
+        ValueError: If a shard is broken or compressed, or a key does not have exactly one image and one label. The
+            error names the shard and the key.
     """
     for files in files_by_split(folder, _COMPRESSED).values():
-        raise ValueError(f"{files[0]} is compressed; shards must be plain tar files, as images are read by their place")
+        raise ValueError(f"{files[0]} is compressed; shards must be uncompressed tar files for random access")
     splits = {split: _source(paths) for split, paths in files_by_split(folder, [".tar"]).items()}
     return Sources(splits, None) if splits else None
 
@@ -45,54 +46,56 @@ def _source(paths: Sequence[Path]) -> Source:
 
 
 def _index(path: Path) -> tuple[dict[str, _Place], dict[str, int]]:
-    """Where the image of each key is, and its label."""
+    """Return the place of the image and the label of each key."""
     images: dict[str, _Place] = {}
     labels: dict[str, _Place] = {}
     other: dict[str, str] = {}
     for member in _members(path):
-        key, ending = _key_and_ending(member.name)
+        key, suffix = _key_and_suffix(member.name)
         if not key or member.isdir():
             continue
-        if f".{ending}" not in IMAGE_SUFFIXES and ending != "cls":
+        if f".{suffix}" not in IMAGE_SUFFIXES and suffix != "cls":
             other.setdefault(key, member.name)
             continue
         if not member.isreg() or member.issparse():
-            raise ValueError(f"{path}: {member.name} is a link or a sparse file; shards must hold plain files")
+            raise ValueError(f"{path}: {member.name} is a link or a sparse file; only regular files are supported")
         place = (path, member.offset_data, member.size, member.name)
-        _add(labels if ending == "cls" else images, key, place)
+        _add(labels if suffix == "cls" else images, key, place)
     for key in sorted(images.keys() ^ labels.keys()):
-        there, missing = ("image", "label (.cls)") if key in images else ("label (.cls)", "image")
-        besides = f", but {other[key]}: keys end at the first dot of a name" if key in other else ""
-        raise ValueError(f"{path}: {key} has one {there} and no {missing}{besides}")
+        present, missing = ("an image", "label (.cls)") if key in images else ("a label (.cls)", "image")
+        hint = f"; it has {other[key]}, but keys end at the first dot of a name" if key in other else ""
+        raise ValueError(f"{path}: {key} has {present} but no {missing}{hint}")
     for key, name in other.items():
         if key not in images and (not images or name.lower().endswith((".cls", *IMAGE_SUFFIXES))):
-            raise ValueError(f"{path}: {key} has no image and no label (.cls), but {name}: keys end at the first dot")
+            raise ValueError(
+                f"{path}: {key} has no image and no label (.cls); it has {name}, but keys end at the first dot"
+            )
     with path.open("rb") as file:
         return images, {key: _label(file, place) for key, place in labels.items()}
 
 
-def _add(found: dict[str, _Place], key: str, place: _Place) -> None:
-    if key in found:
-        raise ValueError(f"{place[0]}: {key} has two members of one kind, {found[key][3]} and {place[3]}")
-    found[key] = place
+def _add(places: dict[str, _Place], key: str, place: _Place) -> None:
+    if key in places:
+        raise ValueError(f"{place[0]}: {key} has two images or two labels, {places[key][3]} and {place[3]}")
+    places[key] = place
 
 
-def _key_and_ending(name: str) -> tuple[str, str]:
-    """As WebDataset has it, but ./0.png and 0.png are one name, and what is hidden has no key."""
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    """Split a name as WebDataset does, but treat ./0.png and 0.png as equal. Hidden files have an empty key."""
     name = posixpath.normpath(name).lstrip("/")
     if any(part.startswith(".") and part != ".." for part in name.split("/")):
         return "", ""
     folder, base = posixpath.split(name)
-    stem, _, ending = base.partition(".")
-    return posixpath.join(folder, stem), ending.lower()
+    stem, _, suffix = base.partition(".")
+    return posixpath.join(folder, stem), suffix.lower()
 
 
 def _label(file: BinaryIO, place: _Place) -> int:
     path, offset, size, name = place
     file.seek(offset)
-    content = file.read(min(size, _LONGEST + 1))
-    if len(content) > _LONGEST or not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
-        raise ValueError(f"{path}: {name} is no label: it holds {content[:20]!r}, not the number of a class")
+    content = file.read(min(size, _MAX_LABEL + 1))
+    if len(content) > _MAX_LABEL or not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
+        raise ValueError(f"{path}: the label {name} must be a class number, not {content[:20]!r}")
     return int(content)
 
 
@@ -100,32 +103,34 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
     with path.open("rb") as file:
         start = file.read(100)
         if start.startswith(_MAGIC):
-            raise ValueError(f"{path} is compressed; shards must be plain tar files, as images are read by their place")
+            raise ValueError(f"{path} is compressed; shards must be uncompressed tar files for random access")
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as shard:
                 members, end = shard.getmembers(), shard.offset
-        except Exception as error:  # tarfile's, of several kinds for broken headers
+        except Exception as error:  # tarfile raises many types for broken headers
             reason = why_unreadable(start) or error
-            raise ValueError(f"{path} is no tar shard of images (NAME.jpg) and labels (NAME.cls): {reason}") from error
+            raise ValueError(
+                f"{path} is not a tar shard of images (NAME.jpg) and labels (NAME.cls): {reason}"
+            ) from error
         _check_end(path, file, end)
     return members
 
 
 def _check_end(path: Path, file: BinaryIO, end: int) -> None:
-    """Check that zeros follow the last member, and nothing else: tarfile ends early without an error."""
+    """Check that only zeros follow the last member, since tarfile ignores an early end."""
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
     if not block:
-        raise ValueError(f"{path} is cut off: the two blocks of zeros at the end of a tar file are missing")
+        raise ValueError(f"{path} is truncated: the two blocks of zeros at the end of a tar file are missing")
     if any(block):
-        raise ValueError(f"{path} is broken: there is no member's header at byte {end}")
+        raise ValueError(f"{path} is broken: there is no member header at byte {end}")
     while chunk := file.read(_CHUNK):
         if any(chunk):
-            raise ValueError(f"{path} goes on after its end, as joined tar files do; members would be left out")
+            raise ValueError(f"{path} has content after its end, as concatenated tar files do, which is not supported")
 
 
-# Functions of their own, since lambdas do not travel to the processes that decode.
+# Module-level functions, since worker processes cannot unpickle lambdas.
 def _fetch(places: Sequence[_Place], number: int) -> bytes:
     path, offset, size, _ = places[number]
     with path.open("rb") as shard:

@@ -1,4 +1,4 @@
-"""Images of a data set with a class each, not decoded yet."""
+"""Labeled images that are decoded on access."""
 
 import itertools
 from collections import Counter
@@ -16,12 +16,13 @@ from cnnmod.training.images import Counts
 
 @dataclass(frozen=True)
 class Source:
-    """The images of one split.
+    """The labeled images of one split.
 
     Attributes:
-        labels: One an image.
-        fetch: An image's number → the image in 8 bits, its file, or its file's content; `None` if it is missing.
-        name: An image's number → what errors call it.
+        labels: The label of each image.
+        fetch: A function from an index to an 8-bit image, an image file or its content, or `None` if the image is
+            missing.
+        name: A function from an index to the name of the image in errors.
     """
 
     labels: Sequence[int]
@@ -32,32 +33,32 @@ class Source:
         return len(self.labels)
 
     def open(self, number: int, channels: int = 3) -> tuple[Image.Image, int]:
-        """Decode an image, with 3 channels or 1; and its label.
+        """Return a decoded image with 3 channels or 1, and its label.
 
         Raises:
-            ValueError: It is missing, broken, or of a kind that is not supported; the error names it.
+            ValueError: If the image is missing, broken or not supported. The error names the image.
         """
-        found, name = self.fetch(number), self.name(number)
-        if found is None:
+        content, name = self.fetch(number), self.name(number)
+        if content is None:
             raise ValueError(f"{name} has no image")
-        if isinstance(found, Path):
-            image = decode_file(found, channels)
+        if isinstance(content, Path):
+            image = decode_file(content, channels)
         else:
-            image = decode(found, name, channels) if isinstance(found, bytes) else in_mode(found, name, channels)
+            image = decode(content, name, channels) if isinstance(content, bytes) else in_mode(content, name, channels)
         return image, self.labels[number]
 
     def count(self, numbers: Sequence[int], _: bool, __: Callable[[int, int], None]) -> Counts:
-        """How many images are of each class."""
+        """Count the images of each class."""
         return Counter((self.labels[number], self.labels[number]) for number in numbers)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The splits of a data set: `"train"`, `"validation"`, `"test"`, those that there are.
+    """The splits of a data set: `"train"`, and `"validation"` or `"test"` or both.
 
     Attributes:
-        splits: By name.
-        classes: The classes' names, where the data set has names.
+        splits: The splits by name.
+        classes: The names of the classes, or `None` if the data set has no names.
     """
 
     splits: Mapping[str, Source]
@@ -65,38 +66,38 @@ class Sources:
 
 
 def of_array(images: Any, labels: Sequence[int], name: str) -> Source:
-    """Of images that are an array in memory, (N, H, W) or (N, H, W, 3), uint8."""
+    """Return a source for a uint8 array of images, (N, H, W) or (N, H, W, 3)."""
     return Source(labels, partial(_of_array, images), partial(_numbered, name))
 
 
 def of_files(paths: Sequence[str], labels: Sequence[int]) -> Source:
-    """Of image files."""
+    """Return a source for image files."""
     return Source(labels, partial(_of_files, paths), partial(_named_file, paths))
 
 
-def same_classes(found: Sequence[tuple[Path, Sequence[str] | None]]) -> tuple[str, ...] | None:
-    """The classes' names, which must be the same in the same order in each place where they are found.
+def same_classes(classes_by_path: Sequence[tuple[Path, Sequence[str] | None]]) -> tuple[str, ...] | None:
+    """Return the names of the classes, after checking that names and order are the same at all paths.
 
     Raises:
-        ValueError: They differ; the error names two places and the first names that differ.
+        ValueError: If they differ. The error names two paths and the first class that differs.
     """
-    (first, names), *others = found
-    for place, other in others:
+    (first, names), *others = classes_by_path
+    for path, other in others:
         if names is None or other is None:
             if names is not other:
-                named, bare = (first, place) if other is None else (place, first)
-                raise ValueError(f"{named} names its classes, {bare} does not, so they may not be the same")
+                named, unnamed = (first, path) if other is None else (path, first)
+                raise ValueError(f"{named} names its classes but {unnamed} does not, so they may differ")
         elif list(names) != list(other):
             differing = next(pair for pair in itertools.zip_longest(names, other) if pair[0] != pair[1])
-            one, another = ("no further class" if name is None else f"the class {name!r}" for name in differing)
+            left, right = ("no class" if name is None else repr(name) for name in differing)
             raise ValueError(
-                f"{first} and {place} have different classes ({len(names)} and {len(other)}): where the first has "
-                f"{one}, the second has {another}"
+                f"{first} and {path} have different classes ({len(names)} and {len(other)}): the first difference is "
+                f"{left} and {right}"
             )
     return None if names is None else tuple(names)
 
 
-# Functions of their own, since lambdas do not travel to the processes that decode.
+# Module-level functions, since worker processes cannot unpickle lambdas.
 def _of_array(images: Any, number: int) -> Image.Image:
     return Image.fromarray(images[number])
 

@@ -1,11 +1,11 @@
-"""Which files and folders are of which split, by their names."""
+"""Find the files and folders of each split by name."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-_Found = TypeVar("_Found")
+_Value = TypeVar("_Value")
 
 SPLITS = {
     "training": "train",
@@ -18,64 +18,64 @@ SPLITS = {
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, but hidden files and folders."""
+    """Return the files and folders in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def folders_by_split(folder: Path) -> dict[str, Path]:
-    """The folders of the splits, train and val, that hold folders themselves.
+    """Return the folder of each split, such as train and val, if it contains folders.
 
     Raises:
-        ValueError: Two folders are of one split.
+        ValueError: If two folders belong to the same split.
     """
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for path in visible(folder):
         split = SPLITS.get(path.name.lower())
         if split is None or not path.is_dir() or not any(inner.is_dir() for inner in visible(path)):
             continue
-        if split in found:
-            raise ValueError(f"{found[split]} and {path} are both of the {split} split; leave one of them")
-        found[split] = path
-    return _in_order(found)
+        if split in folders:
+            raise ValueError(f"{folders[split]} and {path} are both the {split} split; keep one of them")
+        folders[split] = path
+    return _in_order(folders)
 
 
-def files_by_split(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
-    """The files of each split: train-0001.tar or train/0001.tar, in the folder itself or in one below it.
+def files_by_split(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the files of each split: train-0001.tar or train/0001.tar, in the folder or one level below.
 
     Raises:
-        ValueError: The files of a split are called in two ways, or files lie in two folders.
+        ValueError: If the files of a split are named in two ways, or there are files in two folders.
     """
-    found: dict[str, list[Path]] = {}
-    first: dict[str, tuple[Path, str, Path]] = {}  # how the first file of a split is called
-    for path in _candidates(folder, endings):
+    files: dict[str, list[Path]] = {}
+    first: dict[str, tuple[Path, str, Path]] = {}  # the first file of a split, its word for the split, its folder
+    for path in _candidates(folder, suffixes):
         base, word = _split_word(path, folder)
         if word is None:
             continue
         split = SPLITS[word]
-        one, *how = first.setdefault(split, (path, word, path.parent))
-        if how != [word, path.parent]:
-            raise ValueError(f"{one} and {path} are both of the {split} split; leave those that are called in one way")
-        other = next(iter(found.values()), [path])[0]
+        first_file, *naming = first.setdefault(split, (path, word, path.parent))
+        if naming != [word, path.parent]:
+            raise ValueError(f"{first_file} and {path} are both of the {split} split; keep files with one naming only")
+        other = next(iter(files.values()), [path])[0]
         if base != _split_word(other, folder)[0]:
-            raise ValueError(f"{other} and {path} seem to be of two data sets; give the folder of one of them")
-        found.setdefault(split, []).append(path)
-    return _in_order(found)
+            raise ValueError(f"{other} and {path} seem to belong to two data sets; give the folder of one of them")
+        files.setdefault(split, []).append(path)
+    return _in_order(files)
 
 
-def _in_order(found: Mapping[str, _Found]) -> dict[str, _Found]:
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+def _in_order(values: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {split: values[split] for split in ("train", "validation", "test") if split in values}
 
 
-def _candidates(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files in a folder, in those below it, and in train, val and test below these."""
-    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # not lost+found
-    of_splits = [path / word for path in inner for word in SPLITS if (path / word).is_dir()]
-    files = [path for place in (folder, *inner, *of_splits) for path in visible(place)]
-    return [path for path in files if path.name.lower().endswith(tuple(endings)) and path.is_file()]
+def _candidates(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files in the folder, in its subfolders, and in their subfolders train, val and test."""
+    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # skips lost+found
+    split_folders = [path / word for path in inner for word in SPLITS if (path / word).is_dir()]
+    paths = [path for parent in (folder, *inner, *split_folders) for path in visible(parent)]
+    return [path for path in paths if path.name.lower().endswith(tuple(suffixes)) and path.is_file()]
 
 
 def _split_word(path: Path, folder: Path) -> tuple[Path, str | None]:
-    """The word that says which split a file is of, and the folder of the data set's files."""
+    """Return the folder of the data set of a file, and the word that names its split."""
     parent = path.parent.name.lower() if path.parent != folder else ""
     if parent in SPLITS:
         return path.parent.parent, parent

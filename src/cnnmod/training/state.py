@@ -1,4 +1,4 @@
-"""What a training resumes from: one safetensors file with weights, optimizer, moving average and progress."""
+"""The state of a training: one safetensors file with weights, optimizer, moving average and progress."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from cnnmod.records.files import write_whole
 
 _FORMAT = 2
-_ADVICE = "a lower learning rate, a longer warm-up or clip_grad may help"
+_ADVICE = "try a lower learning rate, a longer warm-up or clip_grad"
 
 
 def check_loss(loss: float, when: str) -> None:
     """Check the loss of a step.
 
     Raises:
-        FloatingPointError: It is not finite; the error says when.
+        FloatingPointError: If the loss is not finite.
     """
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss} {when}; {_ADVICE}")
@@ -33,7 +33,7 @@ def check_finite(tensors: Mapping[str, Tensor], when: str) -> None:
     """Check tensors before they are written.
 
     Raises:
-        FloatingPointError: One has a value that is not finite; the error names it and says when.
+        FloatingPointError: If a tensor has a value that is not finite. The error names the tensor.
     """
     if (name := _not_finite(tensors)) is not None:
         raise FloatingPointError(f"{name} has values that are not finite {when}; {_ADVICE}")
@@ -41,9 +41,9 @@ def check_finite(tensors: Mapping[str, Tensor], when: str) -> None:
 
 @dataclass(frozen=True)
 class State:
-    """All that changes while a network trains.
+    """Everything that changes during training.
 
-    There is no state of random generators, since each step and each epoch seeds them afresh.
+    The state of random generators is not saved, since each step and each epoch seeds them.
     """
 
     model: nn.Module
@@ -52,11 +52,15 @@ class State:
     scaler: torch.amp.GradScaler
 
     def save(self, path: Path, progress: dict[str, Any]) -> None:
-        """Write it all, with JSON values that say how far the training is; whole or not at all.
+        """Write the state and the progress atomically.
+
+        Args:
+            path: The file to write.
+            progress: JSON values that describe the progress of the training.
 
         Raises:
-            OSError: It cannot be written; what was there before is still there.
-            FloatingPointError: Weights, moving average, optimizer or scaler are not finite; nothing is written.
+            OSError: If the file cannot be written. An existing file is kept.
+            FloatingPointError: If weights, moving average, optimizer or scaler are not finite. Nothing is written.
         """
         optimizer = self.optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -83,23 +87,23 @@ class State:
         write_whole(path, serialize(flat, metadata={"cnnmod-state": json.dumps(metadata)}))
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Take all from a file that `save` wrote, and return the progress.
+        """Load the state from a file that `save` wrote, and return the progress.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It is no such file, damaged, or of another network or optimizer.
+            OSError: If the file cannot be read.
+            ValueError: If the file is not a state, is damaged, or belongs to another network or optimizer.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {})["cnnmod-state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            found, checksum = metadata["format"], metadata.pop("checksum", None)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            file_format, checksum = metadata["format"], metadata.pop("checksum", None)
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no state of a training: {error}") from error
-        if found != _FORMAT:
-            raise ValueError(f"{path} has format {found}; this cnnmod reads format {_FORMAT}")
+            raise ValueError(f"{path} is not a training state: {error}") from error
+        if file_format != _FORMAT:
+            raise ValueError(f"{path} has format {file_format}; this version of cnnmod reads format {_FORMAT}")
         if checksum != _checksum(tensors, metadata):
-            raise ValueError(f"{path} is damaged: its checksum is not that of its content")
+            raise ValueError(f"{path} is damaged: the checksum does not match the content")
         try:
             self.model.load_state_dict(_under("model.", tensors))
             if self.average is not None:
@@ -116,18 +120,18 @@ class State:
         groups = list(_by_number(_under("group.", values)).values())
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         for parameter, state in self.optimizer.state.items():
-            for name, value in state.items():  # safetensors knows no memory formats
+            for name, value in state.items():  # safetensors does not store memory formats
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with a value that is infinite or not a number."""
+    """Return the name of the first tensor with an infinite or NaN value."""
     return next((name for name, values in tensors.items() if not values.isfinite().all()), None)
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> int:
-    """CRC-32 of all that a state holds."""
+    """Return the CRC-32 checksum of the tensors and the metadata."""
     shapes = {name: (str(values.dtype), list(values.shape)) for name, values in tensors.items()}
     checksum = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
@@ -140,7 +144,7 @@ def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_number(values: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """`{"0.a": x, "0.b": y}` as `{0: {"a": x, "b": y}}`."""
+    """Convert `{"0.a": x, "0.b": y}` to `{0: {"a": x, "b": y}}`."""
     entries: dict[int, dict[str, Any]] = {}
     for name, value in values.items():
         number, _, inner = name.partition(".")

@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, and what the optimizer makes of the gradients."""
+"""A training step: forward, backward and optimizer step."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,21 +17,21 @@ from cnnmod.training.images import Batch
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.tasks import Loss
 
-_SGD = ("sgd", "momentum")  # steps as long as gradients are large
+_SGD = ("sgd", "momentum")  # the step size is proportional to the gradient
 _SELECTOR_LR_SCALE = 0.005
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step as a recipe wants it; called with a batch it changes the weights and returns the mean loss.
+    """A training step of a recipe. A call with a batch updates the weights and returns the mean loss.
 
     Attributes:
-        recipe: Says in how many parts, at which precision, and where gradients are clipped.
-        model: Whose weights change; within DistributedDataParallel if there are several processes.
-        forward: The same, compiled or not.
-        loss: (model, images, labels) → loss.
-        optimizer: Of the model.
-        scaler: Of the loss, where fp16 needs it.
+        recipe: The recipe, which sets gradient accumulation, precision and gradient clipping.
+        model: The network, wrapped in DistributedDataParallel if there are several processes.
+        forward: The same network, compiled if the recipe says so.
+        loss: A function (model, images, labels) → loss.
+        optimizer: The optimizer of the model.
+        scaler: The gradient scaler, which is enabled for fp16.
     """
 
     recipe: Recipe
@@ -45,13 +45,13 @@ class Step:
         device = next(self.model.parameters()).device
         precision = autocast(self.recipe, device)
         batch = batch.to(device, torch.channels_last if self.recipe.system.channels_last else torch.contiguous_format)
-        parts = list(batch.chunk(self.recipe.optimization.accumulate))  # fewer, where broken images left too few
+        parts = list(batch.chunk(self.recipe.optimization.accumulate))  # fewer parts if too many images are broken
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
-        for part, some in enumerate(parts, 1):
-            with _not_shared(self.model) if part < len(parts) else nullcontext():
+        for number, part in enumerate(parts, 1):
+            with _no_sync(self.model) if number < len(parts) else nullcontext():
                 with precision():
-                    loss = self.loss(self.forward, some.images, some.labels) * (len(some) / len(batch))
+                    loss = self.loss(self.forward, part.images, part.labels) * (len(part) / len(batch))
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         if self.recipe.optimization.clip_grad:
@@ -63,11 +63,12 @@ class Step:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, Scheduler]:
-    """The recipe's optimizer, and its schedule over epochs of so many steps.
+    """Return the optimizer of the recipe and its schedule over epochs of `steps` steps.
 
-    Optimizers but SGD make steps of one length of gradients of any size. A channel selector's are small, and such
-    steps drive all of its hidden units below zero in a few hundred of them, from where no gradient leads back: it then
-    selects the same channels for every image. So its steps are shorter, and Muon leaves it to AdamW.
+    All optimizers except SGD make steps whose size does not depend on the size of the gradient. The gradients of a
+    channel selector are small. Steps of the usual size make all of its hidden units negative within a few hundred
+    steps. After the ReLU their gradient is then zero, and the selector selects the same channels for every image.
+    Therefore selectors have a smaller learning rate, and Muon trains them with AdamW.
     """
     options = recipe.optimization
     selectors = [name for name, module in model.named_modules() if isinstance(module, ChannelSelector)]
@@ -100,13 +101,13 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
 
 
 def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """The recipe's precision, as a context to run the network in."""
+    """Return a function that creates the autocast context for the precision of the recipe."""
     if recipe.system.precision == "fp32":
         return nullcontext
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.system.precision]
     return partial(torch.autocast, device.type, dtype=dtype)
 
 
-def _not_shared(model: nn.Module) -> AbstractContextManager[object]:
-    """Within it gradients are gathered in this process only."""
+def _no_sync(model: nn.Module) -> AbstractContextManager[object]:
+    """Return a context without synchronization of gradients between processes."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

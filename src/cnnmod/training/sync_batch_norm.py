@@ -1,4 +1,4 @@
-"""Batch norm with statistics over all processes, on the CPU too, where torch has none."""
+"""Batch norm with statistics over all processes, also on the CPU, which torch does not support."""
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -8,17 +8,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sync_batch_norm(model: nn.Module) -> nn.Module:
-    """The network with statistics over all processes; what it shares with the given one is the parameters.
+    """Replace all batch norms by ones with statistics over all processes. The parameters are shared.
 
     Raises:
-        ValueError: It is on the CPU, and has another batch norm than torch's `BatchNorm2d`.
+        ValueError: If the network is on the CPU and has a batch norm other than torch's `BatchNorm2d`.
     """
     if next(model.parameters()).device.type != "cpu":
         return convert_sync_batchnorm(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, _BatchNorm):
             if type(layer) is not nn.BatchNorm2d:
-                raise ValueError(f"{name} is a {type(layer).__name__}; on the CPU only BatchNorm2d can be synchronised")
+                raise ValueError(f"{name} is a {type(layer).__name__}; on the CPU only BatchNorm2d can be synchronized")
             model.set_submodule(name, _SyncedBatchNorm2d.of(layer))
     return model
 
@@ -30,14 +30,14 @@ class _SyncedBatchNorm2d(nn.BatchNorm2d):
         synced.__dict__.update(layer.__dict__)
         return synced
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.BatchNorm2d's name
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in nn.BatchNorm2d
         if not self.training:
             return super().forward(input)
         processes = torch.distributed.get_world_size()
         count = input.numel() / input.shape[1] * processes
         mean_C = all_reduce(input.mean((0, 2, 3))) / processes
-        centred_NCHW = input - mean_C[:, None, None]
-        variance_C = all_reduce(centred_NCHW.square().mean((0, 2, 3))) / processes
+        centered_NCHW = input - mean_C[:, None, None]
+        variance_C = all_reduce(centered_NCHW.square().mean((0, 2, 3))) / processes
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
             with torch.no_grad():
@@ -45,5 +45,7 @@ class _SyncedBatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
-        normal_NCHW = centred_NCHW * (variance_C + self.eps).rsqrt()[:, None, None]
-        return normal_NCHW * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else normal_NCHW
+        normalized_NCHW = centered_NCHW * (variance_C + self.eps).rsqrt()[:, None, None]
+        return (
+            normalized_NCHW * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else normalized_NCHW
+        )

@@ -1,4 +1,4 @@
-"""An annotation of Pascal VOC: the XML file with the boxes of one image."""
+"""Read annotations of Pascal VOC: one XML file with the boxes of one image."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -16,13 +16,13 @@ _DIFFICULT = {"": False, "0": False, "1": True}
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a file says.
+    """The content of an annotation.
 
     Attributes:
-        size: The image's width and height; `None` for what is not given or 0, which some tools write.
-        names: Of the objects.
-        boxes: Their xmin, ymin, xmax and ymax, in pixels.
-        difficult: Which of them count nowhere.
+        size: The width and height of the image. A side is `None` if it is missing or 0, which some tools write.
+        names: The name of each object.
+        boxes: xmin, ymin, xmax and ymax of each object, in pixels.
+        difficult: Whether each object is difficult. Training and evaluation ignore difficult objects.
     """
 
     size: tuple[float | None, float | None]
@@ -32,65 +32,73 @@ class Annotation:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Read a file.
+    """Read an annotation.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no such file; the error names it.
+        OSError: If the file cannot be read.
+        ValueError: If the content is invalid. The error names the file.
     """
     try:
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotation":
-            raise ValueError(f"it holds <{root.tag}>, not <annotation>")
+            raise ValueError(f"its root is <{root.tag}>, not <annotation>")
         objects = root.findall("object")
         return Annotation(
             size=(_size(root, "width"), _size(root, "height")),
-            names=[_text(one, "name") for one in objects],
-            boxes=[[float(_text(one, f"bndbox/{side}")) for side in _SIDES] for one in objects],
-            difficult=[_difficult(one) for one in objects],
+            names=[_text(item, "name") for item in objects],
+            boxes=[[float(_text(item, f"bndbox/{side}")) for side in _SIDES] for item in objects],
+            difficult=[_difficult(item) for item in objects],
         )
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{path} is no annotation of Pascal VOC: {error}") from error
+        raise ValueError(f"{path} is not an annotation of Pascal VOC: {error}") from error
 
 
 def read_boxes(path: Path, size: tuple[int, int], classes: Sequence[str]) -> dict[str, Tensor]:
-    """The boxes (x1, y1, x2, y2) of an image of this height and width, their classes, and which are difficult.
+    """Read the boxes (x1, y1, x2, y2) of an image, their classes, and whether they are difficult.
+
+    Args:
+        path: The annotation.
+        size: The height and width of the image.
+        classes: The names of the classes.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is no annotation, or none of this image; the error names it.
+        OSError: If the file cannot be read.
+        ValueError: If the annotation is invalid or does not fit the image. The error names the file.
     """
     height, width = size
-    found = read_annotation(path)
-    for given, actual, side in zip(found.size, (width, height), ("wide", "high"), strict=True):
-        if given is not None and given != actual:
-            raise ValueError(f"{path} says that its image is {given:g} pixels {side}, but it is {actual}")
-    for box in found.boxes:
+    annotation = read_annotation(path)
+    for stated, actual, side in zip(annotation.size, (width, height), ("width", "height"), strict=True):
+        if stated is not None and stated != actual:
+            raise ValueError(f"{path} states an image {side} of {stated:g} pixels, but the image has {actual}")
+    for box in annotation.boxes:
         if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            raise ValueError(f"{path}: the box {box} is empty, or outside of the image of {width} × {height} pixels")
+            raise ValueError(
+                f"{path}: the box {box} is empty or outside the image, which has {width} × {height} pixels"
+            )
     return {
-        "boxes": torch.tensor(found.boxes).reshape(-1, 4),
-        "labels": torch.tensor(_labels(path, found, classes), dtype=torch.long),
-        "difficult": torch.tensor(found.difficult, dtype=torch.long),
+        "boxes": torch.tensor(annotation.boxes).reshape(-1, 4),
+        "labels": torch.tensor(_labels(path, annotation, classes), dtype=torch.long),
+        "difficult": torch.tensor(annotation.difficult, dtype=torch.long),
     }
 
 
 def count_boxes(path: Path, classes: Sequence[str]) -> Counter[tuple[int | str, int]]:
-    """How many boxes that are not difficult a file has of each name and its class.
+    """Count the boxes of each (name, class), without difficult ones.
 
     Raises:
-        As `read_annotation`.
+        OSError: If the file cannot be read.
+        ValueError: If the content is invalid, or an object has an unknown name. The error names the file.
     """
-    found = read_annotation(path)
-    objects = zip(found.names, _labels(path, found, classes), found.difficult, strict=True)
+    annotation = read_annotation(path)
+    objects = zip(annotation.names, _labels(path, annotation, classes), annotation.difficult, strict=True)
     return Counter((name, label) for name, label, difficult in objects if not difficult)
 
 
-def _labels(path: Path, found: Annotation, classes: Sequence[str]) -> list[int]:
-    for name in found.names:
+def _labels(path: Path, annotation: Annotation, classes: Sequence[str]) -> list[int]:
+    for name in annotation.names:
         if name not in classes:
             raise ValueError(f"{path} has an object named {name!r}; the classes are {', '.join(classes)}")
-    return [classes.index(name) for name in found.names]
+    return [classes.index(name) for name in annotation.names]
 
 
 def _size(root: ElementTree.Element, side: str) -> float | None:
@@ -101,21 +109,21 @@ def _size(root: ElementTree.Element, side: str) -> float | None:
     return value or None
 
 
-def _difficult(one: ElementTree.Element) -> bool:
-    text = _text(one, "difficult", "")
+def _difficult(item: ElementTree.Element) -> bool:
+    text = _text(item, "difficult", "")
     if text not in _DIFFICULT:
         raise ValueError(f"difficult is {text!r}, not 0 or 1")
     return _DIFFICULT[text]
 
 
 def _text(element: ElementTree.Element, path: str, default: str | None = None) -> str:
-    """The text of the one element of this path."""
-    found = element.findall(path)
-    if not found and default is not None:
+    """Return the text of the only element at a path."""
+    elements = element.findall(path)
+    if not elements and default is not None:
         return default
-    if len(found) != 1:
-        raise ValueError(f"<{element.tag}> has {len(found)} of <{path}>, not one")
-    text = (found[0].text or "").strip()
+    if len(elements) != 1:
+        raise ValueError(f"<{element.tag}> must have one <{path}>, not {len(elements)}")
+    text = (elements[0].text or "").strip()
     if not text and default is None:
         raise ValueError(f"<{path}> is empty")
     return text

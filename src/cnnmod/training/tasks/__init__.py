@@ -1,4 +1,4 @@
-"""What networks do: one object per task, with its own options."""
+"""The tasks that networks can be trained for, each with its own options."""
 
 from cnnmod.training.tasks.base import TASKS, Loss, Task, find_task, register_task
 from cnnmod.training.tasks.classification import Classification

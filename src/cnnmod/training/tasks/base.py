@@ -1,4 +1,4 @@
-"""What a task is: a frozen dataclass of its own options that opens data, has a loss, scores networks and predicts."""
+"""The base class and the registry of tasks."""
 
 import dataclasses
 import inspect
@@ -22,21 +22,21 @@ from cnnmod.training.scores import Metric, Score
 Loss = Callable[[Callable[..., Any], Any, Any], Tensor]  # model, images, labels → loss
 TaskT = TypeVar("TaskT", bound="Task")
 
-_GROUP = "cnnmod.tasks"  # of entry points
+_ENTRY_POINTS = "cnnmod.tasks"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What the networks of a recipe do.
+    """Base class of tasks: how to open data, compute the loss, score a network and convert outputs to predictions.
 
-    A task derives from this class, is a frozen dataclass with its options as fields, each with a default, and is
-    registered by `register_task`. It must have `score` and the five abstract methods.
+    A task is a frozen dataclass that derives from this class. Its fields are its options, and each has a default.
+    A task is registered with `register_task`, sets `score` and implements the five abstract methods.
 
     Attributes:
-        name: What recipes and files call it; `register_task` sets it.
-        score: What its metric computes.
-        test_batch_size: Images at a time while a network is tested; 1 where they may have any size.
-        one_class_each: Whether a label is the number of the image's class.
+        name: The name of the task in recipes and files. `register_task` sets it.
+        score: The class of the scores that the metric computes.
+        test_batch_size: The batch size for evaluation. Use 1 if image sizes vary.
+        one_class_each: Whether each label is the class index of an image.
     """
 
     name: ClassVar[str]
@@ -51,71 +51,78 @@ class Task(ABC):
         """Open a data set.
 
         Args:
-            place: What the user gave: a folder, or a name that the task knows.
-            images: How images are prepared, and how many are trained on.
-            workers: Processes that decode, if the images are decoded as they come.
-            skip_broken: Leave broken images out, and name them in the batches, instead of stopping at the first.
-            progress: May be called with what is done, how much of it is, and how much there is.
+            place: A folder, or the name of a data set that the task knows.
+            images: How to prepare the images, and how many to train on.
+            workers: Number of processes that decode images. Ignored if all images are decoded once.
+            skip_broken: Skip broken images and list them in `Batch.broken`. Otherwise the first one is an error.
+            progress: A callback (description, done, total). A task may call it during long work.
 
         Raises:
-            OSError: The place does not exist.
-            ValueError: What is there is not what the task needs.
+            OSError: If the folder does not exist.
+            ValueError: If the data do not fit the task.
         """
 
     @abstractmethod
     def prepare(self, image: Image.Image, images: ImageOptions) -> Batch:
-        """A batch of one image, as the network is tested on it; its label means nothing."""
+        """Return a batch with one image, transformed as for evaluation. The label is a placeholder."""
 
     @abstractmethod
     def loss(self, num_classes: int, device: torch.device) -> Loss:
-        """A function (model, images, labels) → loss."""
+        """Return a function (model, images, labels) → loss."""
 
     @abstractmethod
     def metric(self, num_classes: int, device: torch.device) -> Metric:
-        """What the test images are scored by."""
+        """Return the metric for evaluation."""
 
     @abstractmethod
     def predict(self, outputs: Any, size: tuple[int, int], threshold: float) -> Prediction:
-        """What the outputs for a batch of one image say.
+        """Convert the outputs for a batch of one image to a prediction.
 
         Args:
-            outputs: The network's, in evaluation mode.
-            size: The image's height and width.
-            threshold: The lowest score of what is returned, where there are scores.
+            outputs: The outputs of the network in evaluation mode.
+            size: The height and width of the image.
+            threshold: Predictions with a lower score are dropped. Ignored by tasks without scores.
         """
 
-    def check(self, images: ImageOptions) -> None:  # noqa: B027  it may be left out
-        """Check options of the task together with the images'.
+    def check(self, images: ImageOptions) -> None:  # noqa: B027  optional
+        """Check that the options of the task and of the images are compatible.
 
         Raises:
-            ValueError: They do not go together.
+            ValueError: If they are not.
         """
 
     def check_data(self, data: Data, progress: Progress) -> None:  # noqa: B027
-        """Called before the first step of a training.
+        """Check the data. Called once, before the first training step.
 
         Raises:
-            ValueError: Nothing can be learned from the data.
+            ValueError: If the data cannot be used for training.
         """
 
     def network_args(self, images: ImageOptions, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of the networks' factories: those that the recipe gives, and the task's.
+        """Return the arguments for the factories of the networks.
+
+        Args:
+            images: The image options of the recipe.
+            given: The `network_args` of the recipe.
+
+        Returns:
+            The given arguments, and the ones that the task adds.
 
         Raises:
-            ValueError: The given ones do not go with the task's options.
+            ValueError: If the given arguments and the options of the task are incompatible.
         """
         return dict(given)
 
     def load_weights_(self, model: nn.Module, row: str) -> None:  # noqa: B027
-        """Give a fresh network of a row the weights that it starts from, if the options name a file.
+        """Load the initial weights of a row, if the options name a file. Called on a newly built network.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It is of another network.
+            OSError: If the file cannot be read.
+            ValueError: If the file belongs to another network.
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and options as JSON values; `read_task` reads them back."""
+        """Return the name and the options as JSON values."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return json.loads(json.dumps({"name": self.name, **options}))
 
@@ -124,12 +131,12 @@ TASKS: dict[str, type[Task]] = {}
 
 
 def register_task(name: str) -> Callable[[type[TaskT]], type[TaskT]]:
-    """Register a task's class, so that recipes and files can name it.
+    """Register the class of a task under a name for recipes and files.
 
-    A package may instead name the class as an entry point of the group `cnnmod.tasks`.
+    A package can declare the class as an entry point of the group `cnnmod.tasks` instead.
 
     Raises:
-        ValueError: A task has this name, or the class is not a whole task; the error says what is missing.
+        ValueError: If the name is already registered, or if the class is incomplete. The error names what is missing.
 
     Examples:
         >>> @register_task("classification")
@@ -137,12 +144,12 @@ def register_task(name: str) -> Callable[[type[TaskT]], type[TaskT]]:
         ...     pass
         Traceback (most recent call last):
         ...
-        ValueError: a task 'classification' is registered already, by cnnmod.training.tasks.classification
+        ValueError: the task 'classification' is already registered by cnnmod.training.tasks.classification
     """
 
     def add(task: type[TaskT]) -> type[TaskT]:
         if name in TASKS:
-            raise ValueError(f"a task {name!r} is registered already, by {TASKS[name].__module__}")
+            raise ValueError(f"the task {name!r} is already registered by {TASKS[name].__module__}")
         _check(name, task)
         task.name = name
         TASKS[name] = task
@@ -152,35 +159,35 @@ def register_task(name: str) -> Callable[[type[TaskT]], type[TaskT]]:
 
 
 def find_task(name: str) -> type[Task]:
-    """The class of a registered task, or of an installed package's entry point.
+    """Return the class of a task that is registered or declared as an entry point of an installed package.
 
     Raises:
-        ValueError: There is none, with the nearest names; or the package cannot be imported.
+        ValueError: If no task has this name (the error lists the nearest names), or the package cannot be imported.
     """
-    for entry in entry_points(group=_GROUP, name=name) if name not in TASKS else ():
+    for entry in entry_points(group=_ENTRY_POINTS, name=name) if name not in TASKS else ():
         try:
-            found = entry.load()
+            task = entry.load()
         except (ImportError, AttributeError) as error:
             raise ValueError(f"the task {name!r} cannot be imported from {entry.value}: {error}") from error
-        if name not in TASKS:  # importing it may have registered it
-            register_task(name)(found)
+        if name not in TASKS:  # the import may have registered the task
+            register_task(name)(task)
     if name not in TASKS:
-        raise ValueError(f"{unknown_name('task', name, TASKS)} (a task from outside must be imported first)")
+        raise ValueError(f"{unknown_name('task', name, TASKS)} (import the module of your own task first)")
     return TASKS[name]
 
 
 def _check(name: str, task: Any) -> None:
     if not (inspect.isclass(task) and issubclass(task, Task) and "__dataclass_params__" in vars(task)):
-        raise ValueError(f"the task {name!r} must be a frozen dataclass that derives from Task, not {task!r}")
+        raise ValueError(f"the task {name!r} must be a frozen dataclass and a subclass of Task, not {task!r}")
     if missing := sorted(task.__abstractmethods__):
         raise ValueError(f"the task {name!r} ({task.__name__}) has no {', '.join(missing)}")
     score = getattr(task, "score", None)
     if not (inspect.isclass(score) and issubclass(score, Score)):
-        raise ValueError(f"the task {name!r} ({task.__name__}) has no score, a class that derives from Score")
-    missing = [needed for needed in ("main", "title") if not hasattr(score, needed)]
+        raise ValueError(f"the task {name!r} ({task.__name__}) has no score, which must be a subclass of Score")
+    missing = [attribute for attribute in ("main", "title") if not hasattr(score, attribute)]
     if missing := [*sorted(score.__abstractmethods__), *missing]:
         raise ValueError(f"the score of the task {name!r} ({score.__name__}) has no {', '.join(missing)}")
     for field in dataclasses.fields(task):
         if field.name == "name" or (field.default, field.default_factory) == (dataclasses.MISSING,) * 2:
-            why = "is the task's own" if field.name == "name" else "has no default"
-            raise ValueError(f"the task {name!r} ({task.__name__}): the option {field.name!r} {why}")
+            reason = "is reserved for the name of the task" if field.name == "name" else "has no default"
+            raise ValueError(f"the task {name!r} ({task.__name__}): the option {field.name!r} {reason}")

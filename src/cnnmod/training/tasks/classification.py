@@ -1,4 +1,4 @@
-"""Classification: each image has one class."""
+"""Image classification: one class per image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,44 +25,49 @@ from cnnmod.training.tasks.base import Loss, Task, register_task
 @register_task("classification")
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """Each image has one class; a network returns logits (N, classes)."""
+    """Image classification. Each image has one class, and a network returns logits (N, classes)."""
 
     augmentation: Literal["none", "crop_flip", "resized_crop"] = "none"
-    """`"none"`; `"crop_flip"`, a shift by up to an eighth of the size and a mirror image, for small images, which are
-    kept in memory; `"resized_crop"`, for photographs, which are decoded as they come."""
+    """The augmentation of training images.
+
+    - `"none"`: no augmentation. The decoded images are kept in memory.
+    - `"crop_flip"`: a random shift by up to one eighth of the size and a random horizontal flip, for small images. The
+      decoded images are kept in memory.
+    - `"resized_crop"`: random resized crops for photographs. Images are decoded when they are needed.
+    """
 
     auto_augment: str | None = None
-    """timm's name of a policy, as `"rand-m7-mstd0.5"`; with `"resized_crop"` only."""
+    """The name of an auto-augment policy of timm, such as `"rand-m7-mstd0.5"`. Only with `"resized_crop"`."""
 
     random_erasing: float = 0.0
-    """Its probability; with `"resized_crop"` only."""
+    """The probability of random erasing. Only with `"resized_crop"`."""
 
     crop_pct: float = 0.875
-    """For evaluation the short side is `image_size / crop_pct` before the center is cut out; with `"resized_crop"`
-    only."""
+    """For evaluation, images are resized to a short side of `image_size / crop_pct`, and then the center is cropped.
+    Only with `"resized_crop"`."""
 
     validation_fraction: float = 0.0
-    """How much of the training images is held out; then the checkpoint that is best on them is the one that is tested.
-    0 tests the last."""
+    """The fraction of the training images that is held out for validation. The checkpoint with the best validation
+    score is evaluated. With 0, the final checkpoint is evaluated."""
 
     label_smoothing: float = 0.0
-    """Of the cross-entropy; 0 is none."""
+    """The label smoothing of the cross-entropy. 0 disables it."""
 
     mixup: float = 0.0
-    """An alpha; 0 is none. With `cutmix` too, each step draws one of the two."""
+    """The alpha of mixup. 0 disables it. If `cutmix` is also set, each step selects one of the two at random."""
 
     cutmix: float = 0.0
-    """An alpha; 0 is none."""
+    """The alpha of CutMix. 0 disables it."""
 
     teacher: str | None = None
-    """A dense teacher whose logits are learned: a checkpoint's path, or a network as `build` takes it, with its
-    pretrained weights, which are fetched."""
+    """A dense teacher for distillation: the path of a checkpoint, or the name of a network as `build` takes it. The
+    pretrained weights of a named network are downloaded."""
 
     distill_weight: float = 0.5
-    """The teacher's part of the loss."""
+    """The weight of the distillation loss, from 0 to 1."""
 
     distill_temperature: float = 1.0
-    """How much the logits of teacher and student are softened."""
+    """The temperature of the logits of teacher and student."""
 
     score, test_batch_size, one_class_each = Accuracy, 256, True
 
@@ -73,46 +78,46 @@ class Classification(Task):
         check_fields(self, "from 0 to 1", "distill_weight", "random_erasing")
         if self.augmentation != "resized_crop" and (self.auto_augment or self.random_erasing):
             raise ValueError(
-                f"auto_augment and random_erasing go with the augmentation 'resized_crop', not {self.augmentation!r}"
+                f"auto_augment and random_erasing require the augmentation 'resized_crop', not {self.augmentation!r}"
             )
 
     def check(self, images: ImageOptions) -> None:
         if images.size[0] != images.size[1]:
-            raise ValueError(f"images to classify are square; image_size is {images.image_size}")
+            raise ValueError(f"classification needs square images; image_size is {images.image_size}")
 
     def open_data(
         self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
     ) -> Data:
-        found = open_labelled(place, self.validation_fraction, images.train_images, progress)
+        labelled = open_labelled(place, self.validation_fraction, images.train_images, progress)
 
-        def made(split: str, numbers: Sequence[int], training: bool) -> Images:
+        def open_split(split: str, numbers: Sequence[int], training: bool) -> Images:
             if self.augmentation == "resized_crop":
                 transform = self._transform(images, training)
                 return DecodedImages(
-                    found.splits[split],
+                    labelled.splits[split],
                     transform,
                     images.in_channels,
                     numbers,
                     workers=workers,
                     skip_broken=skip_broken,
                 )
-            what = f"decoding {'train' if training else split} images"
+            description = f"decoding {'train' if training else split} images"
             return decode_into_memory(
-                found.splits[split],
+                labelled.splits[split],
                 numbers,
                 images,
                 crop_flip=self.augmentation == "crop_flip",
                 skip_broken=skip_broken,
                 split=split,
-                progress=lambda done, total: progress(what, done, total),
+                progress=lambda done, total: progress(description, done, total),
             )
 
         return Data(
-            train=made(*found.train, True),
-            validation=None if found.validation is None else made(*found.validation, False),
-            test=made(*found.test, False),
-            num_classes=found.num_classes,
-            classes=found.classes,
+            train=open_split(*labelled.train, True),
+            validation=None if labelled.validation is None else open_split(*labelled.validation, False),
+            test=open_split(*labelled.test, False),
+            num_classes=labelled.num_classes,
+            classes=labelled.classes,
         )
 
     def check_data(self, data: Data, progress: Progress) -> None:
@@ -129,7 +134,7 @@ class Classification(Task):
         return self.loss_with(self._teacher(num_classes), num_classes, device)
 
     def loss_with(self, teacher: nn.Module | None, num_classes: int, device: torch.device) -> Loss:
-        """The loss with a teacher that is already built; it is put into evaluation mode."""
+        """Return the loss with a teacher that is already built. The teacher is set to evaluation mode."""
         mixes: list[nn.Module] = []
         if self.mixup:
             mixes.append(MixUp(alpha=self.mixup, num_classes=num_classes))
@@ -148,10 +153,10 @@ class Classification(Task):
                 return hard
             temperature = self.distill_temperature
             with torch.no_grad():
-                taught = teacher(images).float()
+                teacher_logits = teacher(images).float()
             soft = nn.functional.kl_div(
                 (logits / temperature).log_softmax(1),
-                (taught / temperature).log_softmax(1),
+                (teacher_logits / temperature).log_softmax(1),
                 log_target=True,
                 reduction="batchmean",
             )
@@ -177,8 +182,10 @@ class Classification(Task):
                 crop_pct=self.crop_pct,
                 **(augmentation if training else {}),
             )
-        except (AssertionError, ValueError, TypeError) as error:  # what timm raises at a policy that it does not know
-            raise ValueError(f"auto_augment {self.auto_augment!r} is no policy of timm's: {error}") from error
+        except (AssertionError, ValueError, TypeError) as error:  # timm raises these for an unknown policy
+            raise ValueError(
+                f"auto_augment {self.auto_augment!r} is not an auto-augment policy of timm: {error}"
+            ) from error
         return _Photograph(transform)
 
     def _teacher(self, num_classes: int) -> nn.Module | None:
@@ -191,7 +198,7 @@ class Classification(Task):
 
 @dataclass(frozen=True)
 class _Photograph:
-    """timm's transform of an image, beside its label."""
+    """Apply a timm transform to an image and keep its label."""
 
     transform: Any
 

@@ -1,4 +1,4 @@
-"""What segmentation and detection share: photographs in color, and a backbone that may start from a classifier's."""
+"""Shared code of segmentation and detection: color photographs, and a backbone with weights of a classifier."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,26 +10,28 @@ from torch import nn
 from cnnmod.networks.features import load_backbone_
 from cnnmod.training.images import Data, DecodedImages, Images, first_of_shuffled
 from cnnmod.training.options import ImageOptions
-from cnnmod.training.scenes import Found
+from cnnmod.training.scenes import SceneData
 from cnnmod.training.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverBackbone(Task):
-    """A task of networks over a backbone."""
+    """Base class of tasks whose networks have a backbone."""
 
     backbone_weights: str | None = None
-    """The file of a classifier whose weights the backbone starts from; in it `{row}` stands for the row, as each has a
-    backbone of its own."""
+    """The checkpoint of a classifier that initializes the backbone. `{row}` in the path is replaced by the row, since
+    the backbones of the rows differ."""
 
     def check(self, images: ImageOptions) -> None:
         if images.in_channels != 3:
-            raise ValueError(f"images to segment or detect in have 3 channels, not in_channels = {images.in_channels}")
+            raise ValueError(
+                f"segmentation and detection need images with 3 channels, not in_channels = {images.in_channels}"
+            )
 
     def network_args(self, images: ImageOptions, given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("frozen_norms") and not self.backbone_weights:
             raise ValueError(
-                "frozen_norms keeps the statistics of a trained backbone; name its file, as --set "
+                "frozen_norms needs a trained backbone; set its checkpoint, such as --set "
                 "backbone_weights=runs/imagenet/{row}-seed0/best.safetensors, or --set network_args.frozen_norms=false"
             )
         return dict(given)
@@ -41,7 +43,7 @@ class OverBackbone(Task):
 
 def open_scenes(
     place: str | Path,
-    found: Found,
+    scenes: SceneData,
     train_images: int | None,
     transform: Callable[[bool], Callable[..., Any]],
     *,
@@ -49,36 +51,36 @@ def open_scenes(
     workers: int,
     skip_broken: bool,
 ) -> Data:
-    """Photographs with masks or boxes as data; the validation split is tested on if there is no test split.
+    """Open a data set of photographs with masks or boxes. Without a test split, the validation split is the test split.
 
     Args:
-        place: What errors call it.
-        found: Its splits.
-        train_images: How many are trained on.
-        transform: Training or not → what prepares an image and its label.
-        stacked: Whether images and labels of a batch are one tensor each.
-        workers: Processes that decode.
-        skip_broken: Leave broken images out.
+        place: The name of the data set in errors.
+        scenes: The splits and the classes of the data set.
+        train_images: How many images to train on. `None` means all.
+        transform: A function that takes whether images are for training, and returns a transform (image, label).
+        stacked: Whether the images and the labels of a batch are stacked into one tensor each.
+        workers: Number of processes that decode images.
+        skip_broken: Skip broken images.
 
     Raises:
-        ValueError: A split has no image, or there are fewer than `train_images`.
+        ValueError: If a split is empty, or has fewer images than `train_images`.
     """
-    splits, classes = found
+    splits, classes = scenes
     for split in ("train", "validation"):
         if not len(splits.get(split, ())):
-            raise ValueError(f"{place} has no image to {'train on' if split == 'train' else 'validate on'}")
+            raise ValueError(f"{place} has no {'training' if split == 'train' else split} images")
     train = splits["train"]
     if train_images is not None:
         train = train.part(first_of_shuffled(train_images, len(train), place))
 
-    def made(split: str, training: bool) -> Images:
+    def open_split(split: str, training: bool) -> Images:
         dataset = train if split == "train" else splits[split]
         return DecodedImages(dataset, transform(training), stacked=stacked, workers=workers, skip_broken=skip_broken)
 
     return Data(
-        train=made("train", True),
-        validation=made("validation", False) if "test" in splits else None,
-        test=made("test" if "test" in splits else "validation", False),
+        train=open_split("train", True),
+        validation=open_split("validation", False) if "test" in splits else None,
+        test=open_split("test" if "test" in splits else "validation", False),
         num_classes=len(classes),
         classes=classes,
     )

@@ -1,4 +1,4 @@
-"""Detection: boxes around objects, each with a class."""
+"""Object detection: boxes around objects, each with a class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,10 +25,13 @@ from cnnmod.training.tasks.dense import OverBackbone, open_scenes
 @register_task("detection")
 @dataclass(frozen=True, kw_only=True)
 class Detection(OverBackbone):
-    """A network returns boxes, labels and scores of each image, in training its losses, as torchvision's detectors."""
+    """Object detection with the interface of torchvision's detectors.
+
+    In training mode a network returns its losses. In evaluation mode it returns boxes, labels and scores per image.
+    """
 
     augmentation: Literal["none", "flip"] = "none"
-    """`"flip"` mirrors an image and its boxes or not."""
+    """`"flip"` applies a random horizontal flip to the image and its boxes."""
 
     score = Precision
 
@@ -54,8 +57,8 @@ class Detection(OverBackbone):
 
     def prepare(self, image: Photograph, images: ImageOptions) -> Batch:
         none = torch.zeros(0, dtype=torch.long)
-        nothing = {"boxes": torch.zeros(0, 4), "labels": none, "difficult": none}
-        return collate([_Transform(self, False)(image, nothing)], stacked=False)
+        label = {"boxes": torch.zeros(0, 4), "labels": none, "difficult": none}
+        return collate([_Transform(self, False)(image, label)], stacked=False)
 
     def loss(self, num_classes: int, device: torch.device) -> Loss:
         return _sum_of_losses
@@ -64,10 +67,10 @@ class Detection(OverBackbone):
         return PrecisionOfBoxes(num_classes)
 
     def predict(self, outputs: list[dict[str, Tensor]], size: tuple[int, int], threshold: float) -> Boxes:
-        (found,) = outputs
-        kept = found["scores"] >= threshold
-        scores = [round(value, 4) for value in found["scores"][kept].tolist()]
-        return Boxes(found["boxes"][kept].cpu(), found["labels"][kept].tolist(), scores)
+        (output,) = outputs
+        kept = output["scores"] >= threshold
+        scores = [round(value, 4) for value in output["scores"][kept].tolist()]
+        return Boxes(output["boxes"][kept].cpu(), output["labels"][kept].tolist(), scores)
 
 
 def _sum_of_losses(model: Callable[..., dict[str, Tensor]], images: Any, labels: Any) -> Tensor:
@@ -75,7 +78,7 @@ def _sum_of_losses(model: Callable[..., dict[str, Tensor]], images: Any, labels:
 
 
 class _Transform:
-    """An image from 0 to 1, in training mirrored, and its boxes; resizing is the network's."""
+    """Convert an image to values from 0 to 1, and flip image and boxes in training. The network resizes the image."""
 
     def __init__(self, task: Detection, training: bool) -> None:
         self.training = training
@@ -85,11 +88,11 @@ class _Transform:
     def __call__(self, photograph: Photograph, label: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         image = Image(pil_to_tensor(photograph))
         size: Any = tuple(image.shape[-2:])
-        kind = {"format": BoundingBoxFormat.XYXY, "canvas_size": size}
-        boxes = BoundingBoxes(label["boxes"], **kind)
+        options = {"format": BoundingBoxFormat.XYXY, "canvas_size": size}
+        boxes = BoundingBoxes(label["boxes"], **options)
         image, boxes = self.transform(image, boxes)
-        changed = label | {"boxes": boxes.as_subclass(Tensor)}
+        label = label | {"boxes": boxes.as_subclass(Tensor)}
         if self.training:
-            easy = changed["difficult"] == 0
-            changed = {name: values[easy] for name, values in changed.items()}
-        return image.as_subclass(Tensor), changed
+            easy = label["difficult"] == 0
+            label = {name: values[easy] for name, values in label.items()}
+        return image.as_subclass(Tensor), label

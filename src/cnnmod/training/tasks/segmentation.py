@@ -1,4 +1,4 @@
-"""Segmentation: each pixel has a class."""
+"""Semantic segmentation: one class per pixel."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,31 +26,31 @@ from cnnmod.training.tasks.dense import OverBackbone, open_scenes
 @register_task("segmentation")
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(OverBackbone):
-    """Each pixel has a class; a network returns logits (N, classes, H, W) as `"out"`, and may as `"aux"`."""
+    """Semantic segmentation. A network returns logits (N, classes, H, W) as `"out"`, and optionally as `"aux"`."""
 
     augmentation: Literal["none", "scale_crop_flip"] = "none"
-    """`"scale_crop_flip"` resizes image and mask by a factor, cuts out a part and mirrors it or not."""
+    """`"scale_crop_flip"` resizes image and mask by a random factor, then applies a random crop and horizontal flip."""
 
     scale: tuple[float, float] = (1.0, 1.0)
-    """With `"scale_crop_flip"`: from which to which factor images are resized besides."""
+    """The smallest and largest resize factor of `"scale_crop_flip"`, relative to `image_size`."""
 
     crop_size: tuple[int, int] | None = None
-    """With `"scale_crop_flip"`: height and width of what is cut out then; `None` takes `image_size`."""
+    """The height and width of the crop of `"scale_crop_flip"`. `None` means `image_size`."""
 
     photometric: bool = False
-    """With `"scale_crop_flip"`: whether brightness, contrast, saturation and hue are changed too."""
+    """Whether `"scale_crop_flip"` also changes brightness, contrast, saturation and hue at random."""
 
     classes: tuple[str, ...] = ()
-    """The classes of a mask's pixel values 0, 1, …, where the data does not name them."""
+    """The names of the classes with the mask values 0, 1, …, for data sets that do not name them."""
 
     ignore: int = IGNORED
-    """A mask's pixel value that counts nowhere."""
+    """The mask value of pixels that loss and metric ignore."""
 
     label_smoothing: float = 0.0
-    """Of the cross-entropy; 0 is none."""
+    """The label smoothing of the cross-entropy. 0 disables it."""
 
     aux_weight: float = 0.4
-    """The auxiliary head's part of the loss."""
+    """The weight of the loss of the auxiliary head."""
 
     score = Overlap
 
@@ -59,16 +59,15 @@ class Segmentation(OverBackbone):
             check_sides("crop_size", self.crop_size)
         check_fields(self, "≥ 0", "aux_weight")
         check_fields(self, "from 0 to less than 1", "label_smoothing")
-        for name, times in Counter(name.strip() for name in self.classes).items():
-            if times > 1:
-                raise ValueError(f"classes names {name!r} {times} times; each class has a name of its own")
+        for name, count in Counter(name.strip() for name in self.classes).items():
+            if count > 1:
+                raise ValueError(f"classes has {name!r} {count} times; the names must be unique")
         if not len(self.classes) <= self.ignore <= IGNORED:
             raise ValueError(
-                f"ignore must be a pixel value from the number of classes, {len(self.classes)}, to {IGNORED}, not "
-                f"{self.ignore}"
+                f"ignore must be from {len(self.classes)} (the number of classes) to {IGNORED}, not {self.ignore}"
             )
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be two factors > 0, the smaller first, not {self.scale}")
+            raise ValueError(f"scale must be two factors > 0 in ascending order, not {self.scale}")
 
     def open_data(
         self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
@@ -87,12 +86,12 @@ class Segmentation(OverBackbone):
         check_classes(data, "pixel", progress, seen="the masks have the values")
 
     def prepare(self, image: Photograph, images: ImageOptions) -> Batch:
-        nothing_HW = torch.zeros(image.height, image.width, dtype=torch.uint8)
-        return collate([_Transform(self, images, False)(image, nothing_HW)])
+        mask_HW = torch.zeros(image.height, image.width, dtype=torch.uint8)
+        return collate([_Transform(self, images, False)(image, mask_HW)])
 
     def loss(self, num_classes: int, device: torch.device) -> Loss:
         def loss(model: Callable[..., dict[str, Tensor]], images: Tensor, labels: Tensor) -> Tensor:
-            counted = (labels != IGNORED).sum().clamp(min=1)  # a crop may hold nothing else
+            counted = (labels != IGNORED).sum().clamp(min=1)  # a crop may have only ignored pixels
             losses = {
                 head: nn.functional.cross_entropy(
                     logits.float(), labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="sum"
@@ -113,7 +112,7 @@ class Segmentation(OverBackbone):
 
 
 class _Transform:
-    """An image and its mask, resized, in training cut out and mirrored; the image normalized."""
+    """Resize an image and its mask, normalize the image, and augment both in training."""
 
     def __init__(self, task: Segmentation, images: ImageOptions, training: bool) -> None:
         self.size, self.scale = images.size, task.scale
@@ -132,7 +131,7 @@ class _Transform:
         if self.changes:
             if image.shape[-2] < self.crop_size[0] or image.shape[-1] < self.crop_size[1]:
                 raise ValueError(
-                    f"has {image.shape[-2]} × {image.shape[-1]} pixels, fewer than are cut out: {self.crop_size}"
+                    f"has {image.shape[-2]} × {image.shape[-1]} pixels, which is smaller than the crop {self.crop_size}"
                 )
             factor = float(torch.empty(1).uniform_(*self.scale))
             size = (round(factor * size[0]), round(factor * size[1]))
