@@ -145,7 +145,7 @@ def test_the_best_on_held_out_images():
 
 class TestErrors:
     def test_a_loss_that_is_not_finite(self):
-        with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+ .*; a lower learning rate"):
+        with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+ .*; try a lower learning rate"):
             trained("learning_rate=1e30", "train_images=None", "warmup_epochs=0")
 
     def test_too_few_images(self):
