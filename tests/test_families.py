@@ -20,7 +20,6 @@ QUICK = {  # small networks whose blocks differ
     "timm/starnet_s050",
     "timm/cs3darknet_s",
     "timm/mobilevitv2_050",
-    "torchvision/mobilenet_v3_small",
     "torchvision/shufflenet_v2_x0_5",
 }
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"

@@ -1,15 +1,21 @@
-import os
 import subprocess
 import sys
 from importlib.metadata import version
 
+import pytest
 
-def test_without_the_extra_packages(tmp_path):
-    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
-    command = [sys.executable, "-m", "cnnmod", "info", "resnet50_mod"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 2
-    assert done.stderr == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
+from cnnmod.__main__ import main
+
+
+def test_without_the_extra_packages(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("cnnmod.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.setattr("sys.argv", ["cnnmod", "info", "resnet50_mod"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
 
 
 def test_runs_as_a_module():
@@ -18,11 +24,9 @@ def test_runs_as_a_module():
     assert all(command in done.stdout for command in ("demo", "info", "compare", "plot", "train", "evaluate"))
 
 
-def test_version(tmp_path):
-    """Without the command line's packages, and without the networks'."""
-    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
-    (tmp_path / "timm.py").write_text("raise ModuleNotFoundError(\"No module named 'timm'\", name='timm')")
-    command = [sys.executable, "-m", "cnnmod", "--version"]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path})
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"cnnmod {version('cnnmod')}\n", "")
+def test_version(monkeypatch, capsys):
+    """Without the command line, which needs other packages."""
+    monkeypatch.setitem(sys.modules, "cnnmod.cli", None)
+    monkeypatch.setattr("sys.argv", ["cnnmod", "--version"])
+    main()
+    assert capsys.readouterr().out == f"cnnmod {version('cnnmod')}\n"

@@ -53,7 +53,7 @@ def test_selections_that_differ():
     assert near_tied_N.tolist() == [False, True, False, False]
 
 
-NARROW = {"layers": (2, 2, 1, 1), "channels": (16, 32, 64, 128), "config": MoDConfig(c=16)}
+NARROW = {"layers": (2, 1, 1, 1), "channels": (16, 32, 64, 128), "config": MoDConfig(c=16)}
 
 
 @needs_photographs

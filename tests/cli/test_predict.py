@@ -9,7 +9,13 @@ from PIL import Image
 from cnnmod.cli import run
 from pictures import cells, picture, streets
 
-SMALL = ["--set", "epochs=1", "batch_size=2", 'network_args.backbone_args={"channels": [8, 16, 32, 64]}', "config.c=8"]
+SMALL = [
+    "--set",
+    "epochs=1",
+    "batch_size=2",
+    'network_args.backbone_args={"channels": [8, 16, 32, 64], "layers": [2, 1, 1, 1]}',
+    "config.c=8",
+]
 STREETS = [*SMALL, 'classes=["road", "box"]', "ignore=9", "image_size=[48,64]", "crop_size=[32,40]"]
 CELLS = [*SMALL, "image_size=[64,80]", "warmup_epochs=0", "network_args.pyramid_channels=8"]
 

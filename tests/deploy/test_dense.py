@@ -47,7 +47,7 @@ save_file({name: value.contiguous() for name, value in found.items()}, folder / 
 """
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 EXAMPLE = torch.rand(1, 3, 64, 96)
-NARROW: dict[str, Any] = {"backbone_args": {"channels": (16, 32, 64, 128)}}
+NARROW: dict[str, Any] = {"backbone_args": {"channels": (16, 32, 64, 128), "layers": (2, 1, 1, 1)}}
 
 
 def segmenter() -> nn.Module:
@@ -75,7 +75,7 @@ def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str
 
 def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
     # its Resize leaves inputs out
-    arguments = {"config": MoDConfig(c=16, candidates=4), "layers": (2, 1, 1, 1), "channels": (32, 32, 64, 64)}
+    arguments = {"config": MoDConfig(c=16, candidates=4), "channels": (32, 64, 64, 64)}
     model = fcn("resnet18_mod", 5, head_channels=16, backbone_args=arguments).eval()
     report = export(model, EXAMPLE, tmp_path / "network.onnx")
     assert report.largest_error < 1e-5
@@ -140,7 +140,7 @@ def test_detectors_are_compared() -> None:
 @pytest.mark.slow
 def test_in_a_fresh_process_loaded_and_exported_they_say_the_same(tmp_path: Path) -> None:
     networks = {"segmenter": segmenter(), "detector": detector()}
-    arguments = {"backbone": "resnet18_mod", "backbone_args": {"channels": [16, 32, 64, 128]}}
+    arguments = {"backbone": "resnet18_mod", "backbone_args": {"channels": [16, 32, 64, 128], "layers": [2, 1, 1, 1]}}
     more = {
         "segmenter": ("cnnmod/fcn", {"num_classes": 5, "head_channels": 16}),
         "detector": ("cnnmod/faster_rcnn", {"num_classes": 4, "min_size": 64, "max_size": 96, "pyramid_channels": 16}),

@@ -129,7 +129,7 @@ def test_nearly_the_network(kind, int8_files):
     assert 0.5 < agreement.selection_in_order <= agreement.selection  # these scores are random, and close
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_export(kind, int8_files, tmp_path, capsys):
     model, paths = int8_files
     path = tmp_path / f"network{KINDS[kind]}"

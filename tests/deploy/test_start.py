@@ -10,7 +10,11 @@ from small import tiny_network
 
 
 @pytest.mark.parametrize(
-    "runtime", [pytest.param(name, marks=pytest.mark.slow if name == "compile" else ()) for name in runtimes()]
+    "runtime",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("compile", "openvino-bf16", "openvino-int8") else ())
+        for name in runtimes()
+    ],
 )
 def test_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)

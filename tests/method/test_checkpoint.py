@@ -13,7 +13,7 @@ from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_structure
 from cnnmod.networks import build
 from format1 import FILE, IMAGES, small_network
-from small import digits_resnet
+from small import digits_resnet, shallow_resnet
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 CONFIGS = [
@@ -31,8 +31,8 @@ CONFIGS = [
     MoDConfig(c=8, residual=False),
     MoDConfig(c=8, identity_start=True),
     MoDConfig(c=8, placement="all"),
-    MoDConfig(c=8, placement=("layer2.1", "layer3.3")),
-    MoDConfig(c=8, placement=lambda module, position: position == 2),
+    MoDConfig(c=8, placement=("layer1.1", "layer2.1")),
+    MoDConfig(c=8, placement=lambda module, position: position == 1 and module == 1),
 ]
 
 
@@ -69,9 +69,9 @@ def test_a_control(factory, tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_round_trip(config, tmp_path):
-    model = convert_(digits_resnet(), config, **SMALL).eval()
+    model = convert_(shallow_resnet(), config, **SMALL).eval()
     save(model, tmp_path / "file")
-    fresh = load_(digits_resnet(), tmp_path / "file", **SMALL).eval()
+    fresh = load_(shallow_resnet(), tmp_path / "file", **SMALL).eval()
     x_NCHW = torch.rand(4, 1, 8, 8)
     assert torch.equal(fresh(x_NCHW), model(x_NCHW))
     for ours, theirs in zip(mod_blocks(fresh).values(), mod_blocks(model).values(), strict=True):

@@ -25,7 +25,7 @@ def test_flat_and_nested_mobilenetv2_are_the_same():
 
 
 @pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_100", "convnext_tiny", "vgg16_bn_cifar"])
-@pytest.mark.parametrize("placement", ["alternate", "all"])
+@pytest.mark.parametrize("placement", ["alternate", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_converted_network_has_the_modules_of_its_dense_one(name, placement):
     with torch.device("meta"):
         dense, converted = build(name), convert_(build(name), MoDConfig(placement=placement))

@@ -151,7 +151,8 @@ class Item(Body):
 
 class Assert(Body):
     def forward(self, x):
-        assert (x >= 0).all(), "images are not negative"
+        if not (x >= 0).all():  # an assert, as Python compiles it; pytest's own reaches everything that pytest holds
+            raise AssertionError("images are not negative")
         return super().forward(x)
 
 

@@ -90,7 +90,8 @@ def kill_at_random(folder, seconds):
     process.stdout.close()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_killed_at_random_moments_it_goes_on_to_the_same_weights(kills, whole, tmp_path):
     draws = random.Random(0)
     folder = tmp_path / "killed"
