@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+collect_ignore = ["bars.py"]  # the search for doctests would import it under a second name, and register its task twice
+
 
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
