@@ -1,6 +1,7 @@
 import pytest
 
 from cnnmod.cli import run
+from cnnmod.cli.app import print_text
 
 
 @pytest.mark.parametrize("arguments", [["info"], ["compare", "--bacth", "1"], ["cmpare"], []], ids=" ".join)
@@ -17,3 +18,9 @@ def test_help_has_an_example(command, capsys):
         run([command, "--help"])
     assert stop.value.code == 0
     assert f"Example: cnnmod {command}" in capsys.readouterr().out
+
+
+def test_a_long_path_with_brackets_is_printed_as_it_is(capsys):
+    text = f"Written to /{'a/' * 80}[bold]b.png"
+    print_text(text)
+    assert capsys.readouterr().out == f"{text}\n"

@@ -22,8 +22,15 @@ def show(table: Cells | str, values: object, as_json: bool) -> None:
         return
     if as_json:
         print_json(values)
+    elif isinstance(table, Cells):
+        console.print(table.rich())
     else:
-        console.print(table.rich() if isinstance(table, Cells) else table)
+        print_text(table)
+
+
+def print_text(text: str) -> None:
+    """Print text as it is. Paths are not broken at the width of the terminal, and brackets in them are not markup."""
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def print_json(value: object) -> None:

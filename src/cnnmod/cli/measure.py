@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.cli.app import Json, app, console, print_json, print_text
 from cnnmod.demo import run_demo
 from cnnmod.deploy.lower import without_auxiliary_head
 from cnnmod.deploy.targets.table import find_runtime
@@ -49,7 +49,7 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     for comparison in (result.digits, result.imagenet):
         console.print(comparison_cells(comparison).rich())
         console.print()
-    console.print(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
+    print_text(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
 
 
 @app.command
@@ -227,7 +227,7 @@ def plot(
     if as_json:
         print_json({"figure": str(out)})
     else:
-        console.print(f"Written to {out.resolve()}")
+        print_text(f"Written to {out.resolve()}")
 
 
 def _seeds(experiment: Experiment) -> str:

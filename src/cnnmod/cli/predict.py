@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.cli.app import Json, app, print_json, print_text
 from cnnmod.report.prediction import prediction_figure
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
@@ -70,9 +70,9 @@ def predict(
         print_json(values)
         return
     for line in lines[:20]:
-        console.print(line)
+        print_text(line)
     if len(values) > 20:
-        console.print(f"… and {len(values) - 20} more in {out.resolve()}")
+        print_text(f"… and {len(values) - 20} more in {out.resolve()}")
 
 
 def _files(path: Path) -> list[Path]:
