@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 
 import cnnmod
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.trace import example_for, meta_forward, trace
 from cnnmod.networks import build
 from cnnmod.records.files import write_whole
@@ -228,7 +228,7 @@ def _with_attention(model: nn.Module) -> set[str]:
                 layers.update(parent.partition(".")[2] for parent in tracker.parents)
             return func(*args, **(kwargs or {}))
 
-    def observe(run: Run) -> None:
+    def observe(run: Pass) -> None:
         with tracker, Products():  # inside, because `trace` does not call hooks that were added before
             run()
 

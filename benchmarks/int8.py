@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.deploy.lower import lower
-from cnnmod.deploy.parity import Run, check_agreement
+from cnnmod.deploy.parity import RunFile, check_agreement
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.targets.table import runtimes
 from cnnmod.deploy.targets.target import INT8, FileTarget
@@ -37,9 +37,9 @@ RUNS = Path(__file__).parent / "runs" / "cifar10" / "rows"
 BATCH = 250
 
 
-def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Run]:
+def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, RunFile]:
     """Return the network in each runtime that supports INT8, in all its precisions, with its selected channels."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, RunFile] = {}
     for name, (target, precision) in runtimes().items():
         if isinstance(target, FileTarget) and INT8 in target.precisions:
             source, int8 = (folder / f"{kind}{target.suffix}" for kind in ("float", INT8))
@@ -59,7 +59,7 @@ def top1_pct(classes: Tensor, labels: Tensor) -> float:
     return round(100 * (classes == labels).double().mean().item(), 4)
 
 
-def measured(model: nn.Module, run: Run, images_NCHW: Tensor, labels: Tensor) -> dict[str, Any]:
+def measured(model: nn.Module, run: RunFile, images_NCHW: Tensor, labels: Tensor) -> dict[str, Any]:
     """Return the accuracy in a runtime, and its agreement with eager PyTorch."""
     classes: list[Tensor] = []
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cnnmod import MoDConfig
+from cnnmod.records.progress import Progress
 from cnnmod.training import Recipe
-from cnnmod.training.images import Batch, Data, DecodedImages, Progress, collate
+from cnnmod.training.images import Batch, Data, DecodedImages, collate
 from cnnmod.training.options import ImageOptions, Networks, Optimization
 from cnnmod.training.predictions import Name, Prediction
 from cnnmod.training.scores import Score

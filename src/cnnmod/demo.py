@@ -1,7 +1,6 @@
 """A demo of cnnmod that takes less than three minutes, on images that are part of scikit-learn."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cnnmod.method.checkpoint import save
 from cnnmod.method.convert import control_, convert_
 from cnnmod.networks import build, load
 from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.progress import Progress
 from cnnmod.report.figure import four_panels
 from cnnmod.report.table import comparison_cells
 from cnnmod.training.data import open_data
@@ -23,7 +23,6 @@ from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, factory_of
 
-Progress = Callable[[str, int, int], None]
 _RECIPE = recipe("digits")
 _TIMED = ("resnet50", "resnet75_mod")
 

@@ -13,7 +13,7 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.table import accuracy_text, comparison_cells, experiment_cells, network_cells
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import Result
-from cnnmod.training.scores import Accuracy, Overlap, Precision
+from cnnmod.training.scores import Accuracy, AveragePrecision, Overlap
 from small import digits_resnet
 
 
@@ -125,7 +125,10 @@ def test_experiments_that_cannot_be_compared():
             Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]),
             "could not be read; no test pixel belongs to b (class 1)",
         ),
-        (Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0, [2]), "10 test images; no test box belongs to c (class 2)"),
+        (
+            AveragePrecision(50.0, 51.0, 30.0, [50.0, None], 10, 0, [2]),
+            "10 test images; no test box belongs to c (class 2)",
+        ),
         (Accuracy(90.0, None, 10, 0), "10 test images"),
     ],
 )

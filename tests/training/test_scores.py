@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cnnmod.records.parse import parse
-from cnnmod.training.scores import Accuracy, Metric, Overlap, Precision, Score
+from cnnmod.training.scores import Accuracy, AveragePrecision, Metric, Overlap, Score
 from cnnmod.training.tasks import TASKS
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_precision_by_hand() -> None:
     # class 1: a hit, a miss, a hit: precision 1 up to half of them, then 2/3; class 2: nothing of it is found
     metric.update([boxes((1, 0.9, A), (1, 0.8, FAR), (1, 0.7, B))], [boxes((1, 1, A), (1, 1, B), (2, 1, FAR))])
     precision = metric.compute(1, 0)
-    assert isinstance(precision, Precision)
+    assert isinstance(precision, AveragePrecision)
     eleven = (6 * 1 + 5 * 2 / 3) / 11
     assert precision.class_ap50_pct == [pytest.approx(100 * eleven, abs=1e-3), 0.0]
     assert precision.ap50_voc07_pct == precision.value == pytest.approx(100 * eleven / 2, abs=1e-3)
@@ -74,7 +74,7 @@ def test_a_class_that_is_nowhere_has_no_precision() -> None:
     there = {name: torch.cat([boxes((1, 1, A))[name], boxes((3, 1, B), difficult=True)[name]]) for name in boxes()}
     metric.update([boxes((1, 0.9, A), (2, 0.9, FAR))], [there])
     found = metric.compute(1, 0)
-    assert isinstance(found, Precision)
+    assert isinstance(found, AveragePrecision)
     assert found.class_ap50_pct[:2] == [100.0, None]
     assert found.absent_classes == [2, 3]
 
@@ -137,7 +137,7 @@ def test_nothing_is_found() -> None:
     [
         Accuracy(90.0, None, 10, 0),
         Overlap(50.0, 60.0, 70.0, [50.0, None], 10, 1, [1]),
-        Precision(50.0, 51.0, 30.0, [50.0, None], 10, 0),
+        AveragePrecision(50.0, 51.0, 30.0, [50.0, None], 10, 0),
     ],
 )
 def test_each_is_read_back_as_what_it_is(score: Score) -> None:

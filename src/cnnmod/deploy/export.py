@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.lower import fold, lower
-from cnnmod.deploy.parity import Run, check_agreement, check_parity, tied
+from cnnmod.deploy.parity import RunFile, check_agreement, check_parity, tied
 from cnnmod.deploy.targets.table import file_targets, find_format
 from cnnmod.deploy.targets.target import INT8, FileTarget
 from cnnmod.deploy.weights import check_finite
@@ -184,7 +184,7 @@ def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:
         raise ValueError(f"{name} has values that are not finite")
 
 
-def _run(path: Path, target: FileTarget) -> Run:
+def _run(path: Path, target: FileTarget) -> RunFile:
     return target.load(path, torch.get_num_threads(), selected=True).run
 
 

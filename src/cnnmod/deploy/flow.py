@@ -10,7 +10,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from cnnmod.deploy.straight import StraightTracer
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.trace import trace
 
 
@@ -44,7 +44,7 @@ def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str,
     return norms
 
 
-def _count_calls(run: Run) -> Counter[str]:
+def _count_calls(run: Pass) -> Counter[str]:
     calls: Counter[str] = Counter()
 
     def note(name: str, *_: Any) -> None:

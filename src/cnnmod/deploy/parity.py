@@ -17,7 +17,7 @@ from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.record import recorded_selection
 
-Run = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and selected channels, by name
+RunFile = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and selected channels, by name
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Agreement:
     selection_in_order: float
 
 
-def check_agreement(model: nn.Module, run: Run, batches: Iterable[Tensor]) -> Agreement:
+def check_agreement(model: nn.Module, run: RunFile, batches: Iterable[Tensor]) -> Agreement:
     """Compare the classes and the selected channels of a file and its network.
 
     Args:
@@ -90,7 +90,7 @@ def check_agreement(model: nn.Module, run: Run, batches: Iterable[Tensor]) -> Ag
     )
 
 
-def check_parity(model: nn.Module, run: Run, example: Tensor, batch_sizes: Sequence[int]) -> Parity:
+def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: Sequence[int]) -> Parity:
     """Compare the outputs and the selected channels of a file and its network, on random images and on black images.
 
     Args:

@@ -1,7 +1,7 @@
 """`compare(models, example)`: measure baseline, MoD networks and controls in each runtime and at each batch size."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,13 +13,12 @@ from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.measure.results import Comparison, Measurement, Row, control_name
-from cnnmod.measure.timing import Run, time_interleaved, use_threads
+from cnnmod.measure.timing import Timed, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.trace import meta_forward
+from cnnmod.records.progress import Progress
 from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
-
-Progress = Callable[[str, int, int], None]  # what is measured, rounds done, number of rounds
 
 
 def compare(
@@ -82,7 +81,7 @@ def compare(
                 images = example[torch.arange(batch_size) % len(example)]
                 if target.in_torch:
                     images = images.contiguous(memory_format=memory_format)
-                runs: dict[str, Run] = {}
+                runs: dict[str, Timed] = {}
                 for index, (name, (model, _)) in enumerate(networks.items()):
                     if training:
                         runs[name] = _training_step(copy.deepcopy(model).to(memory_format=memory_format), images)
@@ -167,7 +166,7 @@ def _check(
         raise ValueError(f"accuracy_pct names {unknown[0]!r}, but the rows are {', '.join(map(repr, networks))}")
 
 
-def _training_step(model: nn.Module, images: Tensor) -> Run:
+def _training_step(model: nn.Module, images: Tensor) -> Timed:
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)

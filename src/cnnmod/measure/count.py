@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnmod.method.bare import check_bare
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.trace import trace
 
 
@@ -59,7 +59,7 @@ def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, 
     }
 
 
-def _flops(run: Run) -> dict[str, int]:
+def _flops(run: Pass) -> dict[str, int]:
     with FlopCounterMode(display=False) as counter:
         run()
     return {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}

@@ -20,7 +20,7 @@ from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_row
-from cnnmod.training.run import Progress, Result, run_training
+from cnnmod.training.run import Result, RunProgress, run_training
 from cnnmod.training.scores import Score
 
 SCHEMA = "cnnmod.accuracy/1"
@@ -112,7 +112,7 @@ def run_experiment(
     folder: Path,
     *,
     save_every_s: float = 60,
-    progress: Progress = lambda what, done, total, rate: None,
+    progress: RunProgress = lambda what, done, total, rate: None,
 ) -> Experiment:
     """Train all rows with all seeds, and write `accuracy.json` into the folder.
 

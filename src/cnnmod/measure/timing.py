@@ -7,17 +7,16 @@ from contextlib import contextmanager
 
 import torch
 
-Run = Callable[[], object]
-Progress = Callable[[], None]
+Timed = Callable[[], object]
 
 
 def time_interleaved(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, Timed],
     *,
     rounds: int,
     warmup: int = 2,
     threads: int | None = None,
-    progress: Progress = lambda: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Time each run once per round, so that a disturbance of the machine affects all runs.
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.blocks import Layout
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.trace import trace
 
 
@@ -93,7 +93,7 @@ def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Ca
     return trace(model, partial(_observe, model), example)
 
 
-def _observe(model: nn.Module, run: Run) -> dict[str, Call | Refused]:
+def _observe(model: nn.Module, run: Pass) -> dict[str, Call | Refused]:
     calls: dict[str, Call | Refused] = {}
     num_calls: dict[str, int] = {}
     layouts: dict[str, Layout] = {}

@@ -14,7 +14,7 @@ from cnnmod.method.plan import FilterFn, build_mod_blocks
 from cnnmod.method.trace import meta_forward
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_log = logging.getLogger("cnnmod")
+logger = logging.getLogger("cnnmod")
 
 
 def convert_(
@@ -59,9 +59,9 @@ def convert_(
         raise ValueError(f"{plan.network}: these blocks cannot be MoD blocks: {'; '.join(reasons)}")
     install_(model, built, example)
     names = ", ".join(plan.mod_blocks)
-    _log.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), plan.network, plan.c, names)
+    logger.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), plan.network, plan.c, names)
     if reasons:
-        _log.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), plan.network, "; ".join(reasons))
+        logger.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), plan.network, "; ".join(reasons))
     return model
 
 

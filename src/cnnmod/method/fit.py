@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.calls import width_of
-from cnnmod.method.passes import DoesNotRunError, Run
+from cnnmod.method.passes import DoesNotRunError, Pass
 from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
 from cnnmod.method.trace import trace
 
@@ -61,7 +61,7 @@ class _Misfit(NamedTuple):
     width: int
 
 
-def _try(narrow: nn.Module, seen: set[_Misfit], run: Run) -> tuple[Any, _Misfit | None]:
+def _try(narrow: nn.Module, seen: set[_Misfit], run: Pass) -> tuple[Any, _Misfit | None]:
     """Return the block's output, or, if the block does not run, the first layer that can be rebuilt to fit."""
     misfits: list[_Misfit] = []
     for name, layer in narrow.named_modules():

@@ -12,7 +12,7 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
 from cnnmod.method.trace import at_rest, trace
@@ -63,7 +63,7 @@ def may_stand_inside(mod_block: MoDBlock, block: Block) -> bool:
         return False
 
 
-def _last_activation(run: Run) -> nn.Module | None:
+def _last_activation(run: Pass) -> nn.Module | None:
     """Return the activation whose output is the block's output, if there is one."""
     called: list[tuple[nn.Module, Tensor, int]] = []
 

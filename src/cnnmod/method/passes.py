@@ -19,13 +19,13 @@ class DoesNotRunError(ValueError):
     """A network does not run on an example."""
 
 
-class Run(Protocol):
+class Pass(Protocol):
     """One forward pass. `hook(name, module, args, kwargs, output)` is called after each call of a module."""
 
     def __call__(self, hook: ForwardHook | None = None) -> Any: ...
 
 
-def run_on_meta(model: nn.Module, inputs: Inputs) -> Run:
+def run_on_meta(model: nn.Module, inputs: Inputs) -> Pass:
     """Return a pass on the meta device. It leaves the model's parameters and buffers on the meta device."""
 
     def start() -> Any:
@@ -40,7 +40,7 @@ def run_on_meta(model: nn.Module, inputs: Inputs) -> Run:
     return _run(model, inputs[0], torch.device("meta"), start)
 
 
-def run_for_real(model: nn.Module, inputs: Inputs, device: torch.device) -> Run:
+def run_for_real(model: nn.Module, inputs: Inputs, device: torch.device) -> Pass:
     """Return a pass with values on this device. Inputs on the meta device are replaced by random values."""
 
     def start() -> Any:
@@ -57,7 +57,7 @@ def run_for_real(model: nn.Module, inputs: Inputs, device: torch.device) -> Run:
     return _run(model, inputs[0], device, start)
 
 
-def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callable[[], Any]) -> Run:
+def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callable[[], Any]) -> Pass:
     name = type(model).__name__
 
     def run(hook: ForwardHook | None = None) -> Any:

@@ -17,11 +17,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from cnnmod.method.hooks import without_hooks
-from cnnmod.method.passes import DoesNotRunError, Run, run_for_real, run_on_meta
+from cnnmod.method.passes import DoesNotRunError, Pass, run_for_real, run_on_meta
 from cnnmod.method.restore import restored
 
 _T = TypeVar("_T")
-_log = logging.getLogger("cnnmod")
+logger = logging.getLogger("cnnmod")
 _logged: WeakSet[nn.Module] = WeakSet()  # the models whose real pass was logged
 
 
@@ -63,7 +63,7 @@ def meta_forward(model: nn.Module, example: Tensor | None = None) -> Any:
 
 def trace(
     model: nn.Module,
-    observe: Callable[[Run], _T],
+    observe: Callable[[Pass], _T],
     example: Tensor | None = None,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] = MappingProxyType({}),
@@ -112,7 +112,7 @@ def trace(
         result = observe(run_for_real(model, (example, args, dict(kwargs)), device))
     if model not in _logged:
         _logged.add(model)
-        _log.log(
+        logger.log(
             level,
             "%s does not run without values; its shapes are from one forward pass on %s",
             type(model).__name__,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
-from cnnmod.method.passes import Run
+from cnnmod.method.passes import Pass
 from cnnmod.method.trace import example_for, trace
 
 
@@ -42,7 +42,7 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
     return network
 
 
-def _dilations(example: Tensor, output_stride: int, run: Run) -> list[tuple[str, nn.Conv2d, int]]:
+def _dilations(example: Tensor, output_stride: int, run: Pass) -> list[tuple[str, nn.Conv2d, int]]:
     """Return the convolutions whose input has at least the output stride, each with its name and dilation.
 
     The dilation is the stride of the convolution's input divided by the output stride.

@@ -9,13 +9,14 @@ from cnnmod.training.predict import Predictor
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import RECIPES, recipe
 from cnnmod.training.run import Result, run_training
-from cnnmod.training.scores import Accuracy, Overlap, Precision, Score
+from cnnmod.training.scores import Accuracy, AveragePrecision, Overlap, Score
 from cnnmod.training.tasks import TASKS, Classification, Detection, Segmentation, Task, register_task
 
 __all__ = [
     "RECIPES",
     "TASKS",
     "Accuracy",
+    "AveragePrecision",
     "Classification",
     "Data",
     "Detection",
@@ -23,7 +24,6 @@ __all__ = [
     "Networks",
     "Optimization",
     "Overlap",
-    "Precision",
     "Predictor",
     "Recipe",
     "Result",

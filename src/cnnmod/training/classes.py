@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from cnnmod.training.images import Data, Progress
+from cnnmod.records.progress import Progress
+from cnnmod.training.images import Data
 from cnnmod.training.processes import all_processes
 
 logger = logging.getLogger("cnnmod")

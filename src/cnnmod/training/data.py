@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cnnmod.training.images import Data, Progress
+from cnnmod.records.progress import Progress
+from cnnmod.training.images import Data
 from cnnmod.training.recipe import Recipe
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-Progress = Callable[[str, int, int], None]  # description, done, total
 Counts = Counter[tuple[int | str, int]]  # (value or name in the labels, class) → count
 
 

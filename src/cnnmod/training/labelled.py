@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from cnnmod.training.images import Progress, first_of_shuffled
+from cnnmod.records.progress import Progress
+from cnnmod.training.images import first_of_shuffled
 from cnnmod.training.layouts import find_sources
 from cnnmod.training.sources import Source, of_array
 

@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from cnnmod.records.progress import Progress
 from cnnmod.training.class_folders import find_class_folders
-from cnnmod.training.images import Progress
 from cnnmod.training.parquet import find_parquet
 from cnnmod.training.shards import find_shards
 from cnnmod.training.sources import Sources, of_array

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cnnmod.records.progress import Progress
 from cnnmod.training.decode import why_unreadable
-from cnnmod.training.images import Progress
 from cnnmod.training.sources import Source, Sources, same_classes
 from cnnmod.training.splits import files_by_split
 

@@ -22,7 +22,7 @@ from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
 
-Progress = Callable[[str, int, int, str], None]  # description, done, total, images/s
+RunProgress = Callable[[str, int, int, str], None]  # description, done, total, images/s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def run_training(
     data: Data,
     *,
     save_every_s: float = 60,
-    progress: Progress = lambda what, done, total, rate: None,
+    progress: RunProgress = lambda what, done, total, rate: None,
 ) -> Result:
     """Train and evaluate in a run folder. An interrupted run is resumed, and a finished one returns its result.
 
@@ -83,7 +83,7 @@ def run_training(
         return _run(RunFolder(run, folder, data.num_classes, data.classes, save_every_s), data, progress)
 
 
-def _run(record: RunFolder, data: Data, progress: Progress) -> Result:
+def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     processes, run, folder = all_processes(), record.run, record.folder
     record.check()
     result_path = folder / "result.json"

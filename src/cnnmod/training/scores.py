@@ -117,7 +117,7 @@ class Overlap(Score):
 
 
 @dataclass(frozen=True)
-class Precision(Score):
+class AveragePrecision(Score):
     """The score of a detector: the mean of the average precision (AP) over classes.
 
     Attributes:
@@ -235,7 +235,7 @@ class PrecisionOfBoxes:
             target = {"iscrowd": label["difficult"], **label}
             self._targets.append({name: value.cpu() for name, value in target.items()})
 
-    def compute(self, images: int, broken: int) -> Precision:
+    def compute(self, images: int, broken: int) -> AveragePrecision:
         # torchmetrics can gather these only if all processes have the same number of images
         predictions, targets = gather_object(self._predictions), gather_object(self._targets)
         results: dict[str, Any] = {}
@@ -251,7 +251,7 @@ class PrecisionOfBoxes:
             zip(results["voc07"]["classes"].flatten().tolist(), _each(results["voc07"]["map_per_class"]), strict=True)
         )
         counted = {label for image in targets for label in image["labels"][image["iscrowd"] == 0].tolist()}
-        return Precision(
+        return AveragePrecision(
             ap50_voc07_pct=_percent(results["voc07"]["map_50"]),
             ap50_pct=_percent(results["area"]["map_50"]),
             coco_ap_pct=_percent(results["coco"]["map"]),

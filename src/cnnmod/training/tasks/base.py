@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnmod.records.changes import unknown_name
-from cnnmod.training.images import Batch, Data, Progress
+from cnnmod.records.progress import Progress
+from cnnmod.training.images import Batch, Data
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Prediction
 from cnnmod.training.scores import Metric, Score

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from cnnmod.networks import build, load
+from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
-from cnnmod.training.images import Batch, Data, DecodedImages, Images, Progress, collate
+from cnnmod.training.images import Batch, Data, DecodedImages, Images, collate
 from cnnmod.training.in_memory import ImagesInMemory, decode_into_memory, pixels_of
 from cnnmod.training.labelled import open_labelled
 from cnnmod.training.options import ImageOptions, check_fields

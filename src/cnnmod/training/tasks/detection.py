@@ -12,12 +12,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
+from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
-from cnnmod.training.images import Batch, Data, Progress, collate
+from cnnmod.training.images import Batch, Data, collate
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Boxes
 from cnnmod.training.scenes import find_boxes
-from cnnmod.training.scores import Precision, PrecisionOfBoxes
+from cnnmod.training.scores import AveragePrecision, PrecisionOfBoxes
 from cnnmod.training.tasks.base import Loss, register_task
 from cnnmod.training.tasks.dense import OverBackbone, open_scenes
 
@@ -33,7 +34,7 @@ class Detection(OverBackbone):
     augmentation: Literal["none", "flip"] = "none"
     """`"flip"` applies a random horizontal flip to the image and its boxes."""
 
-    score = Precision
+    score = AveragePrecision
 
     def network_args(self, images: ImageOptions, given: Mapping[str, Any]) -> dict[str, Any]:
         size = {"min_size": min(images.size), "max_size": max(images.size)}

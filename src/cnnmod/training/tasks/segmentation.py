@@ -13,8 +13,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from torchvision.tv_tensors import Image, Mask
 
+from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
-from cnnmod.training.images import Batch, Data, Progress, collate
+from cnnmod.training.images import Batch, Data, collate
 from cnnmod.training.options import ImageOptions, check_fields, check_sides
 from cnnmod.training.predictions import ClassMap
 from cnnmod.training.scenes import IGNORED, find_masks
