@@ -77,6 +77,26 @@ def test_every_choice(fields, tmp_path):
     assert report.selection_agreement == report.tied_agreement == 1
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"select": "slots", "scale": "input"},
+        pytest.param({"order": "index", "scale": "input", "candidates": 2}, marks=pytest.mark.slow),
+        pytest.param({"select": "first", "scale": "none"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_our_options_in_every_format(fields, kind, tmp_path):
+    model = network(fuse_to="all", **fields)
+    for block in mod_blocks(model).values():
+        nn.init.normal_(block.write.weight, std=0.1)
+    report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}")
+    assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
+    assert report.largest_error < 1e-5
+    assert report.selection_agreement == report.tied_agreement == 1
+
+
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_weights_in_16_bits(kind, tmp_path):
     model = trained_norms_(tiny_network(64))

@@ -55,6 +55,39 @@ def test_equals_the_training_form(options):
             check(block, made, torch.randn(images, 64, 5, 7).contiguous(memory_format=memory_format))
 
 
+@pytest.mark.parametrize(
+    "options",
+    combinations(
+        form=(GraphForm, OnnxForm),
+        select=("learned", "random", "first", "slots"),
+        scale=("output", "input"),
+        fuse_to=("first", "all"),
+        candidates=(None, 2),
+        identity_start=(False, True),
+    ),
+    ids=str,
+)
+def test_graphs_of_our_options_equal_the_training_form(options):
+    form, fields = options["form"], {name: value for name, value in options.items() if name != "form"}
+    if fields["select"] == "random":
+        fields["scale"] = "output"
+    block = pair(form, MoDConfig(reduction=2, **fields))[0]
+    if fields["fuse_to"] == "all":
+        nn.init.normal_(block.write.weight)
+        block.activation = nn.ReLU()
+    assert form.accepts(block)
+    graph = form(copy.deepcopy(block)).eval().requires_grad_(False)
+    for images in (1, 3):
+        check(block, graph, torch.randn(images, 64, 5, 7))
+
+
+def test_a_graph_without_a_selector():
+    block = MoDBlock(conv_block(6), 64, 6, MoDConfig(select="first", scale="none", fuse_to="all")).eval()
+    nn.init.normal_(block.requires_grad_(False).write.weight)
+    for form in (GraphForm, OnnxForm):
+        check(block, form(copy.deepcopy(block)), torch.randn(2, 64, 5, 7))
+
+
 @pytest.mark.parametrize("form", [EagerForm, GraphForm])
 @pytest.mark.parametrize("order", ["score", "index"])
 def test_equals_the_training_form_where_scores_tie(order, form):
@@ -201,7 +234,7 @@ class TestFailsClosed:
     def test_a_field_that_no_form_knows(self):
         @dataclass(frozen=True, kw_only=True)
         class Config(MoDConfig):
-            temperature: float = 1.0
+            no_form_knows_this: float = 1.0
 
         for config, accepting in ((MoDConfig(), {EagerForm, GraphForm, OnnxForm}), (Config(), set())):
             forms = {form for form in self.FORMS if form.accepts(self.block(config))}

@@ -97,7 +97,8 @@ def train(
                 "train needs a recipe, --data and --out, such as: cnnmod train digits --data digits --out runs/digits"
             )
         run_recipe, title = recipe(name, changes), ", ".join([name, *changes])
-        data = data if data == "digits" else str(Path(data).resolve())
+        if data != "digits" and Path(data).exists():  # another name may be known to the task
+            data = str(Path(data).resolve())
     with hold(out):  # fail before reading the images if the folder is in use
         pass
     with progress_bars(all_processes().is_main_process) as progress:

@@ -45,8 +45,10 @@ class Form(MoDBlock):
         super().__init__(block.conv_block, block.channels, block.k, block.config, layout=block.layout)
         if block.config.select == "random":
             self.fixed_index_K = block.fixed_index_K
-        else:
+        elif block.config.scale != "none":
             self.selector = block.selector
+        if block.config.fuse_to == "all":
+            self.write, self.activation = block.write, block.activation
         self.gain_K = block.gain_K
 
     @classmethod
@@ -161,13 +163,21 @@ class GraphForm(Form):
 
     The selected channels are gathered along one axis, which combines images and channels. Fusion is a constant 1×1
     convolution from k to C channels and an addition. Runtimes run both as one operator and keep the layout of the
-    feature map.
+    feature map. With `fuse_to="all"` that convolution is the learned one.
     """
 
+    handles: ClassVar[Handles] = {
+        **Form.handles,
+        "select": ("learned", "random", "first", "slots"),
+        "scale": ("output", "input", "none"),
+        "fuse_to": ("first", "last", "original", "all"),
+    }
     spread_CK11: Tensor
 
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
+        if block.config.fuse_to in ("original", "all"):
+            return
         parameter = next(block.parameters())
         start = block.channels - block.k if block.config.fuse_to == "last" else 0
         spread_CK = torch.zeros(block.channels, block.k, dtype=parameter.dtype, device=parameter.device)
@@ -175,14 +185,23 @@ class GraphForm(Form):
         self.register_buffer("spread_CK11", spread_CK[:, :, None, None])
 
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        score_NK, index_NK = self.select(x_NCHW)
-        selected_NKHW = self._gather(x_NCHW, index_NK)
-        y_NKHW = self._run_conv_block(selected_NKHW, *args, **kwargs)
-        if score_NK is not None:
-            y_NKHW = y_NKHW * score_NK[:, :, None, None]
+        source_NCHW, score_NK11, index_NK = self._select_from(x_NCHW)
+        x_NKHW = self._gather(source_NCHW, index_NK)
+        if score_NK11 is not None and self.config.scale == "input":
+            x_NKHW = (x_NKHW * score_NK11).to(x_NCHW.dtype)
+        y_NKHW = self._run_conv_block(x_NKHW, *args, **kwargs)
+        if score_NK11 is not None and self.config.scale != "input":
+            y_NKHW = y_NKHW * score_NK11
         return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
 
+    def _select_from(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the map that is selected from, the scores (N, K, 1, 1) and the channel indices (N, K)."""
+        score_NK, index_NK = self.select(x_NCHW)
+        return x_NCHW, None if score_NK is None else score_NK[:, :, None, None], index_NK
+
     def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
+        if self.config.fuse_to == "all":
+            return self.activation(x_NCHW + self.write(y_NKHW))
         if self.config.fuse_to != "original":
             return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
         place_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)
@@ -205,9 +224,14 @@ class OnnxForm(GraphForm):
     TopK of these runtimes selects the lower index among equal values (in OpenVINO if it is set to be stable).
     """
 
-    def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __init__(self, block: MoDBlock) -> None:
+        super().__init__(block)
+        # This is checked here, since an exporter's tensors are not plain tensors.
+        self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
+
+    def _select_from(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         if self.config.select != "learned":
-            return super()._forward(x_NCHW, *args, **kwargs)
+            return super()._select_from(x_NCHW)
         candidates_NCHW = x_NCHW[:, : self.num_candidates] if self.num_candidates < self.channels else x_NCHW
         logit_NC11 = self._logits(candidates_NCHW)
         logit_NK11, index_NK11 = logit_NC11.topk(self.k, 1)
@@ -217,14 +241,7 @@ class OnnxForm(GraphForm):
         score_NK11 = logit_NK11.sigmoid()
         if self.gain_K is not None:
             score_NK11 = score_NK11 * self.gain_K[:, None, None]
-        index_NK = index_NK11.flatten(1)
-        y_NKHW = self._run_conv_block(self._gather(candidates_NCHW, index_NK), *args, **kwargs) * score_NK11
-        return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
-
-    def __init__(self, block: MoDBlock) -> None:
-        super().__init__(block)
-        # This is checked here, since an exporter's tensors are not plain tensors.
-        self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
+        return candidates_NCHW, score_NK11, index_NK11.flatten(1)
 
     def _logits(self, candidates_NCHW: Tensor) -> Tensor:
         if not self.reads_weights:
@@ -235,7 +252,9 @@ class OnnxForm(GraphForm):
         return torch.conv2d(torch.conv2d(candidates_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu(), expand)
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-        return gather_planes(x_NCHW, index_NK) if self.config.select == "learned" else super()._gather(x_NCHW, index_NK)
+        if self.config.select in ("learned", "slots"):
+            return gather_planes(x_NCHW, index_NK)
+        return super()._gather(x_NCHW, index_NK)
 
 
 @torch.library.custom_op("cnnmod::gather_planes", mutates_args=())

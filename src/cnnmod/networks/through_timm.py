@@ -78,7 +78,8 @@ def timm_network(
 
         network.__name__ = network.__qualname__ = name
         network.__module__, network.__doc__ = describe.__module__, describe.__doc__
-        vars(sys.modules[describe.__module__])["default_cfgs"].update(generate_default_cfgs({name: description}))
+        cfgs: dict[str, Any] = vars(sys.modules[describe.__module__]).setdefault("default_cfgs", {})  # timm's own name
+        cfgs.update(generate_default_cfgs({name: description}))
         return register(takes_config=converted)(register_model(network))
 
     return add
