@@ -96,16 +96,16 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_weights(kills, whole, t
     draws = random.Random(0)
     folder = tmp_path / "killed"
     begin(a_run(), folder)
-    seen = []
+    states = 0
     for _ in range(kills):
         kill_at_random(folder, draws.uniform(0.2, 2.5))
         if (folder / "state.safetensors").exists():
             load_file(folder / "state.safetensors")  # whole
-            seen.append(steps(folder)[-1] if (folder / "metrics.jsonl").exists() else 0)
+            states += 1
         if (folder / "result.json").exists():
             check_same(folder, whole[0])
-            begin(a_run(), folder := tmp_path / f"killed after {len(seen)}")
-    assert seen
+            begin(a_run(), folder := tmp_path / f"killed after {states}")
+    assert states
     trained(read_run(folder), folder)
     check_same(folder, whole[0])
 
