@@ -1,0 +1,35 @@
+"""American spelling, and the usual word, in everything that users read. CONTRIBUTING.md asks for plain English."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BRITISH = r"\w*(?:initialis|normalis|quantis|optimis|minimis|recognis|serialis|behaviour|colour|centred?\b)\w*"
+UNUSUAL = r"grey|mend|mends|mended|mending|dear|dearer|dearest|hitherto|whilst|thereof|wherein"
+WORDS = re.compile(rf"\b(?:{BRITISH}|{UNUSUAL})\b", re.IGNORECASE)
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("src/**/*.py"),
+    *ROOT.glob("src/**/*.cpp"),
+    *ROOT.glob("benchmarks/*.md"),
+    *ROOT.glob("benchmarks/*.py"),
+]
+
+
+@pytest.mark.parametrize("text", ["the colours", "Initialised", "a bug is mended", "grey images"])
+def test_is_found(text):
+    assert WORDS.search(text)
+
+
+def test_no_page_has_such_a_word():
+    assert len(PAGES) > 100
+    words = {
+        f"{path.relative_to(ROOT)}:{number}": match[0]
+        for path in PAGES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (match := WORDS.search(line))
+    }
+    assert not words
