@@ -93,8 +93,16 @@ def test_our_options_in_every_format(fields, kind, tmp_path):
         nn.init.normal_(block.write.weight, std=0.1)
     report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}")
     assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
-    assert report.largest_error < 1e-5
-    assert report.selection_agreement == report.tied_agreement == 1
+    assert report.largest_error < 1e-5  # of all images: a file names the channels of a top-k, but not those of slots
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_slots_whose_scores_are_equal(kind, tmp_path):
+    model = network(fuse_to="all", select="slots")
+    for block in mod_blocks(model).values():
+        nn.init.normal_(block.write.weight, std=0.1)
+        nn.init.zeros_(block.selector.expand.weight)
+    assert export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}").largest_error < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -134,7 +134,7 @@ def asks_torch(self, z, y, x):
 def asks_carefully(self, z, y, x):
     try:
         large = bool(x.shape[-1] > 8)
-    except Exception:
+    except Exception:  # the broad except of a user's network is what is tested
         large = False
     return z + y if large else z
 

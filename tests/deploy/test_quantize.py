@@ -1,4 +1,4 @@
-"""INT8 files, made by the real quantisers and run in the real runtimes."""
+"""INT8 files, made by the real quantizers and run in the real runtimes."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ from small import tiny_network
 KINDS = {"onnx": ".onnx", "openvino": ".xml"}
 EXAMPLE = torch.rand(2, 1, 8, 8)
 IMAGES = torch.rand(16, 1, 8, 8)
-QUANTISED = ("DequantizeLinear", "QuantizeLinear", "FakeQuantize")
+QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "FakeQuantize")
 
 
 def network(**fields):
@@ -110,12 +110,12 @@ def check_selectors(model, path):
         kinds = [operators[name] for name in between]
         assert {"ReduceMean", "Relu"} <= {*kinds}
         assert kinds.count("Conv") + kinds.count("Convolution") == 2
-        assert not {*kinds} & {*QUANTISED}
+        assert not {*kinds} & {*QUANTIZED}
     for name, operator in operators.items():
         if operator in ("Conv", "Convolution") and name not in selectors:
-            assert operators[reads[name][0]] in (*QUANTISED, "Reshape", "Transpose"), name  # of what was quantised
+            assert operators[reads[name][0]] in (*QUANTIZED, "Reshape", "Transpose"), name  # of what was quantized
         if operator == "Sigmoid":
-            assert not {operators[read] for read in reads[name]} & set(QUANTISED)
+            assert not {operators[read] for read in reads[name]} & set(QUANTIZED)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,7 +143,7 @@ def test_export(kind, int8_files, tmp_path, capsys):
     assert report.int8.images == 16
     assert report.int8.selection > 0.8
     assert report.file_bytes < sum(file.stat().st_size for file in paths[kind].parent.glob("float.*"))
-    assert set(report.operators) & set(QUANTISED)
+    assert set(report.operators) & set(QUANTIZED)
     assert ("nncf" in report.versions) == (kind == "openvino")
     names = {file.name for file in tmp_path.iterdir() if file.stem == "network"}
     assert names == ({"network.onnx"} if kind == "onnx" else {"network.xml", "network.bin"})
@@ -192,7 +192,7 @@ class TestErrors:
         refused("a multiple of the file's batch size 2, not 3", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
 
     @pytest.mark.parametrize("package", ["nncf", "openvino"])
-    def test_a_quantiser_that_is_not_there(self, package, tmp_path, monkeypatch):
+    def test_a_quantizer_that_is_not_there(self, package, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         match = rf"needs {package}: pip install 'cnnmod\[deploy\]'"
         self.refused(match, tmp_path, ModuleNotFoundError, "network.xml", format="openvino", int8=IMAGES)

@@ -21,7 +21,7 @@ def fault_of(call: Callable[[], Any]) -> str | None:
         call()
     except (ValueError, OSError) as error:
         return None if str(error).strip() and "\n" not in str(error) else f"no line: {error!r}"
-    except Exception as error:  # whatever it is, it is what is looked for
+    except Exception as error:  # any exception is the result of the check
         return repr(error)[:500]
     return None
 
@@ -36,7 +36,7 @@ def fault_of_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         out, err = capsys.readouterr()
         fine = stop.code == 2 and out == "" and err.startswith("cnnmod: ") and err.count("\n") == 1
         return None if fine else f"exit code {stop.code}, {out!r}, {err!r}"
-    except Exception as error:
+    except Exception as error:  # a traceback at the command line is a fault
         return repr(error)[:500]
     finally:
         sys.path[:] = path  # to which run adds the current folder

@@ -97,7 +97,7 @@ LAWS = {
 
 @pytest.mark.parametrize("law", LAWS)
 def test_weights_follow_the_hosts_law(law):
-    """The standard deviation is that which the family's own initialisation gives a layer of this width."""
+    """The standard deviation is that which the family's own initialization gives a layer of this width."""
     network, name, c, layers = LAWS[law]
     host = build(network).get_submodule(name)
     narrow = shrink(host, c)

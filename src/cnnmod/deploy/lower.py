@@ -101,7 +101,7 @@ def _uncopyable_attribute(model: nn.Module) -> str:
         for attribute, value in (attributes | module._buffers).items():
             try:
                 copy.deepcopy(value)
-            except Exception:
+            except Exception:  # as above: a foreign object can raise anything
                 return f"{name}.{attribute}" if name else attribute
     return type(model).__name__
 

@@ -89,7 +89,7 @@ def _bind(hook: ForwardHook, name: str, raised: list[Exception]) -> Callable[...
     def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         try:
             hook(name, module, args, kwargs, output)
-        except Exception as error:
+        except Exception as error:  # noted, so that an error of the hook is not taken for one of the forward
             raised.append(error)
             raise
 

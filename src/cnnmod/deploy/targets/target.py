@@ -130,7 +130,7 @@ class FileTarget(Target):
             images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a
                 multiple of it.
         """
-        raise NotImplementedError(f"int8 is not supported for {self.name}")
+        raise ValueError(f"int8 is not supported for {self.name}")
 
     def opset(self, path: Path) -> int | None:
         """Return the version of the ONNX operators in a file, or `None` for other formats."""

@@ -92,7 +92,7 @@ class Task(ABC):
             ValueError: If they are not.
         """
 
-    def check_data(self, data: Data, progress: Progress) -> None:  # noqa: B027
+    def check_data(self, data: Data, progress: Progress) -> None:  # noqa: B027  optional
         """Check the data. Called once, before the first training step.
 
         Raises:
@@ -114,7 +114,7 @@ class Task(ABC):
         """
         return dict(given)
 
-    def load_weights_(self, model: nn.Module, row: str) -> None:  # noqa: B027
+    def load_weights_(self, model: nn.Module, row: str) -> None:  # noqa: B027  optional
         """Load the initial weights of a row, if the options name a file. Called on a newly built network.
 
         Raises:
