@@ -12,6 +12,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.functional import fuse, gather_channels, select_channels
+from cnnmod.method.optimize import param_groups
 from cnnmod.method.plan import Plan, plan
 from cnnmod.method.shrink import shrink
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_",
     "lower",
     "mod_blocks",
+    "param_groups",
     "plan",
     "save",
     "select_channels",

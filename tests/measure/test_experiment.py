@@ -22,7 +22,7 @@ def test_rows_and_seeds(tmp_path):
     assert set(trained) == {"baseline, seed 0"}
     trained.clear()
     found = run(["baseline", "mod", "control"], [0, 1])
-    assert set(trained) == {"baseline, seed 1"} | {
+    assert set(trained) == {"baseline, seed 1", "worth of the MoD blocks"} | {
         f"{row}, seed {seed}" for row in ("mod", "control") for seed in (0, 1)
     }
     trained.clear()

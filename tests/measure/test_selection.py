@@ -9,6 +9,7 @@ from cnnmod.report.selection import selection_figure
 from cnnmod.report.table import selection_cells
 from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
+from cnnmod.training.worth import Decrease, Worth
 
 CLASSES, COUNT = 16, 80
 CONFIG = MoDConfig(c=16, reduction=1)
@@ -57,7 +58,10 @@ def test_a_selection_that_does_not(select):
 
 def test_table_and_picture(tmp_path):
     found = inspect_selection(network(), images(), CLASSES)
-    assert selection_cells(tmp_path, found).rows == [["1", "16", "1", "1.000", "6.2"]]
+    worth = Worth(COUNT, "top-1", "%", 80.0, Decrease(0.0, 0.1), None, None)
+    table = selection_cells(tmp_path, found, worth)
+    assert table.rows == [["1", "16", "1", "1.000", "6.2"]]
+    assert table.notes[-1].startswith("top-1 is 80.0 % on 80 images; the MoD blocks are idle")
     selection_figure(found, [f"class {number}" for number in range(CLASSES)], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 

@@ -8,14 +8,18 @@ import pytest
 
 from cnnmod.measure.experiment import read_experiment
 from cnnmod.records.parse import parse
-from cnnmod.training.flat_recipe import nested
+from cnnmod.training.flat_recipe import is_flat, nested
 from cnnmod.training.folder import read_run
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import read_result
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-RUNS = sorted(BENCHMARKS.glob("runs/**/*-seed*/run.json"))
+RUNS = [
+    path
+    for path in sorted(BENCHMARKS.glob("runs/**/*-seed*/run.json"))
+    if is_flat(json.loads(path.read_text())["run"]["recipe"])
+]
 ACCURACIES = sorted(
     path
     for path in BENCHMARKS.glob("results/*.json")

@@ -32,6 +32,7 @@ from cnnmod.training.processes import all_processes
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import run_training
 from cnnmod.training.step import autocast
+from cnnmod.training.worth import mod_worth
 
 
 @app.command
@@ -107,6 +108,8 @@ def train(
             run = Run(recipe=run_recipe, row=row, seed=seed, data=data)
             result = run_training(run, out, opened, save_every_s=save_every, progress=progress)
             shown: Cells | str = accuracy_text(result.accuracy, out, opened.classes)
+            if result.worth is not None:
+                shown += f"\n{result.worth}"
         else:
             result = run_experiment(
                 title, run_recipe, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
@@ -161,7 +164,7 @@ def inspect(
     workers: int | None = None,
     as_json: Json = False,
 ) -> None:
-    """Count which channels the MoD blocks of a trained network select, for all test images and for each class.
+    """Show which channels the MoD blocks of a trained network select, and what the blocks and the selection are worth.
 
     Example: cnnmod inspect runs/digits/best.safetensors --data digits --out selection.png
 
@@ -184,9 +187,11 @@ def inspect(
         selections = inspect_selection(
             model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
         )
+        worth = mod_worth(model, opened.test, opened.num_classes, run_recipe.task, progress=progress)
     if out is not None:
         selection_figure(selections, opened.classes, out)
-    show(selection_cells(checkpoint, selections), [selection.to_dict() for selection in selections], as_json)
+    values = {"worth": dataclasses.asdict(worth), "blocks": [selection.to_dict() for selection in selections]}
+    show(selection_cells(checkpoint, selections, worth), values, as_json)
 
 
 def _workers(count: int | None) -> int:

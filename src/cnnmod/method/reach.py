@@ -55,7 +55,7 @@ class Reach:
             now = place.read(owner)
             if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
                 continue
-            if not shared or any(map(_holds_tensor, (*now, *before))):
+            if not shared or _hold_tensor([*now, *before]):
                 place.write(owner, before)
 
     def _keep(self, place: places.Place, owner: Any) -> list[Any]:
@@ -168,9 +168,16 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _holds_tensor(value: object, depth: int = 5) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    if depth == 0 or isinstance(value, (type, FunctionType, ModuleType)):
-        return False
-    return any(_holds_tensor(inner, depth - 1) for inner in gc.get_referents(value))
+def _hold_tensor(values: list[object], depth: int = 5) -> bool:
+    """Return whether a value is a tensor or refers to one, over at most `depth` references."""
+    seen: set[int] = set()
+    for _ in range(depth + 1):
+        referents: list[object] = []
+        for value in values:
+            if isinstance(value, Tensor):
+                return True
+            if id(value) not in seen and not isinstance(value, (type, FunctionType, ModuleType)):
+                seen.add(id(value))
+                referents += gc.get_referents(value)
+        values = referents
+    return False

@@ -24,6 +24,7 @@ from cnnmod.networks.paper import paper_rows
 from cnnmod.training.classes import name_classes
 from cnnmod.training.recipes import RECIPES
 from cnnmod.training.scores import Score
+from cnnmod.training.worth import Worth
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         f"{first.recipe.optimization.epochs} epochs; {provenance.device} ({provenance.processor}), "
         f"{_threads(provenance.threads)}; torch {provenance.versions['torch']}."
     ]
+    worths = [
+        f"{label}, seed {seed}: {result.worth}."
+        for label, row in labelled
+        for seed, result in zip(row.seeds, row.results, strict=True)
+        if result.worth is not None
+    ]
+    notes += worths
     if accuracy.absent_classes:
         notes.append(f"Classes that the test set does not have: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
@@ -152,7 +160,7 @@ def _difference(row: RowResult, other: RowResult | None) -> str:
     return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 
-def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
+def selection_cells(of: Path, selections: Sequence[Selection], worth: Worth) -> Cells:
     """Return the table of what each MoD block selects. Entropy 0 and 100 % mean that the selector has collapsed."""
     rows = [
         [
@@ -167,7 +175,8 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
     notes = [
         f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0 if always the same k are "
         "selected, 1 if all are selected equally often. Same k: the share of images that select exactly the k most "
-        "selected channels."
+        "selected channels.",
+        f"{worth}.",
     ]
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 

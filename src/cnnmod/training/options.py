@@ -89,6 +89,9 @@ class Optimization:
     decay_norms: bool = True
     """Whether weight decay applies to norms and biases."""
 
+    selector_lr_scale: float = 0.005
+    """The factor of the learning rate of channel selectors. Ignored by SGD."""
+
     schedule: Schedule
     """The learning rate schedule.
 
@@ -115,7 +118,9 @@ class Optimization:
     def __post_init__(self) -> None:
         check_fields(self, "≥ 1", "epochs", "batch_size", "accumulate")
         check_fields(self, "> 0", "learning_rate")
-        check_fields(self, "≥ 0", "weight_decay", "momentum", "warmup_epochs", "clip_grad", "decay")
+        check_fields(
+            self, "≥ 0", "weight_decay", "momentum", "warmup_epochs", "clip_grad", "decay", "selector_lr_scale"
+        )
         check_fields(self, "from 0 to less than 1", "ema_decay")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("the schedule 'step' needs milestones, the epochs at which the learning rate is lowered")

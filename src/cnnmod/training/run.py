@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_json
@@ -21,6 +22,7 @@ from cnnmod.training.rows import build_row
 from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
+from cnnmod.training.worth import Worth, mod_worth
 
 RunProgress = Callable[[str, int, int, str], None]  # description, done, total, images/s
 
@@ -34,11 +36,14 @@ class Result:
             final one.
         seconds: The training time, without the time lost to interruptions.
         parameters: The number of parameters of the network.
+        worth: What the MoD blocks contribute to the score. `None` for a network without MoD blocks, and in files of
+            older versions.
     """
 
     accuracy: Score
     seconds: float
     parameters: int
+    worth: Worth | None = None
 
 
 def read_result(path: Path, task: Task) -> Result:
@@ -114,7 +119,17 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     precision = autocast(run.recipe, next(tested.parameters()).device)
     accuracy = evaluate(tested, data.test, data.num_classes, task=run.recipe.task, precision=precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters)
+    worth = None
+    if mod_blocks(tested):
+        worth = mod_worth(
+            tested,
+            data.test,
+            data.num_classes,
+            run.recipe.task,
+            precision=precision,
+            progress=lambda text, done, total: progress(text, done, total, ""),
+        )
+    result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters, worth=worth)
     if processes.is_main_process:
         write_whole(result_path, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
     return result

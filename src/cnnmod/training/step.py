@@ -12,13 +12,12 @@ from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cnnmod.method.blocks import ChannelSelector
+from cnnmod.method.optimize import param_groups
 from cnnmod.training.images import Batch
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.tasks import Loss
 
 _SGD = ("sgd", "momentum")  # the step size is proportional to the gradient
-_SELECTOR_LR_SCALE = 0.005
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,20 @@ class Step:
 def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, Scheduler]:
     """Return the optimizer of the recipe and its schedule over epochs of `steps` steps.
 
-    All optimizers except SGD make steps whose size does not depend on the size of the gradient. The gradients of a
-    channel selector are small. Steps of the usual size make all of its hidden units negative within a few hundred
-    steps. After the ReLU their gradient is then zero, and the selector selects the same channels for every image.
-    Therefore selectors have a smaller learning rate, and Muon trains them with AdamW.
+    Channel selectors have a smaller learning rate (see `param_groups`), except with SGD.
     """
     options = recipe.optimization
-    selectors = [name for name, module in model.named_modules() if isinstance(module, ChannelSelector)]
-    optimizer = create_optimizer_v2(
+    groups = param_groups(
         model,
-        opt=options.optimizer,
-        lr=options.learning_rate,
-        momentum=options.momentum,
+        options.learning_rate,
         weight_decay=options.weight_decay,
-        filter_bias_and_bn=not options.decay_norms,
-        fallback_list=[] if options.optimizer in _SGD else [f"{name}.*" for name in selectors],
+        decay_norms=options.decay_norms,
+        selector_lr_scale=1.0 if options.optimizer in _SGD else options.selector_lr_scale,
     )
-    for group in optimizer.param_groups:
-        if group.get("use_fallback"):
-            group["lr_scale"] = _SELECTOR_LR_SCALE
+    for group in groups:  # the schedules of timm multiply the scheduled learning rate by this factor
+        group["lr_scale"] = group["lr"] / options.learning_rate
+        group["lr"] = options.learning_rate
+    optimizer = create_optimizer_v2(groups, opt=options.optimizer, lr=options.learning_rate, momentum=options.momentum)
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched={"step": "multistep", "cosine": "cosine", "poly": "poly"}[options.schedule],

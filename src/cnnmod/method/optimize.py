@@ -1,0 +1,75 @@
+"""param_groups: parameter groups for an optimizer, with a smaller learning rate for channel selectors."""
+
+from typing import Any
+
+from torch import nn
+
+from cnnmod.method.blocks import ChannelSelector
+
+
+def param_groups(
+    model: nn.Module,
+    lr: float,
+    *,
+    weight_decay: float = 0.0,
+    decay_norms: bool = True,
+    selector_lr_scale: float = 0.005,
+) -> list[dict[str, Any]]:
+    """Return the parameter groups of a network for an optimizer of torch or timm (ours).
+
+    The gradients of a channel selector are small. Optimizers whose step size does not depend on the size of the
+    gradient (Adam, LAMB, Muon) make all of its hidden units negative within a few hundred steps at the learning rate
+    of the other layers. After the ReLU their gradient is then zero, and all images get the same selection. Therefore
+    selectors get a smaller learning rate. For SGD pass `selector_lr_scale=1.0`.
+
+    Args:
+        model: A network with or without MoD blocks. Frozen parameters are left out.
+        lr: The learning rate.
+        weight_decay: The weight decay.
+        decay_norms: Whether weight decay applies to norms and biases, which have one dimension.
+        selector_lr_scale: The factor of the learning rate of channel selectors.
+
+    Returns:
+        One to three groups. Their key `lr` is used by all optimizers. Their key `use_fallback` tells timm's Muon to
+        train selectors with AdamW.
+
+    Raises:
+        ValueError: If a number is negative, or no parameter requires a gradient.
+
+    Examples:
+        >>> import timm, torch, cnnmod
+        >>> model = cnnmod.convert_(timm.create_model("resnet18"))
+        >>> optimizer = torch.optim.AdamW(cnnmod.param_groups(model, lr=1e-3, weight_decay=0.05))
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.001, 5e-06]
+    """
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("selector_lr_scale", selector_lr_scale)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be ≥ 0, not {value}")
+    selectors = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, ChannelSelector)
+        for parameter in module.parameters()
+    }
+    groups = {
+        "others": {"params": [], "lr": lr, "weight_decay": weight_decay},
+        "norms": {"params": [], "lr": lr, "weight_decay": 0.0},
+        "selectors": {
+            "params": [],
+            "lr": lr * selector_lr_scale,
+            "weight_decay": weight_decay,
+            "use_fallback": True,
+        },
+    }
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in selectors:
+            groups["selectors"]["params"].append(parameter)
+        else:
+            groups["norms" if parameter.ndim <= 1 and not decay_norms else "others"]["params"].append(parameter)
+    used = [group for group in groups.values() if group["params"]]
+    if not used:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
+    return used

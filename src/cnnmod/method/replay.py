@@ -1,0 +1,118 @@
+"""Record what MoD blocks select for a sequence of images, and run the network again with other selections."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.convert import mod_blocks
+
+_Select: TypeAlias = Callable[[MoDBlock, Tensor], tuple[Tensor | None, Tensor]]
+
+
+@dataclass(frozen=True)
+class Selections:
+    """What one MoD block selects for N images, in the order of its calls.
+
+    Attributes:
+        channels: C.
+        order: The `order` of the block's config, or `"slots"`.
+        index: The selected channels of each batch, (n, K).
+        score: Their scores, (n, K). Empty if nothing is scaled.
+    """
+
+    channels: int
+    order: str
+    index: list[Tensor] = field(default_factory=list)
+    score: list[Tensor] = field(default_factory=list)
+
+    def exchanged(self) -> "Selections":
+        """Return the selections in which each image has those of the image N // 2 places after it."""
+        index_NK = torch.cat(self.index)
+        shift = len(index_NK) // 2
+        return replace(
+            self, index=[index_NK.roll(shift, 0)], score=[torch.cat(self.score).roll(shift, 0)] if self.score else []
+        )
+
+    def fixed(self) -> "Selections":
+        """Return the selections in which all images have the same: the channels selected most often, and their mean
+        scores.
+
+        With `order="score"` they are sorted by their mean place. Slots get the channel that each selects most often.
+        """
+        index_NK = torch.cat(self.index)
+        images, k = index_NK.shape
+        if self.order == "slots":
+            index_K = index_NK.mode(0).values
+        else:
+            place_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
+            count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
+            places_C = torch.bincount(index_NK.flatten(), place_NK.flatten(), minlength=self.channels)
+            index_K = count_C.sort(descending=True, stable=True).indices[:k]
+            place_K = places_C[index_K] / count_C[index_K]
+            index_K = index_K.sort().values if self.order == "index" else index_K[place_K.argsort(stable=True)]
+        if not self.score:
+            return replace(self, index=[index_K.expand(images, -1)])
+        score_NK = torch.cat(self.score).double()
+        sum_C = score_NK.new_zeros(self.channels).index_add_(0, index_NK.flatten(), score_NK.flatten())
+        count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
+        score_K = (sum_C / count_C)[index_K].to(self.score[0].dtype)
+        return replace(self, index=[index_K.expand(images, -1)], score=[score_K.expand(images, -1)])
+
+
+@contextmanager
+def recorded_selections(model: nn.Module) -> Iterator[dict[str, Selections]]:
+    """Record the selections of each MoD block by name inside the context."""
+    selections = {
+        name: Selections(block.channels, "slots" if block.config.select == "slots" else block.config.order)
+        for name, block in mod_blocks(model).items()
+    }
+
+    def record(of_block: Selections, block: MoDBlock, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+        score_NK, index_NK = type(block).select(block, x_NCHW)
+        of_block.index.append(index_NK)
+        if score_NK is not None:
+            of_block.score.append(score_NK)
+        return score_NK, index_NK
+
+    with _selecting(model, {name: partial(record, of_block) for name, of_block in selections.items()}):
+        yield selections
+
+
+@contextmanager
+def replayed_selections(model: nn.Module, selections: dict[str, Selections]) -> Iterator[None]:
+    """Let the MoD blocks use recorded selections inside the context, for the same number of images."""
+
+    def replay(
+        rows: Iterator[tuple[Tensor | None, Tensor]], _: MoDBlock, x_NCHW: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        chosen = [next(rows) for _ in range(len(x_NCHW))]
+        scores = [score_K for score_K, _ in chosen if score_K is not None]
+        return torch.stack(scores) if scores else None, torch.stack([index_K for _, index_K in chosen])
+
+    with _selecting(model, {name: partial(replay, _rows(of_block)) for name, of_block in selections.items()}):
+        yield
+
+
+def _rows(selections: Selections) -> Iterator[tuple[Tensor | None, Tensor]]:
+    index_NK = torch.cat(selections.index)
+    score_NK = torch.cat(selections.score) if selections.score else [None] * len(index_NK)
+    return zip(score_NK, index_NK, strict=True)
+
+
+@contextmanager
+def _selecting(model: nn.Module, select: dict[str, _Select]) -> Iterator[None]:
+    """Replace the method `select` of the MoD blocks inside the context."""
+    blocks = mod_blocks(model)
+    for name, block in blocks.items():
+        object.__setattr__(block, "select", partial(select[name], block))
+    try:
+        yield
+    finally:
+        for block in blocks.values():
+            object.__delattr__(block, "select")

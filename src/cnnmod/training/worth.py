@@ -1,0 +1,171 @@
+"""mod_worth: what the MoD blocks of a trained network, and their selection, contribute to its score."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import t
+from torch import Tensor, nn
+
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.convert import Skip, mod_blocks, swap_
+from cnnmod.method.replay import Selections, recorded_selections, replayed_selections
+from cnnmod.records.progress import Progress
+from cnnmod.training.images import Images
+from cnnmod.training.tasks import Task
+
+MOST_IMAGES = 2000
+_PARTS = 10  # parts of the images, for the intervals
+
+
+@dataclass(frozen=True)
+class Decrease:
+    """How much lower the score is without something.
+
+    Attributes:
+        points: The decrease of the score.
+        plus_minus: Half of the 95 % interval of the decrease, from ten parts of the images. `None` if there are fewer
+            than three batches.
+    """
+
+    points: float
+    plus_minus: float | None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the interval is above 0."""
+        return self.plus_minus is not None and self.points > self.plus_minus
+
+    def __str__(self) -> str:
+        return f"{self.points:.1f}" + ("" if self.plus_minus is None else f" ± {self.plus_minus:.1f}")
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the MoD blocks of a network and their selection are worth (ours).
+
+    Attributes:
+        images: The number of images.
+        measure: The title of the score, such as `"top-1"`.
+        unit: The unit of the score.
+        score: The score of the network.
+        without_blocks: The decrease if the MoD blocks are left out.
+        exchanged: The decrease if each image gets the selection and the scores of another image. `None` if they are the
+            same for all images.
+        fixed: The decrease if all images get the same selection: the channels that are selected most often, with their
+            mean scores. `None` as for `exchanged`.
+    """
+
+    images: int
+    measure: str
+    unit: str
+    score: float
+    without_blocks: Decrease
+    exchanged: Decrease | None
+    fixed: Decrease | None
+
+    def __str__(self) -> str:
+        """Return the conclusion in one sentence."""
+        start = f"{self.measure} is {self.score:.1f} {self.unit} on {self.images:,} images"
+        if not self.without_blocks.is_certain:
+            return (
+                f"{start}; the MoD blocks are idle: leaving them out costs {self.without_blocks} points, so take the "
+                "control, which is faster"
+            )
+        blocks = f"{start}; the MoD blocks are worth {self.without_blocks} points over leaving them out"
+        if self.exchanged is None or self.fixed is None:
+            return f"{blocks}, and all images have the same selection"
+        worth = "is worth" if self.exchanged.is_certain or self.fixed.is_certain else "is worth nothing:"
+        return (
+            f"{blocks}, and their selection {worth} {self.exchanged} points over the selection of another image, "
+            f"{self.fixed} over a fixed one"
+        )
+
+
+def mod_worth(
+    model: nn.Module,
+    images: Images,
+    num_classes: int,
+    task: Task,
+    *,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: Progress = lambda what, done, total: None,
+) -> Worth:
+    """Measure what the MoD blocks of a network contribute to its score, on at most 2,000 images.
+
+    The network is evaluated as it is, without its MoD blocks, with selections exchanged between images, and with a
+    fixed selection. It was trained with its MoD blocks, so a control that was trained without them is better than the
+    network without its blocks.
+
+    Args:
+        model: A network with MoD blocks in the training form. It runs in evaluation mode, and its mode is restored.
+        images: The test images.
+        num_classes: The number of classes.
+        task: The task of the network.
+        precision: A function that creates an autocast context.
+        progress: A callback (description, batches done, batches in total).
+
+    Raises:
+        ValueError: If the network has no MoD blocks.
+    """
+    blocks = mod_blocks(model)
+    if not blocks:
+        raise ValueError(f"{type(model).__name__} has no MoD blocks")
+    numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:MOST_IMAGES]
+    order = numbers.split(min(task.test_batch_size, -(-len(numbers) // _PARTS)))
+    selects = any(map(_selects, blocks.values()))
+    done, total = 0, len(order) * (4 if selects else 2)
+    device = next(model.parameters()).device
+
+    def scores() -> Tensor:
+        """Return the score on all images, followed by the score on each part."""
+        nonlocal done
+        parts = min(_PARTS, len(order))
+        metrics = [task.metric(num_classes, device) for _ in range(1 + parts)]
+        counts = [0] * len(metrics)
+        for number, batch in enumerate(images.batches(order)):
+            batch = batch.to(device)
+            if len(batch):
+                with torch.inference_mode(), precision():
+                    outputs = model(batch.images)
+                for part in (0, 1 + number * parts // len(order)):
+                    metrics[part].update(outputs, batch.labels)
+                    counts[part] += len(batch)
+            done += 1
+            progress("worth of the MoD blocks", done, total)
+        return torch.tensor([metric.compute(n, 0).value for metric, n in zip(metrics, counts, strict=True) if n])
+
+    def replayed_scores(change: Callable[[Selections], Selections]) -> Tensor:
+        with replayed_selections(model, {name: change(of_block) for name, of_block in selections.items()}):
+            return scores()
+
+    training = model.training
+    model.eval()
+    try:
+        with recorded_selections(model) as selections:
+            normal = scores()
+        replaced = swap_(model, {name: Skip(block.config) for name, block in blocks.items()})
+        try:
+            without_blocks = _decrease(normal - scores())
+        finally:
+            swap_(model, replaced)
+        exchanged = _decrease(normal - replayed_scores(Selections.exchanged)) if selects else None
+        fixed = _decrease(normal - replayed_scores(Selections.fixed)) if selects else None
+    finally:
+        model.train(training)
+    score = round(normal[0].item(), 4)
+    return Worth(len(numbers), task.score.title, task.score.unit, score, without_blocks, exchanged, fixed)
+
+
+def _selects(block: MoDBlock) -> bool:
+    """Return whether the selection or the scores depend on the image."""
+    return block.config.select != "random" and hasattr(block, "selector")
+
+
+def _decrease(decrease: Tensor) -> Decrease:
+    parts = decrease[1:].double()
+    plus_minus = None
+    if len(parts) > 2:
+        plus_minus = round(float(t.ppf(0.975, len(parts) - 1)) * parts.std().item() / len(parts) ** 0.5, 4)
+    return Decrease(round(decrease[0].item(), 4), plus_minus)

@@ -1,0 +1,65 @@
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+
+import cnnmod
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cnnmod.convert_(timm.create_model("resnet18"))
+
+
+def sizes(groups):
+    return [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+
+
+def test_every_parameter_is_in_one_group(model):
+    groups = cnnmod.param_groups(model, lr=0.1, weight_decay=0.05, decay_norms=False)
+    parameters = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(parameters) == sorted(map(id, model.parameters()))
+    selector = sum(p.numel() for name, p in model.named_parameters() if ".selector." in name)
+    norms = sum(p.numel() for p in model.parameters() if p.ndim == 1)
+    assert sizes(groups)[1:] == [norms, selector]
+    assert [group["lr"] for group in groups] == [0.1, 0.1, 0.1 * 0.005]
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.05]
+
+
+def test_a_dense_network_has_no_selectors():
+    (group,) = cnnmod.param_groups(timm.create_model("resnet18"), lr=0.1)
+    assert group["lr"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "lamb"])
+def test_optimizers_of_timm_use_the_groups(model, name):
+    optimizer = create_optimizer_v2(cnnmod.param_groups(model, lr=0.1), opt=name, lr=0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1 * 0.005]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = {key: (value - before[key]).abs().mean().item() for key, value in model.named_parameters()}
+    assert 0 < moved["layer1.1.selector.reduce.weight"] < 0.1 * moved["layer1.0.bn1.weight"]
+    model.load_state_dict(before)
+
+
+def test_frozen_parameters_are_left_out(model):
+    for parameter in model.layer1.parameters():
+        parameter.requires_grad_(False)
+    groups = cnnmod.param_groups(model, lr=0.1)
+    frozen = {id(parameter) for parameter in model.layer1.parameters()}
+    assert not frozen & {id(parameter) for group in groups for parameter in group["params"]}
+    for parameter in model.layer1.parameters():
+        parameter.requires_grad_()
+
+
+@pytest.mark.parametrize("options", [{"lr": -1.0}, {"lr": 0.1, "weight_decay": float("nan")}], ids=str)
+def test_negative_numbers_are_refused(model, options):
+    with pytest.raises(ValueError, match="must be ≥ 0, not"):
+        cnnmod.param_groups(model, **options)
+
+
+def test_a_frozen_network_is_refused():
+    with pytest.raises(ValueError, match="has no parameter that requires a gradient"):
+        cnnmod.param_groups(torch.nn.ReLU(), lr=0.1)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from cnnmod import MoDConfig
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.replay import Selections, recorded_selections, replayed_selections
+
+C, K, N = 8, 2, 6
+
+
+def network(**config):
+    torch.manual_seed(0)
+    block = MoDBlock(nn.Conv2d(K, K, 1), C, K, MoDConfig(reduction=1, **config))
+    return nn.Sequential(block).eval()
+
+
+@pytest.mark.parametrize("config", [{}, {"order": "index"}, {"select": "slots"}, {"select": "first"}], ids=str)
+def test_recorded_selections_replayed_give_the_same_outputs(config):
+    model, x_NCHW = network(**config), torch.rand(N, C, 3, 3)
+    with torch.inference_mode():
+        with recorded_selections(model) as selections:
+            expected = torch.cat([model(x_NCHW[:4]), model(x_NCHW[4:])])
+        with replayed_selections(model, selections):
+            replayed = torch.cat([model(x_NCHW[:1]), model(x_NCHW[1:])])
+        assert torch.equal(model(x_NCHW), expected)  # the context has ended
+    assert torch.equal(replayed, expected)
+    assert "select" not in vars(model[0])
+
+
+def test_exchanged_selections_are_those_of_other_images():
+    model = network()
+    with torch.inference_mode(), recorded_selections(model) as selections:
+        model(torch.rand(N, C, 3, 3))
+    exchanged = selections["0"].exchanged()
+    for image in range(N):
+        other = (image - N // 2) % N
+        assert torch.equal(exchanged.index[0][image], selections["0"].index[0][other])
+        assert torch.equal(exchanged.score[0][image], selections["0"].score[0][other])
+
+
+def chosen(index, score=None, order="score"):
+    scores = [] if score is None else [torch.tensor(score)]
+    return Selections(C, order, [torch.tensor(index)], scores).fixed()
+
+
+def test_a_fixed_selection_is_the_most_frequent_in_the_order_of_its_mean_place():
+    fixed = chosen([[5, 3], [5, 3], [3, 7]], [[0.9, 0.5], [0.7, 0.4], [0.6, 0.1]])
+    assert fixed.index[0].tolist() == [[5, 3]] * 3  # 3 is chosen more often, at a later mean place
+    torch.testing.assert_close(fixed.score[0], torch.tensor([[0.8, 0.5]] * 3))
+
+
+def test_a_fixed_selection_by_index_is_sorted():
+    assert chosen([[3, 5], [3, 5], [2, 3]], order="index").index[0].tolist() == [[3, 5]] * 3
+
+
+def test_each_slot_keeps_its_own_channels():
+    assert chosen([[0, 1], [2, 1], [2, 3]], order="slots").index[0].tolist() == [[2, 1]] * 3
