@@ -96,6 +96,7 @@ def test_int8_accuracies():
             assert min(shares.values()) >= 90
 
 
+@pytest.mark.slow
 def test_eager_gpu_without_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import eager_gpu

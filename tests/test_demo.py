@@ -6,6 +6,7 @@ from cnnmod.measure.results import read_result
 from cnnmod.training.recipes import recipe
 
 
+@pytest.mark.slow
 def test_makes_all_it_says(tmp_path, monkeypatch):
     """The demo as it is, but for fewer epochs and a smaller network to time."""
     monkeypatch.setattr(

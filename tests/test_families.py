@@ -11,15 +11,12 @@ import families
 QUICK = {  # small networks whose blocks differ
     "timm/resnet18",
     "timm/resnetv2_18",
-    "timm/regnetx_002",
     "timm/repvgg_a0",
     "timm/mobilenetv3_small_050",
     "timm/ghostnet_050",
     "timm/convnext_atto",
     "timm/mambaout_femto",
-    "timm/starnet_s050",
     "timm/cs3darknet_s",
-    "timm/mobilevitv2_050",
     "torchvision/shufflenet_v2_x0_5",
 }
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "families.json"

@@ -1,4 +1,4 @@
-"""Exported networks on photographs: a narrow network here, all behind `-m slow`."""
+"""Exported networks on photographs."""
 
 import json
 from importlib.util import find_spec
@@ -60,7 +60,7 @@ NARROW = {"layers": (2, 1, 1, 1), "channels": (16, 32, 64, 128), "config": MoDCo
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("resnet18_cifar_mod", NARROW),
+        pytest.param("resnet18_cifar_mod", NARROW, id="narrow", marks=pytest.mark.slow),
         *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in parity.names()),
     ],
 )

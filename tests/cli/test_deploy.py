@@ -26,6 +26,7 @@ def test_export_of_a_checkpoint(checkpoint, tmp_path, capsys):
     assert out.stat().st_size == values["file_bytes"]
 
 
+@pytest.mark.slow
 def test_int8_of_a_checkpoint(checkpoint, tmp_path, capsys):
     out = tmp_path / "network.onnx"
     capsys.readouterr()

@@ -73,6 +73,7 @@ def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str
         torch.testing.assert_close(logits[:1], model(EXAMPLE)["out"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
     # its Resize leaves inputs out
     arguments = {"config": MoDConfig(c=16, candidates=4), "channels": (32, 64, 64, 64)}
@@ -101,6 +102,7 @@ class InOnnxRuntime(nn.Module):
         return OrderedDict(self.file.run(images))
 
 
+@pytest.mark.slow
 def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
     model, images = detector(), [torch.rand(3, 64, 96)]
     export(model.backbone, EXAMPLE, tmp_path / "backbone.onnx")

@@ -49,6 +49,7 @@ def test_no_mod_block_meets_the_rest_of_the_map(tmp_path):
     assert {node.outputs[0].shape[1] for node in added} == {16}
 
 
+@pytest.mark.slow
 def test_convolutions_of_zeros_stay(tmp_path):
     """A network that is timed before it is trained, its last norms at zero, does all of its work."""
     model = trained_norms_(convert_(shallow_resnet(), POOL_OF_16, example=EXAMPLE))
@@ -95,11 +96,13 @@ class Features(nn.Module):
         return [x_NCHW, x_NCHW.softmax(1)]
 
 
+@pytest.mark.slow
 def test_whoever_reads_all_channels_gets_them(tmp_path):
     nodes = written(Features().eval(), tmp_path / "features.onnx")
     assert not first_channels(nodes)
 
 
+@pytest.mark.slow
 def test_widths_that_the_runtime_would_pad_stay_whole(tmp_path):
     model = build("resnet18_cifar", layers=(2, 2, 2, 2), channels=(24, 40, 64, 72), in_chans=1, num_classes=10)
     nodes = written(trained_norms_(convert_(model, POOL_OF_16, example=EXAMPLE)), tmp_path / "network.onnx")

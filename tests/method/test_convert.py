@@ -320,6 +320,7 @@ def test_ddp_on_two_processes(tmp_path):
     assert all(gradient.any() for gradient in first[-2:])
 
 
+@pytest.mark.slow
 def test_resnet152_takes_little_memory():
     model = build("resnet152")
     parameters_mib = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 2**20

@@ -1,3 +1,4 @@
+import pytest
 import timm
 import torch
 import torchvision
@@ -12,6 +13,7 @@ def lengths(model):
     return [len(module) for module in find_modules(model)]
 
 
+@pytest.mark.slow
 def test_vggs_modules_lie_between_poolings():
     with torch.device("meta"):
         networks = (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19())

@@ -106,6 +106,7 @@ trained(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path, capsys: Any) -> None:
     folder, tests = tmp_path / "run", str(Path(bars.__file__).parent)
     killed = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), tests], stderr=subprocess.DEVNULL)

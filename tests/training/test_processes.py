@@ -58,6 +58,7 @@ def trained(folder, processes, name="digits", data="digits", changes=CHANGES):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path):
     runs = []
     for processes in (1, 2):

@@ -125,7 +125,8 @@ Path.write_bytes = torn
 """
 
 
-@pytest.mark.parametrize("much", ["half", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("much", ["half", "all"])
 def test_killed_while_the_state_is_written(much, whole, tmp_path):
     """Half of it, or all of it but not yet renamed: the state before it is still there, and is gone on from."""
     folder = tmp_path / "torn"
