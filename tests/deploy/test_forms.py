@@ -101,6 +101,17 @@ def test_equals_the_training_form_where_scores_tie(order, form):
             check(block, made, torch.randn(images, 64, 5, 5))
 
 
+def test_nan_logits_are_selected_first_by_lower_index():
+    block = MoDBlock(nn.Identity(), 64, 6, MoDConfig()).eval().requires_grad_(False)
+    block.selector.expand.weight[[40, 7, 21, 50]] = torch.nan
+    for images in (1, 3):
+        x_NCHW = torch.rand(images, 64, 5, 5)
+        _, index_NK = block.select(x_NCHW)
+        assert index_NK[:, :4].tolist() == [[7, 21, 40, 50]] * images
+        out_NCHW = EagerForm(copy.deepcopy(block)).eval()(x_NCHW)
+        torch.testing.assert_close(out_NCHW, block(x_NCHW), equal_nan=True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_conv_block_gets_further_arguments(form):
     class Scaled(nn.Conv2d):

@@ -255,3 +255,18 @@ def test_images_are_random_also_of_an_example_of_zeros():
     seen = []
     check_parity(Several(lambda x: x), lambda x: seen.append(x) or {"output": x}, torch.zeros(1, 1, 8, 8), (1, 2))
     assert [float(x.std()) > 0.5 for x in seen] == [True, True, False]
+
+
+def test_a_network_that_checks_its_input():
+    def accepts(low, high):
+        def forward(x):
+            assert low < x.std() < high, "unexpected\nimages"
+            return x * 2
+
+        return Several(forward)
+
+    run = lambda x: {"output": x * 2}  # noqa: E731
+    assert check_parity(accepts(0.1, 10), run, EXAMPLE, (2,)).largest_error == 0  # black images are not compared
+    message = r"the network fails on random images .* of the example \(AssertionError: unexpected images"
+    with pytest.raises(ValueError, match=message):
+        check_parity(accepts(10, 20), run, EXAMPLE, (2,))

@@ -45,3 +45,12 @@ def test_nothing_but_broken_images(tmp_path):
     test = open_data(tmp_path, recipe("imagenet", ["image_size=8"]), skip_broken=True).test
     with pytest.raises(ValueError, match=r"all 4 test images are broken, the first: .*cat/0\.png is broken"):
         evaluate(FirstRow(), test, 2)
+
+
+def test_nan_weights():
+    """A detector with NaN weights returns no boxes, so that the metric has nothing to check."""
+    model = nn.Sequential(FirstRow(), nn.Linear(10, 10))
+    with torch.no_grad():
+        model[1].weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"1\.weight of the network has NaN weights"):
+        evaluate(model, images(20, wrong=0), 10)

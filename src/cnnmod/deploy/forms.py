@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from operator import gt
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -150,7 +151,7 @@ class EagerForm(Form):
         logit_NC = linear(linear(pooled_NC, reduce).relu_(), expand)
         logit_NK, index_NK = logit_NC.topk(min(self.k + 1, self.num_candidates), 1)
         for logits in logit_NK.tolist():
-            if len(set(logits)) < len(logits):  # the order of equal logits is undefined in topk
+            if not all(map(gt, logits, logits[1:])):  # topk does not define the order of equal logits and of NaNs
                 return None
         score_NK11 = logit_NK[:, : self.k, None, None].sigmoid_()
         if self.gain_K is not None:

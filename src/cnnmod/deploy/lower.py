@@ -11,6 +11,7 @@ from cnnmod.deploy.targets.table import find_target
 from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
+from cnnmod.method.copying import copied
 
 _TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, followed by its children drop and act
 
@@ -75,35 +76,11 @@ def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, di
 
     The norms are a dictionary from the name of a convolution to the name of its norm.
     """
-    model = _copy(without_auxiliary_head(model)).eval().requires_grad_(False)
+    model = copied(without_auxiliary_head(model)).eval().requires_grad_(False)
     norms = foldable_norms(model, example)
     for conv, norm in norms.items():
         _fold_(model, conv, norm)
     return model.eval(), norms
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # a foreign object can raise anything; torch raises for non-leaf tensors
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{_uncopyable_attribute(model)} cannot be copied: {reason}. If it is a tensor of a training step, run the "
-            "network once under torch.no_grad() or delete the tensor; if it is a pruned weight, call "
-            "torch.nn.utils.prune.remove"
-        ) from error
-
-
-def _uncopyable_attribute(model: nn.Module) -> str:
-    """Return the name of the first attribute that cannot be copied, or else the name of the model's class."""
-    for name, module in model.named_modules():
-        attributes = {key: value for key, value in vars(module).items() if key not in ("_modules", "_buffers")}
-        for attribute, value in (attributes | module._buffers).items():
-            try:
-                copy.deepcopy(value)
-            except Exception:  # as above: a foreign object can raise anything
-                return f"{name}.{attribute}" if name else attribute
-    return type(model).__name__
 
 
 def without_auxiliary_head(model: nn.Module) -> nn.Module:

@@ -1,6 +1,5 @@
 """Compare a written file with the network in eager PyTorch: outputs, classes and selected channels."""
 
-import copy
 import itertools
 import math
 from collections import defaultdict
@@ -15,6 +14,7 @@ from cnnmod.deploy.live import has_plain_selector
 from cnnmod.deploy.outputs import named_outputs
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.copying import copied
 from cnnmod.method.record import recorded_selection
 
 RunFile = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and selected channels, by name
@@ -101,15 +101,24 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
 
     Raises:
         ValueError: If the names, types or shapes of the file's outputs differ from the network's, or the network itself
-            returns NaN for random images.
+            fails or returns NaN for random images.
     """
     order = {name: block.config.order for name, block in mod_blocks(model).items()}
     device = next(model.parameters(), example).device
     errors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # output → error and seed of each input
     same_channels = selected_channels = 0
     for seed, images_NCHW in _inputs(example, batch_sizes):
-        with torch.inference_mode(), recorded_selection(model) as selected:
-            returned = named_outputs(model(images_NCHW.to(device)))
+        try:
+            with torch.inference_mode(), recorded_selection(model) as selected:
+                returned = named_outputs(model(images_NCHW.to(device)))
+        except Exception as error:  # the network can raise anything, for example where it checks its input
+            if seed < 0:
+                continue  # it does not accept black images
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                "the file cannot be checked: the network fails on random images with the mean and the standard deviation "
+                f"of the example ({reason})"
+            ) from error
         expected = {name: value.cpu() for name, value in returned.items()}
         outputs = {name: value.cpu() for name, value in run(images_NCHW).items()}
         same_selection_N = torch.ones(len(images_NCHW), dtype=torch.bool)
@@ -188,7 +197,7 @@ def tied(model: nn.Module) -> nn.Module:
 
     The size of the groups does not divide k, so that a group is selected only in part.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for block in mod_blocks(model).values():
         if block.config.select == "learned":
             size = next(size for size in itertools.count(2) if block.k % size)

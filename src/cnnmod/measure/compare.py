@@ -1,6 +1,5 @@
 """`compare(models, example)`: measure baseline, MoD networks and controls in each runtime and at each batch size."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -15,6 +14,7 @@ from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.measure.results import Comparison, Measurement, Row, control_name
 from cnnmod.measure.timing import Timed, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.copying import copied
 from cnnmod.method.trace import meta_forward
 from cnnmod.records.progress import Progress
 from cnnmod.records.provenance import Provenance
@@ -84,7 +84,7 @@ def compare(
                 runs: dict[str, Timed] = {}
                 for index, (name, (model, _)) in enumerate(networks.items()):
                     if training:
-                        runs[name] = _training_step(copy.deepcopy(model).to(memory_format=memory_format), images)
+                        runs[name] = _training_step(copied(model).to(memory_format=memory_format), images)
                     else:
                         if runtime != "eager":
                             progress(f"preparing {runtime}, batch {batch_size}", index, len(networks))
@@ -142,7 +142,7 @@ def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
         rows[name] = (models[name], "mod")
         if control_name(name) in models:
             raise ValueError(f"the control of {name!r} has the name {control_name(name)!r}; use another for a network")
-        rows[control_name(name)] = (control_(copy.deepcopy(models[name])), "control")
+        rows[control_name(name)] = (control_(copied(models[name])), "control")
     return rows
 
 

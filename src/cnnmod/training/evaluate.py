@@ -41,6 +41,7 @@ def evaluate(
 
     Raises:
         ValueError: If the network has another number of classes, or all images are broken.
+        FloatingPointError: If a weight or a logit is NaN.
     """
     processes = all_processes()
     device = processes.device
@@ -53,6 +54,9 @@ def evaluate(
     order = numbers.split(batch_size or task.test_batch_size)
     tested = torch.zeros(1, dtype=torch.long, device=device)
     broken: set[str] = set()
+    for name, parameter in model.named_parameters():  # a detector with NaN weights returns no boxes, and no NaN
+        if parameter.isnan().any():
+            raise FloatingPointError(f"{name} of the network has NaN weights")
     training = model.training
     model.eval()
     try:

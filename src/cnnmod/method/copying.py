@@ -1,0 +1,34 @@
+"""copied: copy a network, or say which attribute cannot be copied."""
+
+import copy
+
+from torch import nn
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network.
+
+    Raises:
+        ValueError: If an attribute cannot be copied. The error names it and says what to do.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a foreign object can raise anything; torch raises for non-leaf tensors
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{_uncopyable_attribute(model)} cannot be copied: {reason}. If it is a tensor of a training step, run the "
+            "network once under torch.no_grad() or delete the tensor; if it is a pruned weight, call "
+            "torch.nn.utils.prune.remove"
+        ) from error
+
+
+def _uncopyable_attribute(model: nn.Module) -> str:
+    """Return the name of the first attribute that cannot be copied, or else the name of the model's class."""
+    for name, module in model.named_modules():
+        attributes = {key: value for key, value in vars(module).items() if key not in ("_modules", "_buffers")}
+        for attribute, value in (attributes | module._buffers).items():
+            try:
+                copy.deepcopy(value)
+            except Exception:  # as above: a foreign object can raise anything
+                return f"{name}.{attribute}" if name else attribute
+    return type(model).__name__
