@@ -116,7 +116,7 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
                 continue  # it does not accept black images
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
-                "the file cannot be checked: the network fails on random images with the mean and the standard deviation "
+                "the file cannot be checked: the network fails on random images with the mean and standard deviation "
                 f"of the example ({reason})"
             ) from error
         expected = {name: value.cpu() for name, value in returned.items()}
