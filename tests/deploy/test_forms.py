@@ -58,7 +58,7 @@ def test_equals_the_training_form(options):
 @pytest.mark.parametrize(
     "options",
     combinations(
-        form=(GraphForm, OnnxForm),
+        form=FORMS,
         select=("learned", "random", "first", "slots"),
         scale=("output", "input"),
         fuse_to=("first", "all"),
@@ -67,7 +67,7 @@ def test_equals_the_training_form(options):
     ),
     ids=str,
 )
-def test_graphs_of_our_options_equal_the_training_form(options):
+def test_our_options_equal_the_training_form(options):
     form, fields = options["form"], {name: value for name, value in options.items() if name != "form"}
     if fields["select"] == "random":
         fields["scale"] = "output"
@@ -76,16 +76,32 @@ def test_graphs_of_our_options_equal_the_training_form(options):
         nn.init.normal_(block.write.weight)
         block.activation = nn.ReLU()
     assert form.accepts(block)
-    graph = form(copy.deepcopy(block)).eval().requires_grad_(False)
+    made = form(copy.deepcopy(block)).eval().requires_grad_(False)
     for images in (1, 3):
-        check(block, graph, torch.randn(images, 64, 5, 7))
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            check(block, made, torch.randn(images, 64, 5, 7).contiguous(memory_format=memory_format))
 
 
-def test_a_graph_without_a_selector():
+@pytest.mark.parametrize("form", FORMS)
+def test_a_block_without_a_selector_equals_the_training_form(form):
     block = MoDBlock(conv_block(6), 64, 6, MoDConfig(select="first", scale="none", fuse_to="all")).eval()
     nn.init.normal_(block.requires_grad_(False).write.weight)
-    for form in (GraphForm, OnnxForm):
-        check(block, form(copy.deepcopy(block)), torch.randn(2, 64, 5, 7))
+    check(block, form(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 7))
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("select", ["learned", "random", "first", "slots"])
+def test_a_conv_block_that_changes_its_input_in_place_leaves_the_map(select, form):
+    def inner(k):
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(k, k, 1))
+
+    block = MoDBlock(inner(4), 16, 4, MoDConfig(select=select)).eval().requires_grad_(False)
+    made = block if form is None else form(copy.deepcopy(block)).eval()
+    x_NCHW = torch.randn(2, 16, 5, 7)
+    before_NCHW = x_NCHW.clone()
+    after_NCHW = made(x_NCHW)
+    assert torch.equal(x_NCHW, before_NCHW)
+    assert torch.equal(after_NCHW[:, 4:], x_NCHW[:, 4:])
 
 
 @pytest.mark.parametrize("form", [EagerForm, GraphForm])

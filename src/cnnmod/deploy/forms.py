@@ -16,6 +16,11 @@ from cnnmod.method.blocks import MoDBlock, check_input
 from cnnmod.method.functional import gather_channels
 
 Handles: TypeAlias = Mapping[str, Collection[object] | None]
+OURS: Handles = {  # the values of these fields that are not in the paper, for forms that support them
+    "select": ("learned", "random", "first", "slots"),
+    "scale": ("output", "input", "none"),
+    "fuse_to": ("first", "last", "original", "all"),
+}
 
 
 class Form(MoDBlock):
@@ -73,6 +78,7 @@ class EagerForm(Form):
     float32, one `topk` ranks the channels.
     """
 
+    handles: ClassVar[Handles] = {**Form.handles, **OURS}
     layouts = ("NCHW",)
 
     def __init__(self, block: MoDBlock) -> None:
@@ -81,8 +87,7 @@ class EagerForm(Form):
         self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
         self.one_topk = block.config.select == "learned" and block.config.order == "score"
-        has_selector = block.config.select != "random"
-        self.direct = DirectLayers(self, "selector") if has_selector and has_plain_selector(block) else None
+        self.direct = DirectLayers(self, "selector") if has_plain_selector(block) else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
@@ -106,11 +111,18 @@ class EagerForm(Form):
             if self._is_selector_changed():
                 x_NCHW = x_NCHW.clone()
         score_NK11, index_NK = selected
-        if x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
+        if self.config.select == "first":
+            x_NKHW = x_NCHW.narrow(1, 0, self.k).clone()
+        elif x_NCHW.size(0) == 1 and x_NCHW.is_contiguous():
             x_NKHW = x_NCHW.index_select(1, index_NK[0])  # four times as fast as one index for each image
         else:
             x_NKHW = gather_channels(x_NCHW, index_NK)
+        if score_NK11 is not None and self.config.scale == "input":
+            x_NKHW, score_NK11 = (x_NKHW * score_NK11).to(x_NCHW.dtype), None
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
+        if self.config.fuse_to == "all":
+            y_NKHW = y_NKHW if score_NK11 is None else y_NKHW * score_NK11
+            return self.activation(x_NCHW.add_(self.write(y_NKHW.to(x_NCHW.dtype))))
         if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)
@@ -123,7 +135,7 @@ class EagerForm(Form):
 
     def _is_selector_changed(self) -> bool:
         """Return whether a hook or another layer than the plain selector gets the input, and may keep it."""
-        return self.config.select != "random" and (self.direct is None or not self.direct.are_the_same())
+        return hasattr(self, "selector") and (self.direct is None or not self.direct.are_the_same())
 
     def _select_default(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the scores (N, K, 1, 1) and the channel indices (N, K) of `select`."""
@@ -167,12 +179,7 @@ class GraphForm(Form):
     feature map. With `fuse_to="all"` that convolution is the learned one.
     """
 
-    handles: ClassVar[Handles] = {
-        **Form.handles,
-        "select": ("learned", "random", "first", "slots"),
-        "scale": ("output", "input", "none"),
-        "fuse_to": ("first", "last", "original", "all"),
-    }
+    handles: ClassVar[Handles] = {**Form.handles, **OURS}
     spread_CK11: Tensor
 
     def __init__(self, block: MoDBlock) -> None:
@@ -210,7 +217,7 @@ class GraphForm(Form):
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         if self.config.select == "first":
-            return x_NCHW[:, : self.k]
+            return x_NCHW[:, : self.k].clone()  # the Conv-Block may change it in place
         if self.config.select == "random":
             return x_NCHW.index_select(1, self.fixed_index_K)
         image_N1 = torch.arange(x_NCHW.shape[0], device=x_NCHW.device)[:, None]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cnnmod.deploy.forms import EagerForm, Handles
+from cnnmod.deploy.forms import EagerForm, Form, Handles
 from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain_tensor, selector_weights
 from cnnmod.deploy.program import NoProgramError, read_program
 from cnnmod.method.blocks import MoDBlock
@@ -31,7 +31,7 @@ class FusedForm(EagerForm):
     MobileNetV2.
     """
 
-    handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",), "fuse_to": ("first", "last")}
+    handles: ClassVar[Handles] = {**Form.handles, "select": ("learned",), "fuse_to": ("first", "last")}
 
     def __init__(self, block: MoDBlock) -> None:
         program = read_program(block.conv_block, block.k)  # read before convolutions are replaced by products

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cnnmod.deploy.forms import EagerForm, Handles
+from cnnmod.deploy.forms import EagerForm, Form, Handles
 from cnnmod.deploy.live import DirectLayers, has_plain_selector, selector_weights
 from cnnmod.method.blocks import MoDBlock
 
@@ -27,7 +27,7 @@ class TritonForm(EagerForm):
     The operators support float32, float16 and bfloat16, contiguous and channels last, but not autocast.
     """
 
-    handles: ClassVar[Handles] = {**EagerForm.handles, "select": ("learned",)}
+    handles: ClassVar[Handles] = {**Form.handles, "select": ("learned",)}
 
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)

@@ -171,7 +171,9 @@ class MoDBlock(nn.Module):
     def _forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_input(x_NCHW, self.channels)
         score_NK, index_NK = self.select(x_NCHW)
-        x_NKHW = x_NCHW[:, : self.k] if self.config.select == "first" else gather_channels(x_NCHW, index_NK)
+        # Both are copies, because the first layer of the Conv-Block may change its input in place.
+        is_first = self.config.select == "first"
+        x_NKHW = x_NCHW[:, : self.k].clone() if is_first else gather_channels(x_NCHW, index_NK)
         if score_NK is not None and self.config.scale == "input":
             x_NKHW = (x_NKHW * score_NK[:, :, None, None]).to(x_NCHW.dtype)
         y_NKHW = self._run_conv_block(x_NKHW, *args, **kwargs)
