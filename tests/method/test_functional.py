@@ -144,6 +144,14 @@ class TestFuse:
         index_NK = torch.tensor([[0, 1], [2, 3]])
         assert fuse(x_NCHW, torch.ones(2, 2, 4, 4), to=to, index_NK=index_NK).is_contiguous(memory_format=memory_format)
 
+    def test_keeps_the_memory_format_of_one_image(self):
+        """The stride of a dimension of size 1 is arbitrary."""
+        x_NCHW = torch.randn(4, 4, 8).permute(2, 0, 1).as_strided((1, 8, 4, 4), (8, 1, 32, 8))
+        for to in ("first", "last", "original"):
+            fused_NCHW = fuse(x_NCHW, torch.ones(1, 1, 4, 4), to=to, index_NK=torch.zeros(1, 1, dtype=torch.long))
+            assert fused_NCHW.is_contiguous(memory_format=torch.channels_last)
+            assert not fused_NCHW.is_contiguous()
+
     @pytest.mark.parametrize("to", ["first", "last", "original"])
     def test_gradcheck(self, to):
         x_NCHW = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)

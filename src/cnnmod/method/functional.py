@@ -148,8 +148,8 @@ class _AddToSlice(torch.autograd.Function):
     @staticmethod
     def forward(x_NCHW: Tensor, y_NKHW: Tensor, start: int) -> Tensor:
         stop = start + y_NKHW.shape[1]
-        parts = [x_NCHW[:, :start], x_NCHW[:, start:stop] + y_NKHW, x_NCHW[:, stop:]]
-        return torch.cat([part for part in parts if part.shape[1]], dim=1)
+        # torch.cat does not always keep the memory format of one image.
+        return torch.slice_scatter(x_NCHW, x_NCHW[:, start:stop] + y_NKHW, dim=1, start=start, end=stop)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
