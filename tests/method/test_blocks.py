@@ -1,7 +1,6 @@
 import copy
 
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from cnnmod import (
     mod_blocks,
     select_channels,
 )
+from cnnmod.networks import build
 from matrix import combinations
 
 CHANNELS, K = 32, 4
@@ -170,9 +170,7 @@ def test_k_out_of_range(k):
 )
 def test_a_block_that_writes_to_all_channels_starts_as_its_activation(select, scale):
     config = MoDConfig(c=4, reduction=1, select=select, scale=scale, fuse_to="all")
-    model = convert_(
-        timm.create_model("resnet18_cifar", channels=(16, 32, 64, 128), zero_init_last=False), config
-    ).train()
+    model = convert_(build("resnet18_cifar", channels=(16, 32, 64, 128), zero_init_last=False), config).train()
     x_NCHW = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(model(x_NCHW), control_(copy.deepcopy(model))(x_NCHW))
     for block in mod_blocks(model).values():
