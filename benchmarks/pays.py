@@ -40,7 +40,7 @@ SCHEMA = "cnnmod.pays/1"
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Networks with the same recipe and the seeds 0, 1, ….
+    """Networks with the same recipe and consecutive seeds.
 
     Attributes:
         row: The network of the recipe.
@@ -66,6 +66,7 @@ class Plan:
         recipe: The name of a recipe.
         changes: Changes of the recipe for all arms.
         arms: The arms by name; all are compared with `control`.
+        first_seed: The lowest seed of each arm.
     """
 
     question: str
@@ -74,6 +75,7 @@ class Plan:
     recipe: str
     changes: list[str]
     arms: dict[str, Arm]
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
         for name, arm in self.arms.items():
@@ -88,8 +90,9 @@ class Plan:
 
     def runs(self) -> list[tuple[str, int]]:
         """Return arms and seeds, in an order that gives each arm its share at any time."""
-        everything = [(name, seed) for name, arm in self.arms.items() for seed in range(arm.runs)]
-        return sorted(everything, key=lambda run: ((run[1] + 0.5) / self.arms[run[0]].runs, run))
+        everything = [(name, number) for name, arm in self.arms.items() for number in range(arm.runs)]
+        everything.sort(key=lambda run: ((run[1] + 0.5) / self.arms[run[0]].runs, run))
+        return [(name, self.first_seed + number) for name, number in everything]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +179,8 @@ def collect(name: str, plan: Plan, runs: Path) -> Pays:
     """Return the results of all finished runs."""
     arms: list[ArmResult] = []
     for arm_name, arm in plan.arms.items():
-        paths = {seed: runs / f"{arm_name}-seed{seed}" / "result.json" for seed in range(arm.runs)}
+        seeds = range(plan.first_seed, plan.first_seed + arm.runs)
+        paths = {seed: runs / f"{arm_name}-seed{seed}" / "result.json" for seed in seeds}
         done = {seed: path for seed, path in paths.items() if path.exists()}
         results = [read_result(path, plan.recipe_of(arm_name).task) for path in done.values()]
         arms.append(
@@ -205,6 +209,7 @@ def main(
         processes: The number of runs at a time.
     """
     end = time.time() + 60 * minutes
+    out.mkdir(parents=True, exist_ok=True)
     plan, place = read_plan(experiment), runs / experiment.stem
     keep_plan(experiment, place)
     folder = {run: place / f"{run[0]}-seed{run[1]}" for run in plan.runs()}
