@@ -14,8 +14,8 @@ def oriented(orientation: int) -> Image.Exif:
     return exif
 
 
-def picture(colour, size=(8, 8), mode="RGB"):
-    return Image.new(mode, size, colour)
+def picture(color, size=(8, 8), mode="RGB"):
+    return Image.new(mode, size, color)
 
 
 def encoded(image):
@@ -33,7 +33,7 @@ def shard(path, members):
 
 
 def shards(folder, counts):
-    """Shards of that many images; each image is as grey as its number, each label the number modulo 3."""
+    """Shards of that many images; each image is as gray as its number, each label the number modulo 3."""
     number = 0
     for place, count in enumerate(counts):
         members = {}
@@ -46,10 +46,10 @@ def shards(folder, counts):
 
 
 def classes(folder, split, names, count=2):
-    for colour, name in enumerate(names):
+    for color, name in enumerate(names):
         (folder / split / name).mkdir(parents=True)
         for number in range(count):
-            picture((colour * 50, number, 0)).save(folder / split / name / f"{number}.png")
+            picture((color * 50, number, 0)).save(folder / split / name / f"{number}.png")
 
 
 def streets(folder: Path, **counts: int) -> Path:
@@ -105,8 +105,8 @@ def cells(folder: Path, train: int, val: int) -> Path:
             image, left = picture((230, 230, 230), (80, 64)), 5 + 9 * number % 25
             boxes = [("cell", left, 10, left + 30, 40)]
             boxes += [("drop", 60, 45, 72, 57)] if number % 2 else []
-            for (_, *box), colour in zip(boxes, ((200, 20, 60), (20, 60, 200)), strict=False):
-                ImageDraw.Draw(image).ellipse(tuple(box), fill=colour)
+            for (_, *box), color in zip(boxes, ((200, 20, 60), (20, 60, 200)), strict=False):
+                ImageDraw.Draw(image).ellipse(tuple(box), fill=color)
             image.save(folder / "JPEGImages" / f"cell{number}.jpg")
             (folder / "Annotations" / f"cell{number}.xml").write_text(annotation(*boxes))
     return folder

@@ -20,34 +20,34 @@ def render(monkeypatch):
     return render
 
 
-def test_tables_are_those_of_the_result_files(render):
+def test_tables_are_up_to_date(render):
     for page in render.PAGES:
         text = page.read_text(encoding="utf-8")
         assert "<!-- table: " in text
         assert render.rendered(text) == text, f"{page.name}: run benchmarks/render.py"
 
 
-def test_a_stale_table_is_noticed(render):
+def test_stale_table_is_detected(render):
     text = render.PAGES[0].read_text(encoding="utf-8")
     stale = text.replace("| resnet75_mod |", "| resnet76_mod |")
     assert stale != text
     assert render.rendered(stale) == text
 
 
-def test_readme_promises():
+def test_readme_is_short_and_starts_with_code():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 120
     assert "```python" in readme.split("\n", 20)[:20]
 
 
-def test_every_file_has_its_line_in_the_architecture():
+def test_architecture_page_lists_every_file():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for path in (ROOT / "src").rglob("*.py"):
         if path.name != "__init__.py":
             assert f"`{path.name}`" in page, path
 
 
-def test_committed_results_keep_what_was_asked_of_them():
+def test_committed_results_meet_the_requirements():
     """ResNet75-MoD in eager PyTorch: tax and speed-up, and training faster than dense."""
 
     def result(name):
@@ -67,7 +67,7 @@ def test_committed_results_keep_what_was_asked_of_them():
     assert comparison.speedup(mod, "eager", 8) > 1
 
 
-def test_committed_accuracies_keep_what_was_asked_of_them():
+def test_committed_accuracies_meet_the_requirements():
     """On CIFAR-10: a dense network that is worth it, better than the control by a clear margin; three seeds."""
     for name in ("cifar10", "cifar10_gpu-resnet18"):
         experiment = read_experiment(ROOT / "benchmarks" / "results" / f"{name}.json")
@@ -80,7 +80,7 @@ def test_committed_accuracies_keep_what_was_asked_of_them():
         assert baseline.mean_pct - control.mean_pct >= 1
 
 
-def test_int8_accuracies():
+def test_committed_int8_accuracies_meet_the_requirements():
     """Within half a point of float32, in either runtime; and most selections survive."""
     result = json.loads((ROOT / "benchmarks" / "results" / "int8.json").read_text(encoding="utf-8"))
     assert result["test_images"] == 10_000
@@ -97,7 +97,7 @@ def test_int8_accuracies():
 
 
 @pytest.mark.slow
-def test_eager_gpu_without_one(tmp_path, monkeypatch):
+def test_eager_gpu_runs_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import eager_gpu
 
@@ -112,7 +112,7 @@ def test_eager_gpu_without_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
+def test_cifar10_gpu_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
     """Without a GPU; cut off by its time, it goes on where it stopped."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import cifar10_gpu
@@ -136,7 +136,7 @@ def test_cifar10_gpu_on_two_batches(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_pays_on_two_batches(tmp_path, monkeypatch, capsys):
+def test_pays_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
     """Cut off by its time it goes on where it stopped; an experiment that was changed meanwhile is refused."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import pays

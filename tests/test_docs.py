@@ -21,7 +21,7 @@ def blocks_of(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks_of("deploy.md"), ids=lambda code: code.split()[1].strip(","))
-def test_running_an_exported_file(code, tmp_path, monkeypatch):
+def test_deploy_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (name,) = re.findall(r'"(network\.\w+)"', code)
     kind = {"onnx": "onnx", "xml": "openvino", "pt2": "pt2"}[name.partition(".")[2]]
@@ -32,7 +32,7 @@ def test_running_an_exported_file(code, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_page_on_dense_prediction(tmp_path, monkeypatch):
+def test_dense_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = {}
     for code in blocks_of("dense.md"):
@@ -61,7 +61,7 @@ class OutsideCode(HTMLParser):
 
 
 @pytest.mark.slow
-def test_examples_are_code_blocks_on_the_site(tmp_path):
+def test_docstring_examples_are_rendered_as_code_blocks(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
     subprocess.run(command, cwd=DOCS.parent, check=True)
     pages = list(tmp_path.rglob("*.html"))

@@ -20,11 +20,11 @@ PAGES = [
 
 
 @pytest.mark.parametrize("text", ["the colours", "Initialised", "a bug is mended", "grey images"])
-def test_is_found(text):
+def test_banned_words_are_found(text):
     assert WORDS.search(text)
 
 
-def test_no_page_has_such_a_word():
+def test_no_page_has_a_banned_word():
     assert len(PAGES) > 100
     words = {
         f"{path.relative_to(ROOT)}:{number}": match[0]

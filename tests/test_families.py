@@ -127,14 +127,14 @@ NONE = {
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
-def test_works(name):
+def test_network_can_be_converted(name):
     row = families.survey(name)
     assert row.outcome == "works", row.reason
     assert row.mod_blocks > 0
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_has_no_rows_of_convolutional_blocks(name):
+def test_network_without_convertible_modules_is_refused(name):
     row = families.survey(name)
     assert row.outcome == "none"
     assert NONE[name] in row.reason
@@ -144,7 +144,7 @@ def committed():
     return [families.Row(**row) for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]]
 
 
-def test_at_least_95_percent_of_timm():
+def test_at_least_95_percent_of_timm_networks_work():
     counted = [row.outcome == "works" for row in committed() if row.name.startswith("timm/") and row.outcome != "none"]
     assert len(counted) > 500
     assert sum(counted) / len(counted) >= 0.95
@@ -153,6 +153,6 @@ def test_at_least_95_percent_of_timm():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", families.names())
 @pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
-def test_every_network(name):
+def test_outcome_equals_the_committed_result(name):
     expected = {row.name: row.outcome for row in committed()}
     assert families.survey(name).outcome == expected[name]

@@ -11,7 +11,7 @@ PUBLIC = ("deploy", "measure", "method", "networks", "records", "report", "train
 PACKAGES = ["cnnmod", *(f"cnnmod.{name}" for name in PUBLIC)]
 
 
-def test_importing_cnnmod_is_lean():
+def test_import_loads_only_torch_and_safetensors():
     """torch and safetensors only; networks, tables and figures are asked for by name."""
     packages = "cnnmod, cnnmod.deploy, cnnmod.measure, cnnmod.method, cnnmod.records"
     code = f"import sys, {packages}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
@@ -24,7 +24,7 @@ def test_importing_cnnmod_is_lean():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names(package):
+def test_public_names_exist_and_are_unique(package):
     """`__all__` names what there is, each once."""
     names = importlib.import_module(package).__all__
     assert len(names) == len(set(names))
@@ -50,12 +50,12 @@ def test_root_names_are_the_same_objects_in_their_packages():
             assert getattr(exported, name) is getattr(cnnmod, name)
 
 
-def test_is_typed():
+def test_package_is_typed():
     assert (files("cnnmod") / "py.typed").is_file()
 
 
 @pytest.mark.slow
-def test_the_wheel_is_typed(tmp_path):
+def test_wheel_is_typed(tmp_path):
     """Built as a user's pip builds it, which downloads hatchling."""
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])

@@ -7,7 +7,7 @@ import pytest
 from cnnmod.__main__ import main
 
 
-def test_without_the_extra_packages(monkeypatch, capsys):
+def test_missing_extra_packages_print_an_install_command(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("cnnmod.cli")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tyro", None)
@@ -24,7 +24,7 @@ def test_runs_as_a_module():
     assert all(command in done.stdout for command in ("demo", "info", "compare", "plot", "train", "evaluate"))
 
 
-def test_version(monkeypatch, capsys):
+def test_version_works_without_the_command_line_packages(monkeypatch, capsys):
     """Without the command line, which needs other packages."""
     monkeypatch.setitem(sys.modules, "cnnmod.cli", None)
     monkeypatch.setattr("sys.argv", ["cnnmod", "--version"])

@@ -27,19 +27,19 @@ def keeps_the_promise(row):
 
 
 @needs_photographs
-def test_photographs():
+def test_photographs_are_normalized():
     images = parity.photographs(32, (0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
     assert images.shape == (20, 3, 32, 32)
     assert -2 <= images[:, 0].min() < images[:, 1].min() <= 0 <= images[:, 1].max() < images[:, 0].max() <= 2
 
 
-def test_without_foolbox(monkeypatch):
+def test_missing_foolbox_raises(monkeypatch):
     monkeypatch.setattr(parity, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="the photographs are part of foolbox: pip install foolbox"):
         parity.photographs(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def test_selections_that_differ():
+def test_only_selections_without_near_ties_are_compared():
     """The same channels; two that rounding orders; others in another order; and after these, what is read no longer."""
     importance_NC = torch.tensor([[3.0, 2.0, 1.0]] * 4)
     importance_NC[1, 1] = 3.00001
@@ -65,14 +65,14 @@ NARROW = {"layers": (2, 1, 1, 1), "channels": (16, 32, 64, 128), "config": MoDCo
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of the exporters
-def test_equals_eager(name, arguments):
+def test_exported_networks_equal_eager(name, arguments):
     rows = parity.survey(name, **arguments)
     assert [row.runtime for row in rows] == ["onnxruntime", "openvino"]
     for row in rows:
         keeps_the_promise(row)
 
 
-def test_committed():
+def test_committed_results_meet_the_requirements():
     """Of the networks that were compared so far, the small ones first."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     rows = [parity.Row(**row) for row in result["rows"]]

@@ -16,7 +16,7 @@ def checkpoint(tmp_path_factory):
     return str(folder / "best.safetensors")
 
 
-def test_export_of_a_checkpoint(checkpoint, tmp_path, capsys):
+def test_export_writes_a_checkpoint(checkpoint, tmp_path, capsys):
     out = tmp_path / "network.onnx"
     capsys.readouterr()
     run(["export", checkpoint, "--out", str(out), "--size", "8", "8", "--json"])
@@ -27,7 +27,7 @@ def test_export_of_a_checkpoint(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_int8_of_a_checkpoint(checkpoint, tmp_path, capsys):
+def test_int8_export_writes_a_checkpoint(checkpoint, tmp_path, capsys):
     out = tmp_path / "network.onnx"
     capsys.readouterr()
     run(["export", checkpoint, "--out", str(out), "--int8", "--data", "digits", "--batch", "5", "--json"])
@@ -38,7 +38,7 @@ def test_int8_of_a_checkpoint(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_int8_says_how_many_images_agree(checkpoint, tmp_path, capsys):
+def test_int8_export_prints_the_agreement(checkpoint, tmp_path, capsys):
     run(["export", checkpoint, "--out", str(tmp_path / "network.onnx"), "--int8", "--data", "digits"])
     assert "on 256 images: the same class for " in capsys.readouterr().out
 
@@ -66,5 +66,5 @@ def test_int8_says_how_many_images_agree(checkpoint, tmp_path, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_and_exit_2(arguments, message, mistake):
+def test_mistakes_print_one_line_and_exit_2(arguments, message, mistake):
     mistake(arguments, message)

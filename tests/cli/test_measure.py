@@ -8,7 +8,7 @@ from cnnmod.measure.results import read_result
 COMPARE = ["compare", "resnet18_cifar_mod", "--rounds", "1"]
 
 
-def test_info(capsys):
+def test_info_shows_blocks_and_paper_figures(capsys):
     run(["info", "resnet75_mod"])
     out = capsys.readouterr().out
     assert "23,100,253" in out
@@ -20,7 +20,7 @@ def test_info(capsys):
     assert values["paper"]["baseline"] == "resnet50"
 
 
-def test_info_of_any_network(capsys, tmp_path, monkeypatch):
+def test_info_accepts_any_network(capsys, tmp_path, monkeypatch):
     run(["info", "torchvision/mobilenet_v3_small"])
     out = capsys.readouterr().out
     assert "→ MoD" in out
@@ -32,26 +32,26 @@ def test_info_of_any_network(capsys, tmp_path, monkeypatch):
     assert values["plan"]["blocks"][1]["k"] == 1
 
 
-def test_info_of_a_network_without_blocks(capsys):
+def test_info_states_why_nothing_is_converted(capsys):
     run(["info", "small:densenet", "--size", "8", "8"])
     assert "DenseLayer: its input is a list" in " ".join(capsys.readouterr().out.split())
     run(["info", "small:densenet", "--size", "8", "8", "--json"])
     assert "nothing to convert" in json.loads(capsys.readouterr().out)["plan"]
 
 
-def test_info_of_a_segmentation_network(capsys):
+def test_info_shows_a_segmentation_network(capsys):
     run(["info", "fcn_resnet50_mod", "--size", "64", "64"])
     out = capsys.readouterr().out
     assert "backbone.layer3.1" in out
     assert "71.58 % mIoU on Cityscapes" in " ".join(out.split())
 
 
-def test_compare_of_a_height_and_a_width(capsys):
+def test_compare_accepts_height_and_width(capsys):
     run([*COMPARE, "--size", "16", "24", "--json"])
     assert json.loads(capsys.readouterr().out)["image_shape"] == [3, 16, 24]
 
 
-def test_compare_and_plot(capsys, tmp_path):
+def test_compare_writes_a_result_that_plot_draws(capsys, tmp_path):
     result, figure = tmp_path / "result.json", tmp_path / "figure.png"
     run([*COMPARE, "--batch", "1", "2", "--out", str(result)])
     out, err = capsys.readouterr()
@@ -67,7 +67,7 @@ def test_compare_and_plot(capsys, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_compare_with_another_config(capsys):
+def test_compare_set_changes_the_config(capsys):
     run([*COMPARE, "--json", "--set", "candidates=1", "order=index"])
     rows = json.loads(capsys.readouterr().out)["rows"]
     name = "resnet18_cifar_mod candidates=1 order=index"
@@ -78,7 +78,7 @@ def test_compare_with_another_config(capsys):
     assert rows[2]["parameters"] == usual[2]["parameters"]
 
 
-def test_compare_json_train_against(capsys):
+def test_compare_times_a_training_step_against_a_baseline(capsys):
     run(
         [*COMPARE, "--train", "--against", "resnet34_cifar", "--batch", "2", "--json", "--size", "16", "--threads", "1"]
     )
@@ -130,11 +130,11 @@ def test_compare_json_train_against(capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_and_exit_2(arguments, message, mistake):
+def test_mistakes_print_one_line_and_exit_2(arguments, message, mistake):
     mistake(arguments, message)
 
 
-def test_info_of_a_network_without_modules(capsys):
+def test_info_counts_a_network_without_modules(capsys):
     run(["info", "densenet121"])
     out = capsys.readouterr().out
     assert "7,978,856" in out

@@ -33,7 +33,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return data, folder / "run"
 
 
-def test_a_folder_of_images_is_segmented(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_folder_of_images_is_segmented(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     data, folder = segmenter
     accuracy = json.loads((folder / "result.json").read_text())["accuracy"]
     checkpoint = str(folder / "best.safetensors")
@@ -79,7 +79,7 @@ def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path,
     assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken; the first error: ")
 
 
-def test_boxes(tmp_path: Path, capsys) -> None:
+def test_boxes_are_drawn(tmp_path: Path, capsys) -> None:
     data = cells(tmp_path / "data", train=4, val=2)
     run(["train", "bccd", "--data", str(data), "--out", str(tmp_path / "run"), *CELLS])
     assert "AP50" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_boxes(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "cell0.png").exists()
 
 
-def test_a_checkpoint_of_other_classes_is_refused(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_checkpoint_with_other_classes_raises(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     data, folder = segmenter
     shutil.copytree(folder, tmp_path / "run")
     run_json = tmp_path / "run" / "run.json"
@@ -114,11 +114,11 @@ def test_a_checkpoint_of_other_classes_is_refused(segmenter: tuple[Path, Path], 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_and_exit_2(arguments, message, mistake) -> None:
+def test_mistakes_print_one_line_and_exit_2(arguments, message, mistake) -> None:
     mistake(arguments, message)
 
 
-def test_a_picture_does_not_take_its_images_place(tmp_path: Path, capsys) -> None:
+def test_picture_does_not_overwrite_its_image(tmp_path: Path, capsys) -> None:
     data = streets(tmp_path, val=1)
     before = (data / "val" / "val0.png").read_bytes()
     with pytest.raises(SystemExit):

@@ -35,12 +35,12 @@ START = ["train", "digits", "--data", "digits", "--out"]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_and_exit_2(arguments, message, mistake):
+def test_mistakes_print_one_line_and_exit_2(arguments, message, mistake):
     mistake(arguments, message)
 
 
 @pytest.mark.parametrize("rows", [[], ["--rows", "mod"]])
-def test_a_start_that_fails_leaves_nothing(rows, tmp_path, capsys):
+def test_failed_start_leaves_no_files(rows, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run([*START, f"{tmp_path}/a/b", "--set", "batch_size=9999", *rows])
     assert stop.value.code == 2
@@ -48,7 +48,7 @@ def test_a_start_that_fails_leaves_nothing(rows, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_train_evaluate_and_rows(tmp_path, capsys):
+def test_train_evaluate_inspect_and_compare_work_together(tmp_path, capsys):
     short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=256"]
     run(["train", "digits", *short, "--out", str(tmp_path / "one"), "--json"])
     accuracy = json.loads(capsys.readouterr().out)["accuracy"]
@@ -88,7 +88,7 @@ def test_evaluate_and_inspect_refuse_other_classes(tmp_path, capsys):
         assert "the first difference is 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
+def test_broken_image_prints_one_line_with_worker_processes(tmp_path, capsys):
     for split in ("train", "val"):
         classes(tmp_path / "data", split, ["cat", "dog"])
     (tmp_path / "data" / "train" / "dog" / "1.png").write_bytes(b"no image")
@@ -105,7 +105,7 @@ def test_a_broken_image_is_one_line_from_other_processes_too(tmp_path, capsys):
         assert len(err) < 300
 
 
-def test_list_of_recipes(capsys):
+def test_list_shows_the_recipes(capsys):
     run(["train", "--list"])
     out = capsys.readouterr().out
     assert all(name in out for name in ("digits", "cifar10_fast", "imagenet_short"))

@@ -60,7 +60,7 @@ def detector(make: Any = faster_rcnn) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str, tmp_path: Path) -> None:
+def test_segmentation_network_is_exported_without_auxiliary_head(kind: str, tmp_path: Path) -> None:
     model, path = segmenter(), tmp_path / f"network{ENDINGS[kind]}"
     report = export(model, EXAMPLE, path, format=kind)
     assert report.largest_error < 1e-5
@@ -74,7 +74,7 @@ def test_a_segmentation_network_is_exported_without_its_auxiliary_head(kind: str
 
 
 @pytest.mark.slow
-def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
+def test_candidates_are_split_in_a_segmentation_network(tmp_path: Path) -> None:
     # its Resize leaves inputs out
     arguments = {"config": MoDConfig(c=16, candidates=4), "channels": (32, 64, 64, 64)}
     model = fcn("resnet18_mod", 5, head_channels=16, backbone_args=arguments).eval()
@@ -85,7 +85,7 @@ def test_candidates_are_cut_in_a_segmentation_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_backbone_with_its_pyramid_is_exported(kind: str, tmp_path: Path) -> None:
+def test_detection_backbone_is_exported(kind: str, tmp_path: Path) -> None:
     report = export(detector().backbone, EXAMPLE, tmp_path / f"backbone{ENDINGS[kind]}", format=kind)
     assert report.largest_error < 1e-5
     assert report.tied_agreement == 1
@@ -103,7 +103,7 @@ class InOnnxRuntime(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
+def test_detector_runs_with_an_exported_backbone(tmp_path: Path) -> None:
     model, images = detector(), [torch.rand(3, 64, 96)]
     export(model.backbone, EXAMPLE, tmp_path / "backbone.onnx")
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def test_a_detector_runs_over_its_exported_backbone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [faster_rcnn, retinanet])
-def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path: Path) -> None:
+def test_exporting_a_whole_detector_raises_with_advice(make: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a detector: its number of boxes .* Export .*, model.backbone"):
         export(detector(make), EXAMPLE, tmp_path / "detector.onnx")
     with pytest.raises(ValueError, match=r"is a detector"):
@@ -121,7 +121,7 @@ def test_a_whole_detector_is_refused_with_what_to_do_instead(make: Any, tmp_path
     assert not any(tmp_path.iterdir())
 
 
-def test_a_head_that_is_not_timed_is_not_counted() -> None:
+def test_auxiliary_head_is_not_counted() -> None:
     networks = {name: fcn(f"resnet18{name}", 5, head_channels=16, **NARROW) for name in ("", "_mod")}
     found = compare(networks, EXAMPLE, rounds=1)
     bare = fcn("resnet18", 5, aux=False, head_channels=16, **NARROW)
@@ -140,7 +140,7 @@ def test_detectors_are_compared() -> None:
 
 
 @pytest.mark.slow
-def test_in_a_fresh_process_loaded_and_exported_they_say_the_same(tmp_path: Path) -> None:
+def test_networks_compute_the_same_in_another_process(tmp_path: Path) -> None:
     networks = {"segmenter": segmenter(), "detector": detector()}
     arguments = {"backbone": "resnet18_mod", "backbone_args": {"channels": [16, 32, 64, 128], "layers": [2, 1, 1, 1]}}
     more = {

@@ -40,7 +40,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
+def test_file_equals_eager_for_any_batch_size_and_equal_scores(kind, tmp_path):
     model = network()
     path = tmp_path / f"network{FORMATS[kind]}"
     report = export(model, EXAMPLE, path, format=kind)
@@ -71,7 +71,7 @@ def test_equals_eager_on_any_batch_and_where_scores_tie(kind, tmp_path):
     ],
     ids=str,
 )
-def test_every_choice(fields, tmp_path):
+def test_other_configs_equal_eager(fields, tmp_path):
     report = export(network(**fields), EXAMPLE, tmp_path / "network.onnx", dynamic_batch=False)
     assert report.largest_error < 1e-5
     assert report.selection_agreement == report.tied_agreement == 1
@@ -87,7 +87,7 @@ def test_every_choice(fields, tmp_path):
     ],
     ids=str,
 )
-def test_our_options_in_every_format(fields, kind, tmp_path):
+def test_options_that_are_not_in_the_paper_equal_eager_in_every_format(fields, kind, tmp_path):
     model = network(fuse_to="all", **fields)
     for block in mod_blocks(model).values():
         nn.init.normal_(block.write.weight, std=0.1)
@@ -97,7 +97,7 @@ def test_our_options_in_every_format(fields, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_slots_whose_scores_are_equal(kind, tmp_path):
+def test_slots_with_equal_scores_equal_eager(kind, tmp_path):
     model = network(fuse_to="all", select="slots")
     for block in mod_blocks(model).values():
         nn.init.normal_(block.write.weight, std=0.1)
@@ -106,7 +106,7 @@ def test_slots_whose_scores_are_equal(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-def test_weights_in_16_bits(kind, tmp_path):
+def test_half_reduces_the_file_size(kind, tmp_path):
     model = trained_norms_(tiny_network(64))
     whole = export(model, EXAMPLE, tmp_path / f"whole{FORMATS[kind]}", format=kind)
     half = export(model, EXAMPLE, tmp_path / f"half{FORMATS[kind]}", format=kind, half=True)
@@ -114,21 +114,21 @@ def test_weights_in_16_bits(kind, tmp_path):
     assert whole.largest_error < half.largest_error < 1e-2
 
 
-def test_dense_networks_and_controls(tmp_path):
+def test_dense_networks_and_controls_are_exported(tmp_path):
     for number, model in enumerate((tiny_network(), control_(network()))):
         report = export(model.eval(), EXAMPLE, tmp_path / f"{number}.onnx")
         assert report.form is None
         assert "TopK" not in report.operators
 
 
-def test_a_file_called_tied_is_not_the_copy_whose_scores_tie(exported):
+def test_file_named_tied_is_not_overwritten_by_the_tied_copy(exported):
     model, path = exported
     run = TARGETS["onnxruntime"].load(path, 1)
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(run(EXAMPLE)[0]), model(EXAMPLE), atol=1e-5, rtol=1e-4)
 
 
-def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
+def test_openvino_keeps_selectors_in_float32_under_bfloat16(tmp_path):
     """As the runtime says of the graph that it executes."""
     import openvino
 
@@ -151,12 +151,12 @@ def test_the_selector_is_in_float32_where_openvino_takes_bfloat16(tmp_path):
     assert given["Convolution"].count(["bf16"]) > 2 * blocks
 
 
-def test_versions_of_packages_that_are_called_otherwise_than_their_modules():
+def test_version_is_found_by_module_name():
     assert export_module._version("torch") == metadata.version("torch")
     assert export_module._version("sklearn") == metadata.version("scikit-learn")
 
 
-def test_training_mode_is_said_once(tmp_path, caplog):
+def test_training_mode_logs_one_warning(tmp_path, caplog):
     model = tiny_network().train()
     export(model, EXAMPLE, tmp_path / "a.pt2", format="pt2")
     assert [record.getMessage() for record in caplog.records if record.name == "cnnmod"] == [
@@ -165,7 +165,7 @@ def test_training_mode_is_said_once(tmp_path, caplog):
     assert model.training
 
 
-def test_many_threads_on_one_session(exported):
+def test_one_session_supports_many_threads(exported):
     run = TARGETS["onnxruntime"].load(exported[1], 1)
     images = torch.rand(64, 1, 8, 8)
     one_by_one = [run(image[None])[0] for image in images]
@@ -208,7 +208,7 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_a_forward_that_takes_anything(kind, tmp_path):
+def test_forward_with_variable_arguments_is_exported(kind, tmp_path):
     path = tmp_path / f"network{FORMATS[kind]}"
     model = Wrapper().eval()
     export(model, EXAMPLE, path, format=kind)
@@ -219,7 +219,7 @@ def test_a_forward_that_takes_anything(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
-def test_a_network_that_fixes_its_batch(kind, tmp_path):
+def test_network_with_a_fixed_batch_size_is_exported(kind, tmp_path):
     model = Calls(lambda y: y.reshape(2, 256)).eval()
     with pytest.raises(ValueError, match=r"does not run on an example of shape \(1, 1, 8, 8\)"):
         export(model, torch.rand(2, 1, 8, 8), tmp_path / f"network{FORMATS[kind]}", format=kind)
@@ -227,7 +227,7 @@ def test_a_network_that_fixes_its_batch(kind, tmp_path):
     export(model, torch.rand(2, 1, 8, 8), tmp_path / f"network{FORMATS[kind]}", format=kind, dynamic_batch=False)
 
 
-def test_examples_with_gradients_or_without_any_variance(tmp_path):
+def test_examples_with_gradients_or_without_variance_are_accepted(tmp_path):
     for example in (EXAMPLE.clone().requires_grad_(), torch.zeros(1, 1, 8, 8)):
         assert export(network(), example, tmp_path / "network.pt2", format="pt2").largest_error < 1e-5
 
@@ -246,7 +246,7 @@ class Masked(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "half"), [("pt2", False), ("onnx", True)])
-def test_infinities_that_a_network_means(kind, half, tmp_path):
+def test_intended_infinite_values_are_accepted(kind, half, tmp_path):
     report = export(Masked().eval(), EXAMPLE, tmp_path / f"network{FORMATS[kind]}", format=kind, half=half)
     assert report.largest_error < 2e-3
 
@@ -257,7 +257,7 @@ class TestErrors:
             export(model or network(), example, tmp_path / name, **given)
         assert not [*tmp_path.iterdir()]
 
-    def test_what_does_not_fit(self, tmp_path):
+    def test_invalid_arguments_raise(self, tmp_path):
         refused = self.refused
         refused("unknown format 'tflite'; the formats are onnx, openvino, pt2", tmp_path, format="tflite")
         refused(r"must be one of \.onnx, \.xml, \.pt2, not '.*network\.pb'", tmp_path, name="network.pb")
@@ -273,7 +273,7 @@ class TestErrors:
         refused(r"the network must be in float32, not torch\.bfloat16", tmp_path, model=network().bfloat16())
         refused("does not exist", tmp_path, name="nowhere/network.onnx", error=FileNotFoundError)
 
-    def test_a_file_that_computes_something_else(self, tmp_path, monkeypatch):
+    def test_wrong_file_raises(self, tmp_path, monkeypatch):
         plain = export_module.check_parity
         monkeypatch.setattr(
             export_module, "check_parity", lambda *args: replace(plain(*args), largest_error=0.5, seed=1)
@@ -281,7 +281,7 @@ class TestErrors:
         self.refused(r"an error of 5\.0e-01 on the input of seed 1, and at most 1e-04 is accepted", tmp_path)
 
     @pytest.mark.parametrize("kind", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
-    def test_weights_that_are_not_finite(self, kind, tmp_path):
+    def test_non_finite_weights_raise(self, kind, tmp_path):
         def broken(name, value):
             model = trained_norms_(convert_(shallow_resnet(), MoDConfig(c=4), example=EXAMPLE))
             model.state_dict(keep_vars=True)[name].data.flatten()[0] = value
@@ -302,36 +302,36 @@ class TestErrors:
         message = r"^ResNet has no weights in conv1 \(weight\): they are on the meta device$"
         self.refused(message, tmp_path, meta, name=f"a{FORMATS[kind]}", format=kind)
 
-    def test_a_network_that_gives_no_numbers(self, tmp_path):
+    def test_nan_outputs_raise(self, tmp_path):
         model = Calls(lambda y: {"a": y, "b": y * math.nan})
         self.refused("the network itself returns NaN in 'b' on the input of seed 0$", tmp_path, model)
 
-    def test_weights_that_16_bits_cannot_hold(self, tmp_path):
+    def test_weights_too_large_for_16_bits_raise(self, tmp_path):
         model = Calls(lambda y: y)
         nn.init.constant_(model.conv.weight, 1e6)
         message = r"^half supports weights up to 65504, but conv\.weight has 1\.0e\+06$"
         self.refused(message, tmp_path, model, half=True)
 
-    def test_a_batch_that_the_network_fixes(self, tmp_path):
+    def test_dynamic_batch_with_a_fixed_batch_size_raises(self, tmp_path):
         model = Calls(lambda y: y.reshape(2, -1))
         message = "^Calls does not support a dynamic batch: .*export it with dynamic_batch=False"
         self.refused(message, tmp_path, model, name="a.pt2", format="pt2")
 
-    def test_what_the_exporter_says_is_said(self, tmp_path):
+    def test_error_has_the_reason_of_the_exporter(self, tmp_path):
         """Not the advice that torch.onnx puts before it."""
         model = Calls(lambda y: y if y.sum() > 0 else -y)
         with pytest.raises(ValueError, match=r"cannot be exported: Calls \(Calls\): Could not guard on data") as caught:
             find_format("onnx").write(model, EXAMPLE, tmp_path / "network.onnx", dynamic_batch=True)
         assert "step" not in str(caught.value)
 
-    def test_a_runtime_that_is_not_there(self, tmp_path, monkeypatch):
+    def test_missing_runtime_raises(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         match = re.escape("onnxruntime needs onnxruntime: pip install 'cnnmod[deploy]'")
         self.refused(match, tmp_path, error=ModuleNotFoundError)
 
 
 @pytest.mark.slow
-def test_runs_without_torch_and_cnnmod(tmp_path):
+def test_onnx_file_runs_without_torch_and_cnnmod(tmp_path):
     """In an environment with onnxruntime alone."""
     model = network()
     export(model, EXAMPLE, tmp_path / "network.onnx")
@@ -358,7 +358,7 @@ class Half(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-def test_a_selector_that_is_more_than_two_weights(kind, tmp_path):
+def test_parametrized_selector_is_exported(kind, tmp_path):
     """Its layers are called in the file too; and its ties are compared."""
     model = network()
     for block in mod_blocks(model).values():

@@ -32,13 +32,13 @@ def test_prints_as_a_table():
     ]
 
 
-def test_without_mod_blocks_or_opset():
+def test_mod_blocks_and_opset_are_optional():
     lines = repr(replace(REPORT, form=None, opset=None)).splitlines()
     assert lines[2] == "MoD blocks     none"
     assert lines[4] == "versions       torch 2.14.1, onnx 1.23.2"
 
 
-def test_int8():
+def test_int8_line_shows_the_agreement():
     int8 = Agreement(images=256, top1=0.992, selection=0.981, selection_in_order=0.9)
     lines = repr(replace(REPORT, int8=int8)).splitlines()
     assert "  before INT8, largest error 3.6e-07" in lines[3]

@@ -30,7 +30,7 @@ EXAMPLE = torch.rand(2, 3, 8, 8)
         ),
     ],
 )
-def test_the_papers_networks(name, count):
+def test_all_norms_of_the_paper_networks_are_folded(name, count):
     norms = foldable_norms(build(name))
     assert len(norms) == count
     assert "resnet18" not in name or norms["layer1.1.conv_block.conv2"] == "layer1.1.conv_block.bn2"
@@ -206,14 +206,14 @@ def check(model):
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_done_with_the_convolutions_output(end):
+def test_norm_is_folded_only_if_nothing_else_reads_the_convolution(end):
     model = trained_norms_(of(end)())
     assert bool(foldable_norms(model, EXAMPLE)) == (end in FOLDED)
     check(model)
     check(Inside(model).eval())
 
 
-def test_inside_a_network_with_branches():
+def test_blocks_inside_a_network_with_branches_are_folded():
     assert foldable_norms(Inside(Net()), EXAMPLE) == {"net.conv": "net.norm"}
     assert not foldable_norms(OneByOne(), EXAMPLE)
     check(trained_norms_(Inside(Net())))
@@ -221,7 +221,7 @@ def test_inside_a_network_with_branches():
 
 
 @pytest.mark.parametrize("net", [Further, Given])
-def test_options(net):
+def test_optional_arguments_are_respected(net):
     model = trained_norms_(net())
     lowered = lower(model, example=EXAMPLE)
     option = {Further: True, Given: torch.ones(1)}[net]
@@ -230,7 +230,7 @@ def test_options(net):
         torch.testing.assert_close(lowered(EXAMPLE, option), model(EXAMPLE, option), atol=1e-5, rtol=1e-5)
 
 
-def test_a_block_that_is_called_twice_is_folded_within():
+def test_block_called_twice_is_folded():
     class Twice(Inside):
         def forward(self, x):
             return self.net(self.net(x)) if len(x) > 5 else self.net(x) + self.net(x * 2)
@@ -240,7 +240,7 @@ def test_a_block_that_is_called_twice_is_folded_within():
     check(model)
 
 
-def test_two_blocks_with_one_convolution():
+def test_shared_convolution_is_not_folded():
     model = nn.Sequential(Net(), Net())
     model[0].rest = nn.Conv2d(16, 3, 1)
     model[1].conv = model[0].conv
@@ -249,7 +249,7 @@ def test_two_blocks_with_one_convolution():
     check(model)
 
 
-def test_hooks_are_not_called_and_what_they_read_is_not_folded():
+def test_hooks_are_not_called_and_their_layers_are_not_folded():
     seen = []
 
     class Around(nn.Module):
@@ -278,7 +278,7 @@ def test_pruned_and_parametrized_convolutions_are_not_folded():
         check(model)
 
 
-def test_a_norm_of_another_class_is_not_folded():
+def test_norm_of_another_class_is_not_folded():
     class Own(nn.BatchNorm2d):
         """With children of timm's names."""
 
@@ -293,7 +293,7 @@ def test_a_norm_of_another_class_is_not_folded():
     check(model)
 
 
-def test_nothing_of_the_trace_is_left():
+def test_tracing_leaves_no_state():
     class Keeping(Net):
         def forward(self, x):
             self.grid = x[:1]

@@ -67,7 +67,7 @@ def test_equals_the_training_form(options):
     ),
     ids=str,
 )
-def test_our_options_equal_the_training_form(options):
+def test_options_that_are_not_in_the_paper_equal_the_training_form(options):
     form, fields = options["form"], {name: value for name, value in options.items() if name != "form"}
     if fields["select"] == "random":
         fields["scale"] = "output"
@@ -106,7 +106,7 @@ def test_a_conv_block_that_changes_its_input_in_place_leaves_the_map(select, for
 
 @pytest.mark.parametrize("form", [EagerForm, GraphForm])
 @pytest.mark.parametrize("order", ["score", "index"])
-def test_equals_the_training_form_where_scores_tie(order, form):
+def test_equals_the_training_form_with_equal_scores(order, form):
     """OnnxForm leaves ties to the runtime's own TopK: see test_export.py."""
     for tie in (4, 64):  # in groups of four, of which the second is selected in part, and all
         block = MoDBlock(conv_block(6), 64, 6, MoDConfig(order=order)).eval().requires_grad_(False)
@@ -129,7 +129,7 @@ def test_nan_logits_are_selected_first_by_lower_index():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_conv_block_gets_further_arguments(form):
+def test_conv_block_gets_additional_arguments(form):
     class Scaled(nn.Conv2d):
         def forward(self, x_NKHW, scale):  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward(x_NKHW) * scale
@@ -138,7 +138,7 @@ def test_the_conv_block_gets_further_arguments(form):
 
 
 @pytest.mark.parametrize("form", [GraphForm, OnnxForm])
-def test_channels_last_in_shape(form):
+def test_nhwc_layout_equals_the_training_form(form):
     class Last(nn.Conv2d):
         def forward(self, x_NHWK):  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward(x_NHWK.movedim(3, 1)).movedim(1, 3)
@@ -149,21 +149,21 @@ def test_channels_last_in_shape(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
-def test_other_types(form, dtype, tolerance):
+def test_other_dtypes_equal_the_training_form(form, dtype, tolerance):
     block, _ = pair(form)
     block.to(dtype)
     check(block, form(copy.deepcopy(block)), torch.randn(2, 64, 5, 5, dtype=dtype), tolerance=tolerance)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_selector_computes_in_float32_under_autocast(form):
+def test_selector_computes_in_float32_under_autocast(form):
     block, made = pair(form)
     with torch.autocast("cpu", torch.bfloat16):
         check(block, made, torch.randn(2, 64, 5, 5), tolerance=0.05)
 
 
 class TestEager:
-    def test_the_result_is_in_the_inputs_memory_on_request(self):
+    def test_overwrite_returns_the_input_tensor(self):
         for config in (MoDConfig(), MoDConfig(fuse_to="last"), MoDConfig(fuse_to="original")):
             _, made = pair(EagerForm, config)
             x_NCHW = torch.randn(2, 64, 5, 5)
@@ -174,7 +174,7 @@ class TestEager:
             touched = (x_NCHW != before).flatten(2).any(2).sum(1)
             assert touched.tolist() == [6, 6]
 
-    def test_what_it_refuses(self):
+    def test_invalid_inputs_raise(self):
         _, made = pair(EagerForm)
         with pytest.raises(ValueError, match=r"a MoD block of 64 channels takes \(N, 64, H, W\)"):
             made(torch.rand(1, 63, 8, 8))
@@ -183,7 +183,7 @@ class TestEager:
         with pytest.raises(ValueError, match=r"for inference: call it under torch\.inference_mode"):
             made(torch.rand(1, 64, 8, 8, requires_grad=True))
 
-    def test_one_tie_is_enough_to_rank_exactly(self, monkeypatch):
+    def test_equal_logits_use_the_exact_ranking(self, monkeypatch):
         """`topk` alone is taken where all logits differ, and only there."""
         _, made = pair(EagerForm)
         exact = []
@@ -208,7 +208,7 @@ class TestGraph:
 
     @pytest.mark.parametrize("form", [GraphForm, OnnxForm])
     @pytest.mark.parametrize("order", ["score", "index"])
-    def test_the_input_stays_as_it_is_and_the_graph_takes_any_batch(self, form, order):
+    def test_input_is_unchanged_and_any_batch_size_is_accepted(self, form, order):
         block, made = pair(form, MoDConfig(reduction=2, order=order))
         x_NCHW = torch.randn(3, 64, 5, 5)
         before = x_NCHW.clone()
@@ -244,13 +244,13 @@ class TestPointwise:
         ],
         ids=str,
     )
-    def test_which_convolutions_it_replaces(self, layer, replaced):
+    def test_only_small_pointwise_convolutions_are_replaced(self, layer, replaced):
         for inner in (layer, nn.Sequential(layer, nn.ReLU())):
             made = EagerForm(MoDBlock(copy.deepcopy(inner), 128, 6))
             assert any(isinstance(module, PointwiseConv) for module in made.modules()) == replaced
 
 
-class TestFailsClosed:
+class TestUnknownOptions:
     """A block of which a form does not know everything keeps the training form."""
 
     FORMS = (EagerForm, FusedForm, TritonForm, GraphForm, OnnxForm)
@@ -258,7 +258,7 @@ class TestFailsClosed:
     def block(self, config=MoDConfig(), **kwargs):
         return MoDBlock(nn.Conv2d(6, 6, 3, padding=1), 64, 6, config, **kwargs).eval()
 
-    def test_a_field_that_no_form_knows(self):
+    def test_config_with_an_unknown_field_is_not_accepted(self):
         @dataclass(frozen=True, kw_only=True)
         class Config(MoDConfig):
             no_form_knows_this: float = 1.0
@@ -269,17 +269,17 @@ class TestFailsClosed:
             assert accepting or not forms
 
     @pytest.mark.parametrize("field", ["select", "order", "fuse_to", "identity_start", "residual"])
-    def test_a_value_that_no_form_knows(self, field):
+    def test_unknown_field_value_is_not_accepted(self, field):
         block, config = self.block(), copy.copy(MoDConfig())
         object.__setattr__(config, field, "new")
         block.config = config
         assert not any(form.accepts(block) for form in self.FORMS)
 
-    def test_every_field_is_known(self):
+    def test_every_config_field_is_listed_in_handles(self):
         """By the forms together; a new one must be added to `handles`, or else no form is taken any more."""
         assert set(EagerForm.handles) == {field.name for field in fields(MoDConfig)}
 
-    def test_a_block_with_more_than_its_class(self):
+    def test_subclassed_hooked_and_patched_blocks_are_not_accepted(self):
         class Own(MoDBlock):
             pass
 
@@ -292,7 +292,7 @@ class TestFailsClosed:
             assert not any(form.accepts(block) for form in self.FORMS)
 
     @pytest.mark.parametrize("change", SELECTOR_CHANGES)
-    def test_a_selector_that_is_more_than_two_weights(self, change):
+    def test_modified_selectors_are_accepted_only_by_forms_that_call_them(self, change):
         block = self.block()
         change(block.selector)
         assert {form for form in self.FORMS if form.accepts(block)} == {EagerForm, GraphForm, OnnxForm}

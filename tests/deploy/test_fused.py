@@ -65,14 +65,14 @@ def test_ties_go_to_the_lower_channel(order):
 
 
 @needs_compiler
-def test_untouched_channels_pass_bit_for_bit_and_nan_stays_in_its_image():
+def test_unselected_channels_are_copied_exactly_and_nan_stays_in_its_image():
     block, form = pair(MoDConfig())
     x_NCHW = torch.randn(2, 64, 5, 5)
     ours, _ = both(block, form, x_NCHW)
     assert torch.equal(ours[:, 6:], x_NCHW[:, 6:])
     x_NCHW[0, 9] = float("nan")
-    spoilt, _ = both(block, form, x_NCHW)
-    assert torch.equal(spoilt[1], ours[1])
+    corrupted, _ = both(block, form, x_NCHW)
+    assert torch.equal(corrupted[1], ours[1])
 
 
 @needs_compiler
@@ -84,7 +84,7 @@ def test_untouched_channels_pass_bit_for_bit_and_nan_stays_in_its_image():
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50_mod", "vgg16_bn_cifar_mod")),
     ],
 )
-def test_networks(name):
+def test_lowered_networks_use_the_fused_form(name):
     model = trained_norms_(build(name))
     lowered = lower(model)
     assert {type(block) for block in mod_blocks(lowered).values()} == {FusedForm}
@@ -97,7 +97,7 @@ def test_networks(name):
 
 
 @needs_compiler
-def test_what_the_operator_does_not_take_goes_the_other_way():
+def test_unsupported_inputs_use_the_eager_form():
     block, form = pair(MoDConfig())
     for x_NCHW in (torch.randn(2, 64, 5, 5).double(), torch.randn(2, 64, 5, 10)[..., ::2]):
         block.to(x_NCHW.dtype)
@@ -108,7 +108,7 @@ def test_what_the_operator_does_not_take_goes_the_other_way():
 
 
 @needs_compiler
-def test_the_operator_keeps_torchs_rules():
+def test_operator_passes_opcheck_and_compiles():
     block, form = pair(MoDConfig())
     arguments = [torch.randn(2, 64, 5, 5), *(form.arguments() or ())]
     checks = ("test_schema", "test_faketensor")
@@ -129,7 +129,7 @@ def test_the_operator_keeps_torchs_rules():
     ],
     ids=str,
 )
-def test_other_conv_blocks_are_not_fused(layers):
+def test_unsupported_conv_blocks_are_not_fused(layers):
     block = MoDBlock(nn.Sequential(*layers), 64, 6)
     assert not FusedForm.accepts(block)
 
@@ -161,25 +161,25 @@ class Ends(nn.Module):
         (lambda y, x: x, False),
     ],
 )
-def test_graphs(end, fused_too):
+def test_supported_graphs_are_fused(end, fused_too):
     block = MoDBlock(Ends(end), 64, 6).eval().requires_grad_(False)
     assert FusedForm.accepts(block) == fused_too
     if fused_too:
         torch.testing.assert_close(*both(block, FusedForm(block), torch.randn(2, 64, 5, 5)), atol=1e-5, rtol=1e-5)
 
 
-def test_a_hook_is_not_passed_over():
+def test_block_with_a_hook_is_not_fused():
     block = MoDBlock(conv_block(6), 64, 6)
     block.conv_block[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     assert not FusedForm.accepts(block)
 
 
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}, {"fuse_to": "original"}], ids=str)
-def test_other_choices_are_not_fused(fields):
+def test_unsupported_configs_are_not_fused(fields):
     assert not FusedForm.accepts(MoDBlock(conv_block(6), 64, 6, MoDConfig(**fields)))
 
 
-def test_without_a_compiler(monkeypatch, caplog):
+def test_missing_compiler_logs_a_warning(monkeypatch, caplog):
     def load(*args, **kwargs):
         raise RuntimeError("no compiler\nand more")
 

@@ -57,7 +57,7 @@ NETWORKS = {
         for name in NETWORKS
     ],
 )
-def test_these_overwrite(name, overwritten):
+def test_mod_blocks_in_sequentials_overwrite_their_input(name, overwritten):
     """The networks that are made of plain sequences, which is nearly all of them."""
     model = NETWORKS[name]().eval()
     lowered = lower(model)
@@ -212,7 +212,7 @@ def check_all(lowered, model):
     [(2, 8), *(pytest.param(example, marks=pytest.mark.slow) for example in ((1, 8), (2, 12), (1, 16)))],
     ids=str,
 )
-def test_whatever_is_done_between_two_blocks(net, example):
+def test_operations_between_two_blocks_do_not_change_the_result(net, example):
     images, size = example
     model = converted(net)
     check_all(lower(model, example=torch.rand(images, 16, size, size)), model)
@@ -247,7 +247,7 @@ KEEPING = {
 
 
 @pytest.mark.parametrize("name", KEEPING)
-def test_what_is_kept_stays_as_it_is(name, overwritten):
+def test_kept_references_are_not_overwritten(name, overwritten):
     model = converted(between=Keeps(lambda y: y, KEEPING[name]))
     lowered = lower(model, example=EXAMPLE)
     check_all(lowered, model)
@@ -284,14 +284,14 @@ class Subclass(torch.Tensor):
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_whatever_a_layer_returns(name):
+def test_views_and_shared_memory_are_not_overwritten(name):
     model = converted(between=Keeps(PASSING[name], None))
     check_all(lower(model, example=EXAMPLE), model)
     assert (ARRAY == 1).all()
     assert (CONSTANT == 1).all()
 
 
-def test_the_images_stay_as_they_are():
+def test_images_are_not_overwritten():
     """Also where everything before the MoD block passes them on."""
     model = converted()
     model.blocks[0] = nn.Sequential(nn.Identity(), nn.Dropout(0.5), nn.Flatten(0, 0))
@@ -309,7 +309,7 @@ def test_the_images_stay_as_they_are():
     ),
     ids=str,
 )
-def test_hooks_see_the_maps_as_they_are(options):
+def test_hooks_see_unchanged_feature_maps(options):
     """Also those that keep what they see until the forward pass is over."""
     kind, where, when = options.values()
     model = converted(between=nn.Identity())
@@ -360,7 +360,7 @@ def test_hooks_see_the_maps_as_they_are(options):
             torch.testing.assert_close(our_output, their_output, atol=1e-5, rtol=1e-5)
 
 
-def test_a_block_called_alone_leaves_its_input():
+def test_block_called_directly_does_not_change_its_input():
     lowered = lower(converted(), example=EXAMPLE)
     x_NCHW = torch.rand(2, 16, 8, 8)
     before = x_NCHW.clone()
@@ -370,7 +370,7 @@ def test_a_block_called_alone_leaves_its_input():
     assert torch.equal(x_NCHW, before)
 
 
-def test_sequences_keep_what_they_have():
+def test_in_place_sequential_keeps_hooks_and_attributes():
     model = converted()
     model.blocks.register_forward_hook(lambda module, inputs, output: output + module.added)
     model.blocks.added = 3
@@ -380,7 +380,7 @@ def test_sequences_keep_what_they_have():
     assert type(model.blocks) is nn.Sequential
 
 
-def test_a_network_back_in_training_mode(overwritten):
+def test_training_mode_disables_overwriting(overwritten):
     """Dropout is on again; maps are copied."""
     lowered = lower(converted(), example=EXAMPLE).train()
     with torch.no_grad():
@@ -388,7 +388,7 @@ def test_a_network_back_in_training_mode(overwritten):
     assert not overwritten
 
 
-def test_without_inference_mode():
+def test_lowered_network_works_outside_of_inference_mode():
     model = converted(between=MadeForInference())
     lowered = lower(model, example=EXAMPLE)
     with torch.no_grad():
@@ -405,7 +405,7 @@ class MadeForInference(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_although_it_was_lowered_for_eager(backend):
+def test_network_lowered_for_eager_can_be_compiled(backend):
     model = converted()
     compiled = torch.compile(lower(model, example=EXAMPLE), fullgraph=True, backend=backend, dynamic=False)
     for images in (1, 2):

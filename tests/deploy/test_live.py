@@ -51,13 +51,13 @@ def check(form, change):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("change", TO_A_LAYER)
 @pytest.mark.parametrize("layer", ["0", "2"])
-def test_layers_of_the_conv_block(form, change, layer):
+def test_changed_conv_block_layers_take_effect(form, change, layer):
     check(form, lambda block: change(block.conv_block.get_submodule(layer)))
 
 
 @pytest.mark.parametrize("form", [EagerForm, FusedForm, GraphForm])
 @pytest.mark.parametrize("change", SELECTOR_CHANGES)
-def test_layers_of_the_selector(form, change):
+def test_changed_selector_layers_take_effect(form, change):
     """`OnnxForm` is for files, which are written right after lowering."""
     check(form, lambda block: change(block.selector))
 
@@ -128,11 +128,11 @@ def transposed_memory(block):
         transposed_memory,
     ],
 )
-def test_the_block(form, change):
+def test_changed_block_takes_effect(form, change):
     check(form, change)
 
 
-def test_a_weight_of_another_size_is_an_error():
+def test_weight_of_another_size_raises():
     """And nothing is read beyond its end."""
     _, made = pair(FusedForm)
     for layer, size in (
@@ -149,7 +149,7 @@ def test_a_weight_of_another_size_is_an_error():
 
 
 @pytest.mark.parametrize("form", [EagerForm, FusedForm])
-def test_global_hooks_see_every_layer(form):
+def test_global_hooks_are_called_for_every_layer(form):
     _, made = pair(form)
     seen = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
@@ -188,19 +188,19 @@ def networks(request):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_another_state_dict(networks, assign):
+def test_loaded_state_dict_takes_effect(networks, assign):
     first, second = networks.lowered
     first.load_state_dict(second.state_dict(), assign=assign)
     networks.check(first)
 
 
-def test_a_state_dict_of_another_dtype(networks):
+def test_loaded_state_dict_of_another_dtype_takes_effect(networks):
     first, second = networks.lowered
     first.load_state_dict({name: tensor.double() for name, tensor in second.state_dict().items()}, assign=True)
     networks.check(first, torch.float64)
 
 
-def test_a_state_dict_through_a_file(networks):
+def test_state_dict_from_a_file_takes_effect(networks):
     first, second = networks.lowered
     file = io.BytesIO()
     torch.save(second.state_dict(), file)
@@ -209,14 +209,14 @@ def test_a_state_dict_through_a_file(networks):
     networks.check(first)
 
 
-def test_a_functional_call(networks):
+def test_functional_call_uses_the_passed_weights(networks):
     first, second = networks.lowered
     networks.check(lambda x_NCHW: torch.func.functional_call(first, second.state_dict(), (x_NCHW,)))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("swap", [False, True])
-def test_another_dtype_and_back(networks, overwrite, swap):
+def test_network_can_be_converted_to_another_dtype_and_back(networks, overwrite, swap):
     _, second = networks.lowered
     torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
     torch.__future__.set_swap_module_params_on_conversion(swap)
@@ -230,7 +230,7 @@ def test_another_dtype_and_back(networks, overwrite, swap):
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
-def test_layers_are_still_watched_after_copying_and_pickling():
+def test_changes_are_detected_after_copying_and_pickling():
     layer = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     layer.watched = DirectLayers(layer, "0")
     file = io.BytesIO()

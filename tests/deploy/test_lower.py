@@ -31,7 +31,7 @@ FORMS = {
 
 @pytest.mark.parametrize("order", ["score", "index"])
 @pytest.mark.parametrize("runtime", FORMS)
-def test_each_runtime_gets_its_form(runtime, order):
+def test_mod_blocks_get_the_form_of_the_runtime(runtime, order):
     model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4, reduction=2, order=order), example=SMALL))
     lowered = lower(model, runtime, example=SMALL)
     assert len(forms(lowered, FORMS[runtime])) == len(mod_blocks(model)) > 0
@@ -51,7 +51,7 @@ def test_each_runtime_gets_its_form(runtime, order):
         "vgg16_bn_cifar_mod",
     ],
 )
-def test_families(name):
+def test_network_families_compute_the_same(name):
     model = trained_norms_(build(name))
     lowered = lower(model)
     assert len(forms(lowered)) == len(mod_blocks(model))
@@ -62,7 +62,7 @@ def test_families(name):
         torch.testing.assert_close(lowered(x_NCHW), expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
 
 
-def test_dense_networks_and_controls_too(small_resnet):
+def test_dense_networks_and_controls_compute_the_same(small_resnet):
     for model in (small_resnet, control_(convert_(copy.deepcopy(small_resnet), MoDConfig(c=4), example=SMALL))):
         lowered = lower(model, example=SMALL)
         x_NCHW = torch.rand(2, 1, 8, 8)
@@ -70,7 +70,7 @@ def test_dense_networks_and_controls_too(small_resnet):
             torch.testing.assert_close(lowered(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
 
 
-def test_the_model_stays_as_it_was():
+def test_original_model_is_unchanged():
     model = build("resnet18_mod").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     lowered = lower(model)
@@ -91,7 +91,7 @@ def test_features_are_not_overwritten():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_and_autocast(dtype):
+def test_other_dtypes_and_autocast_compute_the_same(dtype):
     model = trained_norms_(convert_(digits_resnet(), MoDConfig(c=4), example=SMALL))
     x_NCHW = torch.rand(2, 1, 8, 8)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -104,14 +104,14 @@ def test_other_types_and_autocast(dtype):
     torch.testing.assert_close(lowered, expected, atol=0.3 if dtype == torch.bfloat16 else 1e-10, rtol=0.1)
 
 
-def test_unknown_runtime():
+def test_unknown_runtime_raises():
     with pytest.raises(
         ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime, openvino, pt2"
     ):
         lower(build("resnet18"), "tensorrt")
 
 
-def test_what_it_refuses():
+def test_invalid_networks_and_inputs_raise():
     model = build("resnet18_mod")
     with pytest.raises(ValueError, match="a network, not a MoD block alone"):
         lower(mod_blocks(model)["layer1.1"])
@@ -124,12 +124,12 @@ def test_what_it_refuses():
         lowered(torch.rand(1, 3, 64, 64, requires_grad=True))
 
 
-def test_a_lowered_network_has_a_control_too():
+def test_lowered_network_can_become_a_control():
     lowered = control_(lower(build("resnet18_mod")))
     assert lowered(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
 
 
-def test_hooks_keep_what_they_see():
+def test_layers_with_hooks_are_not_folded():
     """A convolution or norm with a hook is not folded."""
     model = trained_norms_(build("resnet18_cifar"))
     model.bn1.register_forward_hook(lambda module, inputs, output: output * 2)
@@ -139,7 +139,7 @@ def test_hooks_keep_what_they_see():
         torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-3)
 
 
-class TestWhatCannotBeCopied:
+class TestUncopyableTensors:
     """What a training step leaves is named, with what to do."""
 
     def check(self, model, message):
@@ -153,7 +153,7 @@ class TestWhatCannotBeCopied:
             model(x_NCHW)
         lower(model, example=SMALL)
 
-    def test_a_pruned_weight(self, small_resnet):
+    def test_pruned_weight_is_named(self, small_resnet):
         prune.l1_unstructured(small_resnet.layer1[0].conv1, "weight", 0.5)
         self.check(small_resnet, r"layer1\.0\.conv1\.weight cannot be copied: .*torch\.nn\.utils\.prune\.remove")
 
@@ -162,7 +162,7 @@ class TestWhatCannotBeCopied:
         [lambda y: y, lambda y: [y], lambda y: {"y": (y,)}, lambda y: SimpleNamespace(y=y)],
         ids=["itself", "list", "dict", "object"],
     )
-    def test_a_kept_activation(self, small_resnet, keep):
+    def test_kept_activation_is_named(self, small_resnet, keep):
         class Keeping(nn.Conv2d):
             def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
                 self.seen = keep(super().forward(x))
@@ -171,12 +171,12 @@ class TestWhatCannotBeCopied:
         small_resnet.layer2[0].conv1.__class__ = Keeping
         self.check(small_resnet, r"layer2\.0\.conv1\.seen cannot be copied: .*once under torch\.no_grad")
 
-    def test_a_buffer(self, small_resnet):
+    def test_buffer_is_named(self, small_resnet):
         small_resnet.layer1.register_buffer("mean", torch.zeros(1))
         small_resnet.layer1.register_forward_hook(lambda module, _, output: setattr(module, "mean", output.mean()))
         self.check(small_resnet, r"layer1\.mean cannot be copied")
 
-    def test_a_weight_of_weight_norm(self):
+    def test_weight_of_old_weight_norm_is_named(self):
         """The old one, which keeps the weight that it computed."""
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         with pytest.warns(FutureWarning, match="deprecated"):

@@ -36,7 +36,7 @@ def loaded(path):
     return onnx.load(path)
 
 
-def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
+def test_onnx_graph_is_static_and_has_no_metadata(tmp_path):
     import onnx
 
     model = network()
@@ -66,7 +66,7 @@ def test_the_graph_is_static_and_holds_no_more_than_the_weights(tmp_path):
         ),
     ],
 )
-def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
+def test_selected_channels_are_named_after_their_blocks(order, kind, tmp_path):
     """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
     model = build("resnet18_cifar", layers=(1, 12, 1, 1), channels=(16, 16, 16, 16), in_chans=1)
     model = trained_norms_(convert_(model, MoDConfig(c=4, reduction=2, order=order), example=EXAMPLE))
@@ -84,7 +84,7 @@ def test_selected_channels_are_called_after_their_blocks(order, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_fixed_batch(kind, tmp_path):
+def test_fixed_batch_size_is_enforced(kind, tmp_path):
     model, images = network(), torch.rand(3, 1, 8, 8)
     run = find_format(kind).load(written(model, tmp_path, kind, images, dynamic_batch=False), 1).run
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_a_fixed_batch(kind, tmp_path):
         run(images[:2])
 
 
-def test_a_dynamic_batch_is_named(tmp_path):
+def test_dynamic_batch_dimension_is_named(tmp_path):
     for dynamic in (True, False):
         (images,) = loaded(written(network(), tmp_path, dynamic_batch=dynamic)).graph.input
         assert images.name == "images"
@@ -102,7 +102,7 @@ def test_a_dynamic_batch_is_named(tmp_path):
         assert [one.dim_value for one in rest] == [1, 8, 8]
 
 
-def test_half_is_for_matrices_not_for_vectors(tmp_path):
+def test_half_stores_only_matrices_in_16_bits(tmp_path):
     from onnx import TensorProto
 
     graph = loaded(written(network(), tmp_path, half=True)).graph
@@ -117,7 +117,7 @@ def test_half_is_for_matrices_not_for_vectors(tmp_path):
 
 
 @pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_openvinos_two_files(half, tmp_path):
+def test_openvino_writes_two_files_with_stable_topk(half, tmp_path):
     """No ONNX file is left, and every TopK is stable."""
     path = written(network(), tmp_path, "openvino", half=half)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["network.bin", "network.xml"]
@@ -134,7 +134,7 @@ class Branches(nn.Module):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_layer_that_cannot(kind, tmp_path):
+def test_error_names_the_layer_that_cannot_be_exported(kind, tmp_path):
     model = shallow_resnet().eval()
     model.layer2[0].act1 = Branches()
     with pytest.raises(ValueError, match=r"cannot be exported: ResNet\.layer2\.0\.act1 \(Branches\): ") as caught:
@@ -145,18 +145,18 @@ def test_the_layer_that_cannot(kind, tmp_path):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_network_that_does_not_run_is_another_matter():
+def test_network_that_does_not_run_raises_the_original_error():
     first = TypeError("the first error")
     with pytest.raises(TypeError, match="the first error"):
         not_exportable(shallow_resnet(), torch.rand(1, 3, 8, 8), first)
 
 
-def test_a_network_whose_layers_are_all_fine_alone():
+def test_error_names_the_network_if_every_layer_can_be_exported():
     error = not_exportable(nn.Sequential(nn.ReLU()), EXAMPLE, RuntimeError("what it says\nand more"))
     assert str(error) == "the network cannot be exported: Sequential (Sequential): what it says"
 
 
-def test_the_exporters_logger_is_as_it_was(tmp_path):
+def test_logger_level_of_the_exporter_is_restored(tmp_path):
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.INFO)
@@ -182,7 +182,7 @@ class CachedGrid(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_an_exporters_tensors_do_not_stay(kind, tmp_path):
+def test_cached_tensors_of_the_exporter_are_removed(kind, tmp_path):
     model, images = CachedGrid().eval(), torch.rand(2, 3, 8, 8)
     for name in ("first", "second"):
         find_format(kind).write(model, images, tmp_path / f"{name}{find_format(kind).suffix}", dynamic_batch=True)

@@ -168,7 +168,7 @@ QUICK = {
         for kind in FORMATS
     ],
 )
-def test_every_name_holds_its_value(case, kind, tmp_path):
+def test_every_output_has_its_name_and_value(case, kind, tmp_path):
     returns, named = RETURNED[case]
     net = Net(returns).eval()
     path = tmp_path / f"network{find_format(kind).suffix}"
@@ -188,7 +188,7 @@ def test_every_name_holds_its_value(case, kind, tmp_path):
             )
 
 
-def test_pt2_returns_the_structure_in_pythons_own_types(tmp_path):
+def test_pt2_returns_plain_python_containers(tmp_path):
     for number, (case, kept) in enumerate(
         (
             (
@@ -210,7 +210,7 @@ def test_pt2_returns_the_structure_in_pythons_own_types(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-def test_int8_files_keep_the_names(kind, tmp_path):
+def test_int8_files_keep_the_output_names(kind, tmp_path):
     """Also where the features that are returned are cut into candidates and the rest."""
 
     class Features(nn.Module):
@@ -267,7 +267,7 @@ class TestErrors:
             (lambda y: {None: y}, "the key None, which cannot"),
         ],
     )
-    def test_what_a_file_cannot_hold(self, returns, message, kind, tmp_path):
+    def test_unsupported_outputs_raise(self, returns, message, kind, tmp_path):
         net = Net(lambda net, x, y, z: returns(y)).eval()
         with pytest.raises(ValueError, match=r"^the network returns") as caught:
             export(net, EXAMPLE, tmp_path / f"network{find_format(kind).suffix}", format=kind)
@@ -276,7 +276,7 @@ class TestErrors:
         assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-    def test_types_that_numpy_has_not(self, kind, tmp_path):
+    def test_dtypes_that_numpy_does_not_have_raise(self, kind, tmp_path):
         for returns, dtype in ((lambda y: y.bfloat16(), "bfloat16"), (lambda y: torch.complex(y, y), "complex64")):
             net = Net(lambda net, x, y, z, returns=returns: {"a": y, "b": returns(y)}).eval()
             with pytest.raises(ValueError, match=rf"the network returns torch\.{dtype} as 'b'; ONNX and OpenVINO"):
@@ -286,14 +286,14 @@ class TestErrors:
             (tmp_path / "network.pt2").unlink()
 
 
-def test_the_network_itself_is_left_alone(tmp_path):
+def test_network_is_unchanged(tmp_path):
     net = Net(lambda net, x, y, z: Output(z)).eval()
     export(net, EXAMPLE, tmp_path / "network.onnx")
     assert not net._forward_hooks
     assert isinstance(net(EXAMPLE), Output)
 
 
-def test_dictionaries_in_lists_are_no_detector(tmp_path):
+def test_list_of_dictionaries_is_not_a_detector(tmp_path):
     net = Net(lambda net, x, y, z: [{"logits": z}, {"logits": -z}]).eval()
     export(net, EXAMPLE, tmp_path / "network.pt2", format="pt2")
     assert TARGETS["pt2"].load(tmp_path / "network.pt2", 1).run(EXAMPLE).keys() == {
@@ -302,7 +302,7 @@ def test_dictionaries_in_lists_are_no_detector(tmp_path):
     }
 
 
-def test_plain_of_what_is_plain():
+def test_plain_returns_plain_values_unchanged():
     y = torch.rand(1)
     assert plain(y) is y
     assert plain({"a": [y, (None, 1)]}) == {"a": [y, (None, 1)]}

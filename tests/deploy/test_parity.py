@@ -29,13 +29,13 @@ def network(**fields):
     return trained_norms_(convert_(digits_resnet(), config, example=EXAMPLE))
 
 
-def test_itself():
+def test_network_agrees_with_itself():
     model = network()
     parity = check_parity(model, eager(model), EXAMPLE, (1, 3))
     assert (parity.largest_error, parity.selection_agreement) == (0, 1)
 
 
-def test_other_weights_and_other_selections():
+def test_different_weights_and_selections_are_detected():
     model = network()
     head = network()
     head.load_state_dict(model.state_dict())
@@ -50,7 +50,7 @@ def test_other_weights_and_other_selections():
     assert check_parity(model, eager(other), EXAMPLE, (1, 3)).selection_agreement < 0.9
 
 
-def test_agreement():
+def test_agreement_counts_classes_and_channels():
     model = network()
     own = check_agreement(model, eager(model), EXAMPLE.split(3))
     assert (own.images, own.top1, own.selection, own.selection_in_order) == (4, 1, 1, 1)
@@ -66,7 +66,7 @@ def test_agreement():
 
 
 @pytest.mark.parametrize("order", ["score", "index"])
-def test_the_order_counts_where_the_conv_block_sees_it(order):
+def test_channel_order_is_compared_only_for_order_score(order):
     model = network(order=order)
     plain = eager(model)
 
@@ -77,7 +77,7 @@ def test_the_order_counts_where_the_conv_block_sees_it(order):
     assert agreement == 1 if order == "index" else agreement < 0.1
 
 
-def test_where_no_image_selects_alike_nothing_was_compared():
+def test_error_is_infinite_if_all_selections_differ():
     model = network()
     plain = eager(model)
 
@@ -87,7 +87,7 @@ def test_where_no_image_selects_alike_nothing_was_compared():
     assert check_parity(model, others, EXAMPLE, (1, 3)).largest_error == math.inf
 
 
-def test_images_that_select_otherwise_are_not_compared():
+def test_images_with_different_selections_are_not_compared():
     model = network()
     plain = eager(model)
 
@@ -103,20 +103,20 @@ def test_images_that_select_otherwise_are_not_compared():
 
 
 @pytest.mark.parametrize("call", [0, 1, 2])
-def test_what_is_not_a_number_is_an_error_on_whichever_input(call):
+def test_nan_on_any_input_is_an_infinite_error(call):
     model = network()
     plain, calls = eager(model), iter(range(3))
 
-    def spoilt(images_NCHW):
+    def corrupted(images_NCHW):
         found = plain(images_NCHW)
         found["logits"] += math.nan if next(calls) == call else 0
         return found
 
-    parity = check_parity(model, spoilt, EXAMPLE, (1, 3))
+    parity = check_parity(model, corrupted, EXAMPLE, (1, 3))
     assert (parity.largest_error, parity.seed) == (math.inf, [0, 1, -1][call])
 
 
-def test_a_network_that_says_nothing_of_a_black_image():
+def test_all_zero_outputs_agree():
     """Without biases every logit is 0, and the largest output is no unit."""
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Flatten())
     assert check_parity(model, eager(model), EXAMPLE, (1,)).largest_error == 0
@@ -124,7 +124,7 @@ def test_a_network_that_says_nothing_of_a_black_image():
 
 @pytest.mark.parametrize("order", ["score", "index"])
 @pytest.mark.parametrize("c", [4, 5])
-def test_tied_scores_betray_another_order_of_ties(order, c, monkeypatch):
+def test_tied_scores_reveal_a_different_tie_breaking(order, c, monkeypatch):
     model = network(order=order, c=c)
     ours = tied(model)
     plain = eager(ours)
@@ -147,7 +147,7 @@ def test_tied_scores_betray_another_order_of_ties(order, c, monkeypatch):
 
 
 @pytest.mark.parametrize("c", [4, 5, 16])
-def test_of_tied_scores_the_last_selected_ties_with_the_first_that_is_not(c):
+def test_tied_scores_include_the_last_selected_and_the_first_unselected_channel(c):
     for block in mod_blocks(tied(network(c=c))).values():
         sorted_NC = block.selector(torch.rand(8, block.channels, 4, 4)).sort(1, descending=True).values
         assert (sorted_NC[:, block.k - 1] == sorted_NC[:, block.k]).float().mean() > 0.5
@@ -164,7 +164,7 @@ class Several(torch.nn.Module):
         return self.returns(images)
 
 
-def test_outputs_are_compared_by_name_not_by_place():
+def test_outputs_are_compared_by_name():
     model = Several(lambda x: {"a": x, "b": x + 1})
     assert check_parity(model, (lambda x: {"b": x + 1, "a": x}), EXAMPLE, (2,)).largest_error == 0
     swapped = check_parity(model, (lambda x: {"a": x + 1, "b": x}), EXAMPLE, (2,))
@@ -185,13 +185,13 @@ def test_outputs_are_compared_by_name_not_by_place():
         (lambda x: {"a": x, "b": x.half()}, r"output 'b' is torch\.float16 .*, but the network's is torch\.float32"),
     ],
 )
-def test_other_names_shapes_and_types(outputs, message):
+def test_different_names_shapes_and_dtypes_raise(outputs, message):
     """A batch that is fixed to one would be broadcast."""
     with pytest.raises(ValueError, match=message):
         check_parity(Several(lambda x: {"a": x, "b": x}), (outputs), EXAMPLE, (2,))
 
 
-def test_of_integers_and_booleans_the_share_that_differs():
+def test_integer_and_boolean_error_is_the_share_of_differences():
     for change in (lambda x: (x * 1000).long(), lambda x: x > 0.5):
         model = Several(change)
 
@@ -204,14 +204,14 @@ def test_of_integers_and_booleans_the_share_that_differs():
         assert check_parity(model, lambda x, change=change: {"output": change(x)}, EXAMPLE, (2,)).largest_error == 0
 
 
-def test_16_bits_are_rounded_otherwise():
+def test_rounding_of_16_bits_is_tolerated():
     model = Several(lambda x: x.half())
     nearly = check_parity(model, lambda x: {"output": (x * (1 + 2e-4)).half()}, EXAMPLE, (2,))
     assert nearly.largest_error == 0
     assert check_parity(model, lambda x: {"output": (x * 1.01).half()}, EXAMPLE, (2,)).largest_error > 5e-3
 
 
-def test_outputs_without_a_batch_are_compared_where_all_images_select_alike():
+def test_outputs_without_batch_dimension_need_equal_selections():
     class Sums(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -242,7 +242,7 @@ def test_outputs_without_a_batch_are_compared_where_all_images_select_alike():
     assert (never.largest_error, never.output) == (math.inf, "sum")
 
 
-def test_numbers_that_are_not_finite_in_both_alike():
+def test_equal_non_finite_values_agree():
     model = Several(lambda x: x.masked_fill(x < 0.4, -math.inf) / x)
     assert check_parity(model, lambda x: {"output": model(x)}, EXAMPLE, (2,)).largest_error == 0
     other = check_parity(model, lambda x: {"output": model(x).clamp_min(-1e9)}, EXAMPLE, (2,))
@@ -251,7 +251,7 @@ def test_numbers_that_are_not_finite_in_both_alike():
         check_parity(Several(lambda x: x * math.nan), lambda x: {"output": x}, EXAMPLE, (2,))
 
 
-def test_images_are_random_also_of_an_example_of_zeros():
+def test_images_are_random_for_an_example_of_zeros():
     seen = []
     check_parity(Several(lambda x: x), lambda x: seen.append(x) or {"output": x}, torch.zeros(1, 1, 8, 8), (1, 2))
     assert [float(x.std()) > 0.5 for x in seen] == [True, True, False]

@@ -41,14 +41,14 @@ def agrees(saved):
         torch.testing.assert_close(saved["lowered"](saved["x"]), saved["expected"], atol=1e-5, rtol=1e-5)
 
 
-def test_copies(saved):
+def test_copied_and_pickled_networks_compute_the_same(saved):
     for lowered in (copy.deepcopy(saved["lowered"]), pickle.loads(pickle.dumps(saved["lowered"]))):
         assert [type(one) for one in lowered.modules()] == [type(one) for one in saved["lowered"].modules()]
         agrees({**saved, "lowered": lowered})
 
 
 @pytest.mark.parametrize("compiler", [True, False])
-def test_a_file_in_a_process_of_its_own(saved, compiler, tmp_path):
+def test_saved_network_runs_in_another_process(saved, compiler, tmp_path):
     torch.save(saved, tmp_path / "lowered.pt")
     nowhere = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     environment = os.environ | ({} if compiler else nowhere)
@@ -60,7 +60,7 @@ def test_a_file_in_a_process_of_its_own(saved, compiler, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_child_processes(saved, method):
+def test_lowered_network_runs_in_child_processes(saved, method):
     child = multiprocessing.get_context(method).Process(target=agrees, args=(saved,))
     child.start()
     child.join(120)
@@ -79,6 +79,6 @@ class Predictions(Dataset):
             return self.saved["lowered"](self.saved["x"][place][None]).clone()
 
 
-def test_data_loaders_workers(saved):
+def test_lowered_network_runs_in_data_loader_workers(saved):
     found = torch.cat([*DataLoader(Predictions(saved), batch_size=None, num_workers=1)])
     torch.testing.assert_close(found, saved["expected"], atol=1e-5, rtol=1e-5)

@@ -12,12 +12,12 @@ QUIET = {"deadline": None, "database": None, "suppress_health_check": list(Healt
 
 @settings(max_examples=25, **QUIET)
 @given(plans)
-def test_some_networks(plan):
+def test_25_random_networks_agree(plan):
     assert disagreement(plan) is None
 
 
 @pytest.mark.slow
 @settings(max_examples=int(os.environ.get("CNNMOD_EXAMPLES", "10000")), **QUIET)
 @given(plans)
-def test_many_networks(plan):
+def test_many_random_networks_agree(plan):
     assert disagreement(plan) is None

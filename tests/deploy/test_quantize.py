@@ -85,7 +85,7 @@ def selector_of(operators, reads, top):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_selectors_stay_in_float_and_convolutions_do_not(kind, int8_files):
+def test_selectors_stay_in_float_and_convolutions_are_quantized(kind, int8_files):
     model, paths = int8_files
     check_selectors(model, paths[kind])
 
@@ -95,7 +95,7 @@ def test_selectors_stay_in_float_and_convolutions_do_not(kind, int8_files):
 @pytest.mark.parametrize(
     "fields", [{"order": "index", "candidates": 1}, {"fuse_to": "original", "identity_start": True}], ids=str
 )
-def test_selectors_of_other_choices_stay_in_float(kind, fields, tmp_path):
+def test_selectors_stay_in_float_with_other_configs(kind, fields, tmp_path):
     model = network(**fields)
     check_selectors(model, int8_of(model, kind, tmp_path))
 
@@ -119,7 +119,7 @@ def check_selectors(model, path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nearly_the_network(kind, int8_files):
+def test_int8_file_agrees_with_the_network(kind, int8_files):
     model, paths = int8_files
     agreement = check_agreement(model, find_format(kind).load(paths[kind], 1, selected=True).run, [IMAGES])
     assert agreement.images == 16
@@ -130,7 +130,7 @@ def test_nearly_the_network(kind, int8_files):
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-def test_export(kind, int8_files, tmp_path, capsys):
+def test_export_writes_an_int8_file_and_reports_it(kind, int8_files, tmp_path, capsys):
     model, paths = int8_files
     path = tmp_path / f"network{KINDS[kind]}"
     handlers = [*logging.getLogger().handlers]
@@ -150,7 +150,7 @@ def test_export(kind, int8_files, tmp_path, capsys):
     assert b"float-" not in path.read_bytes()
 
 
-def test_images_with_gradients_or_in_another_layout(tmp_path):
+def test_calibration_images_may_have_gradients_or_any_memory_format(tmp_path):
     turned = torch.rand(4, 8, 8, 1).permute(0, 3, 1, 2)
     for images in (IMAGES.clone().requires_grad_(), turned, IMAGES.to(memory_format=torch.channels_last)):
         report = export(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), EXAMPLE, tmp_path / "a.onnx", int8=images)
@@ -158,7 +158,7 @@ def test_images_with_gradients_or_in_another_layout(tmp_path):
         assert report.int8.images == len(images)
 
 
-def test_controls_and_networks_that_are_no_classifiers(tmp_path):
+def test_controls_and_non_classifiers_are_quantized(tmp_path):
     report = export(control_(network()).eval(), EXAMPLE, tmp_path / "control.onnx", int8=IMAGES)
     assert report.int8 is not None
     assert report.int8.selection == 1
@@ -175,7 +175,7 @@ class TestErrors:
             export(tiny_network().eval(), EXAMPLE, tmp_path / name, **given)
         assert not [*tmp_path.iterdir()]
 
-    def test_what_does_not_fit(self, tmp_path):
+    def test_invalid_arguments_raise(self, tmp_path):
         refused = self.refused
         refused("int8 is supported for 'onnx', 'openvino', not", tmp_path, name="a.pt2", format="pt2", int8=IMAGES)
         refused("half and int8 cannot be combined", tmp_path, half=True, int8=IMAGES)
@@ -192,13 +192,13 @@ class TestErrors:
         refused("a multiple of the file's batch size 2, not 3", tmp_path, int8=IMAGES[:3], dynamic_batch=False)
 
     @pytest.mark.parametrize("package", ["nncf", "openvino"])
-    def test_a_quantizer_that_is_not_there(self, package, tmp_path, monkeypatch):
+    def test_missing_quantizer_raises(self, package, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         match = rf"needs {package}: pip install 'cnnmod\[deploy\]'"
         self.refused(match, tmp_path, ModuleNotFoundError, "network.xml", format="openvino", int8=IMAGES)
 
 
-def test_weights_that_are_not_finite(tmp_path):
+def test_non_finite_weights_raise(tmp_path):
     model = network()
     model.blocks[1].conv_block.conv1.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"^Sequential has NaN weights in blocks\.1\.conv_block\.conv1 \(weight\)$"):

@@ -37,7 +37,7 @@ def first_channels(nodes: Any):
     return [shape[1] for shape in maps if len(shape) == 4]
 
 
-def test_no_mod_block_meets_the_rest_of_the_map(tmp_path):
+def test_mod_blocks_access_only_their_candidates(tmp_path):
     model = trained_norms_(convert_(digits_resnet(), POOL_OF_16, example=EXAMPLE))
     nodes: Any = written(model, tmp_path / "network.onnx")
     gathers = [node for node in nodes if node.op_type == "GatherND"]
@@ -50,7 +50,7 @@ def test_no_mod_block_meets_the_rest_of_the_map(tmp_path):
 
 
 @pytest.mark.slow
-def test_convolutions_of_zeros_stay(tmp_path):
+def test_convolutions_with_zero_weights_are_kept(tmp_path):
     """A network that is timed before it is trained, its last norms at zero, does all of its work."""
     model = trained_norms_(convert_(shallow_resnet(), POOL_OF_16, example=EXAMPLE))
     convolutions = []
@@ -77,7 +77,7 @@ def test_convolutions_of_zeros_stay(tmp_path):
     ],
     ids=str,
 )
-def test_every_choice_computes_the_same(config, sliced, tmp_path):
+def test_split_file_equals_eager_for_every_config(config, sliced, tmp_path):
     model = trained_norms_(convert_(shallow_resnet(), config, example=EXAMPLE))
     assert first_channels(written(model, tmp_path / "network.onnx")) == sliced
 
@@ -97,13 +97,13 @@ class Features(nn.Module):
 
 
 @pytest.mark.slow
-def test_whoever_reads_all_channels_gets_them(tmp_path):
+def test_outputs_that_read_all_channels_are_concatenated(tmp_path):
     nodes = written(Features().eval(), tmp_path / "features.onnx")
     assert not first_channels(nodes)
 
 
 @pytest.mark.slow
-def test_widths_that_the_runtime_would_pad_stay_whole(tmp_path):
+def test_widths_not_divisible_by_16_are_not_split(tmp_path):
     model = build("resnet18_cifar", layers=(2, 2, 2, 2), channels=(24, 40, 64, 72), in_chans=1, num_classes=10)
     nodes = written(trained_norms_(convert_(model, POOL_OF_16, example=EXAMPLE)), tmp_path / "network.onnx")
     assert first_channels(nodes) == [24, 40, 72]

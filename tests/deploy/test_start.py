@@ -16,7 +16,7 @@ from small import tiny_network
         for name in runtimes()
     ],
 )
-def test_equals_eager(runtime):
+def test_every_runtime_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)
     model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=images))
     with torch.inference_mode():
@@ -28,7 +28,7 @@ def test_equals_eager(runtime):
 
 
 @pytest.mark.slow
-def test_many_networks_of_one_class_are_all_compiled():
+def test_ten_networks_of_one_class_are_compiled():
     """torch compiles a class's forward eight times, and runs in eager from then on."""
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
@@ -38,7 +38,7 @@ def test_many_networks_of_one_class_are_all_compiled():
 
 
 @pytest.mark.slow
-def test_a_compiled_network_is_one_graph():
+def test_compiled_network_is_one_graph():
     images = torch.rand(2, 1, 8, 8)
     model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=images))
     compiled = torch.compile(lower(model, "compile", example=images), fullgraph=True)
@@ -46,7 +46,7 @@ def test_a_compiled_network_is_one_graph():
         torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
 
 
-def test_all_rows_in_a_runtime():
+def test_compare_measures_all_rows_in_each_runtime():
     images = torch.rand(1, 1, 8, 8)
     models = {"dense": tiny_network(), "mod": convert_(tiny_network(), MoDConfig(c=4), example=images)}
     comparison = compare(models, images, runtimes=("eager", "onnxruntime"), batch_sizes=(2,), rounds=2)

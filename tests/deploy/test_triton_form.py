@@ -22,7 +22,7 @@ LAST = {"CHANNELS": 64, "PIXELS": 16}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_cases(device):
+def test_cases_pass(device):
     """Interpreted on the CPU, compiled on a GPU."""
     pytest.importorskip("triton")
     if device == "cuda" and not torch.cuda.is_available():
@@ -46,7 +46,7 @@ def test_cases(device):
         pytest.param("_fuse", LAST | {"x_channel": 1, "y_channel": 1}, marks=pytest.mark.slow),
     ],
 )
-def test_compiles_for_a_gpu_that_is_not_here(kernel, constants, tmp_path, monkeypatch):
+def test_kernels_compile_without_a_gpu(kernel, constants, tmp_path, monkeypatch):
     """Triton's interpreter runs what its compiler refuses."""
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
@@ -58,7 +58,7 @@ def test_compiles_for_a_gpu_that_is_not_here(kernel, constants, tmp_path, monkey
     assert triton.compile(source, target=target).asm["cubin"]
 
 
-def test_where_the_kernels_do_not_run(monkeypatch, caplog):
+def test_unusable_kernels_log_one_warning(monkeypatch, caplog):
     """The eager form, and one line for all blocks."""
     monkeypatch.setattr(triton_form, "_DEVICE", "cpu")
     monkeypatch.setitem(sys.modules, "triton", None)

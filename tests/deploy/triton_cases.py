@@ -72,7 +72,7 @@ def test_equals_the_training_form(options):
 @pytest.mark.parametrize(
     ("channels", "k", "size"), [(1, 1, (3, 3)), (24, 1, (1, 5)), (130, 64, (1, 2)), (3, 2, (67, 65))], ids=str
 )
-def test_sizes(channels, k, size, memory_format):
+def test_unusual_sizes_equal_the_training_form(channels, k, size, memory_format):
     """One channel, one row, as many selected as can be, more pixels than the strips do at once."""
     block, form = pair(MoDConfig(reduction=5), channels, k)
     x_NCHW = images(2, channels, *size, memory_format=memory_format)
@@ -92,7 +92,7 @@ def test_ties_go_to_the_lower_channel(order):
 
 
 @pytest.mark.parametrize("order", ["score", "index"])
-def test_selects_what_select_channels_selects_of_any_logits(order):
+def test_special_logits_are_ranked_like_select_channels(order):
     """Zeros of both signs, infinities and NaN: the image's mean is 1, so that the weights are the logits."""
     block, form = pair(MoDConfig(order=order, reduction=96), k=9)
     with torch.inference_mode():
@@ -110,20 +110,20 @@ def test_selects_what_select_channels_selects_of_any_logits(order):
 
 
 @both_formats
-def test_untouched_channels_pass_bit_for_bit_and_nan_stays_in_its_image(memory_format):
+def test_unselected_channels_are_copied_exactly_and_nan_stays_in_its_image(memory_format):
     block, form = pair()
     x_NCHW = images(2, 96, 5, 5, memory_format=memory_format)
     ours, _ = both(block, form, x_NCHW)
     assert torch.equal(ours[:, 6:], x_NCHW[:, 6:])
     x_NCHW[0, 9] = float("nan")
-    spoilt, theirs = both(block, form, x_NCHW)
-    assert torch.equal(spoilt[1], ours[1])
-    assert torch.equal(spoilt.isnan(), theirs.isnan())
+    corrupted, theirs = both(block, form, x_NCHW)
+    assert torch.equal(corrupted[1], ours[1])
+    assert torch.equal(corrupted.isnan(), theirs.isnan())
 
 
 @both_formats
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_16_bits(dtype, memory_format):
+def test_16_bit_networks_equal_the_training_form(dtype, memory_format):
     """To two roundings of the larger values, since the training form rounds the scaled result and the sum."""
     block, form = pair(MoDConfig(identity_start=True))
     block.to(dtype)
@@ -136,7 +136,7 @@ def test_16_bits(dtype, memory_format):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_a_network(residual):
+def test_lowered_network_uses_triton_forms(residual):
     model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4, residual=residual), example=torch.rand(1, 1, 8, 8)))
     lowered = lower(model.to(DEVICE), example=torch.rand(1, 1, 8, 8, device=DEVICE))
     assert {type(block) for block in mod_blocks(lowered).values()} == {TritonForm}
@@ -145,7 +145,7 @@ def test_a_network(residual):
         torch.testing.assert_close(lowered(x_NCHW), model(x_NCHW), atol=1e-5, rtol=1e-5)
 
 
-def test_what_the_kernels_do_not_take_goes_the_other_way():
+def test_unsupported_inputs_use_the_eager_form():
     block, form = pair()
     x_NCHW = images(2, 96, 5, 10)
     torch.testing.assert_close(*both(block, form, x_NCHW[..., ::2], fits=False), atol=1e-5, rtol=1e-5)
@@ -164,14 +164,14 @@ def test_what_the_kernels_do_not_take_goes_the_other_way():
 
 
 @pytest.mark.parametrize("fields", [{"select": "first"}, {"select": "random"}], ids=str)
-def test_other_choices_keep_the_eager_form(fields):
+def test_other_configs_use_the_eager_form(fields):
     images = torch.rand(1, 1, 8, 8)
     model = convert_(tiny_network(), MoDConfig(c=4, **fields), example=images).to(DEVICE)
     lowered = lower(model, example=images.to(DEVICE))
     assert not any(isinstance(block, TritonForm) for block in mod_blocks(lowered).values())
 
 
-def test_a_result_in_another_memory_format_or_of_another_size():
+def test_other_memory_format_is_supported_and_other_size_raises():
     block, form = pair()
     form.conv_block = nn.Upsample(scale_factor=1)
     block.conv_block = nn.Upsample(scale_factor=1)
@@ -182,7 +182,7 @@ def test_a_result_in_another_memory_format_or_of_another_size():
         both(block, form, images(2, 96, 5, 4))
 
 
-def test_the_operators_keep_torchs_rules():
+def test_operators_pass_opcheck_and_compile():
     block, form = pair()
     x_NCHW = images(2, 96, 5, 5, memory_format=torch.channels_last)
     arguments = (x_NCHW, *form.arguments())  # pyright: ignore[reportOptionalIterable]  a plain selector has two weights
@@ -198,7 +198,7 @@ def test_the_operators_keep_torchs_rules():
         torch.testing.assert_close(compiled(x_NCHW), block(x_NCHW * 2), atol=1e-5, rtol=1e-5)
 
 
-def test_the_selectors_weights_count_as_memory():
+def test_selector_weights_are_counted_as_memory():
     block, form = pair()
     x_NCHW = images(1, 96, 2, 2)
     with torch.inference_mode():

@@ -22,7 +22,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_loading(seeds, checkpoint):
+def test_broken_checkpoint_raises_one_line(seeds, checkpoint):
     content, model = checkpoint.read_bytes(), build("resnet18_cifar_mod", **NETWORK)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     faults = {}
@@ -35,7 +35,7 @@ def test_loading(seeds, checkpoint):
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_at_the_command_line(seeds, checkpoint, capsys, monkeypatch):
+def test_broken_checkpoint_exits_2_on_the_command_line(seeds, checkpoint, capsys, monkeypatch):
     content = checkpoint.read_bytes()
     monkeypatch.chdir(checkpoint.parent)
     faults = {}
@@ -49,7 +49,7 @@ def test_at_the_command_line(seeds, checkpoint, capsys, monkeypatch):
     assert not {seed: fault for seed, fault in faults.items() if fault}
 
 
-def test_what_is_no_file_of_weights(checkpoint, capsys):
+def test_invalid_files_raise_one_line(checkpoint, capsys):
     content, out = checkpoint.read_bytes(), checkpoint.parent / "network.onnx"
     folder = checkpoint.parent / "folder.safetensors"
     folder.mkdir()
@@ -75,7 +75,7 @@ def test_what_is_no_file_of_weights(checkpoint, capsys):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
-def test_weights_of_another_kind(dtype, tmp_path):
+def test_weights_of_another_dtype_class_raise(dtype, tmp_path):
     """Floats of other widths are converted; others are refused."""
     model, path = build("resnet18_cifar_mod", **NETWORK), tmp_path / "a.safetensors"
     save(model, path)

@@ -95,7 +95,7 @@ def images(data: Data) -> list[tuple[bytes, int]]:
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("seeds", QUICK_AND_THOROUGH)
-def test_the_right_images_or_an_error_that_names_the_file(
+def test_broken_file_gives_correct_images_or_a_named_error(
     write: Callable[[Path], None], seeds: range, tmp_path: Path
 ) -> None:
     how = recipe("cifar10_fast", SMALL)
@@ -121,7 +121,7 @@ def test_the_right_images_or_an_error_that_names_the_file(
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("seeds", QUICK_AND_THOROUGH)
-def test_one_line_at_the_command_line(
+def test_broken_file_prints_one_line_on_the_command_line(
     write: Callable[[Path], None], seeds: range, tmp_path: Path, capfd, monkeypatch
 ) -> None:
     write_class_folders(tmp_path / "classes")

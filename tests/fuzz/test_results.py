@@ -130,7 +130,7 @@ def command(path):
 
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("kind", ["result", "accuracy", "run"])
-def test_reading(kind, seeds, file_of):
+def test_broken_file_raises_one_line(kind, seeds, file_of):
     path = file_of(kind)
     content = path.read_bytes()
     read(path)
@@ -145,7 +145,7 @@ def test_reading(kind, seeds, file_of):
 @pytest.mark.filterwarnings("ignore:Glyph")  # a name in a figure
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("kind", ["result", "accuracy", "run"])
-def test_at_the_command_line(kind, seeds, file_of, capsys):
+def test_broken_file_exits_2_on_the_command_line(kind, seeds, file_of, capsys):
     path = file_of(kind)
     content = path.read_bytes()
     faults = {}
@@ -159,7 +159,7 @@ def test_at_the_command_line(kind, seeds, file_of, capsys):
 
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("kind", ["result", "accuracy", "run"])
-def test_what_is_no_such_file(kind, broken, file_of, capsys):
+def test_invalid_files_raise_one_line(kind, broken, file_of, capsys):
     path = file_of(kind)
     path.write_bytes(BROKEN[broken])
     with untouched(path.parents[1]):
@@ -171,7 +171,7 @@ def test_what_is_no_such_file(kind, broken, file_of, capsys):
 
 
 @pytest.mark.parametrize("kind", ["result", "accuracy", "run"])
-def test_a_folder_in_its_place(kind, file_of, capsys):
+def test_folder_instead_of_a_file_raises(kind, file_of, capsys):
     path = file_of(kind)
     path.unlink()
     path.mkdir()

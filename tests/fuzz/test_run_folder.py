@@ -44,7 +44,7 @@ def _little_memory():
         ("result.json", mutated_json),
     ],
 )
-def test_a_broken_file(name, change, seed, finished, tmp_path, capsys, monkeypatch):
+def test_broken_file_is_resumed_or_refused(name, change, seed, finished, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "run"
     shutil.copytree(finished, folder)
@@ -60,7 +60,7 @@ def test_a_broken_file(name, change, seed, finished, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_lock_that_was_left(seed, finished, tmp_path, capsys):
+def test_broken_lock_file_is_handled(seed, finished, tmp_path, capsys):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / ".lock").write_bytes(mutated(b"123 host kernel", seed))
     outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)

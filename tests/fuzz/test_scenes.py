@@ -57,7 +57,7 @@ def _train(name: str, data: Path, out: Path) -> list[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("name", "label"), [("bccd", "Annotations/cell5.xml"), ("camvid", "valannot/val1.png")])
-def test_labels(name, label, seed, checkpoints, read, tmp_path):
+def test_broken_labels_are_handled(name, label, seed, checkpoints, read, tmp_path):
     data = Path(shutil.copytree(checkpoints[name][0], tmp_path / "data"))
     path = data / label
     path.write_bytes(mutated(path.read_bytes(), seed))
@@ -66,7 +66,7 @@ def test_labels(name, label, seed, checkpoints, read, tmp_path):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", CHANGES)
-def test_folders(name, seed, checkpoints, read, tmp_path):
+def test_broken_folders_are_handled(name, seed, checkpoints, read, tmp_path):
     data = Path(shutil.copytree(checkpoints[name][0], tmp_path / "data"))
     draw = random.Random(seed)
     for _ in range(draw.choice((1, 1, 2, 4))):

@@ -17,7 +17,7 @@ def networks():
     }
 
 
-def test_three_rows_and_every_condition(networks, tmp_path):
+def test_every_row_is_measured_under_every_condition(networks, tmp_path):
     seen = []
     comparison = compare(
         networks,
@@ -47,7 +47,7 @@ def test_three_rows_and_every_condition(networks, tmp_path):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
+def test_training_step_does_not_change_the_networks(networks, channels_last):
     before = {name: tensor.clone() for name, tensor in networks["mod"].state_dict().items()}
     two = {name: networks[name] for name in ("dense", "mod")}
     comparison = compare(two, X, batch_sizes=(4,), training=True, rounds=2, channels_last=channels_last)
@@ -71,19 +71,19 @@ def test_a_training_step_leaves_the_networks_alone(networks, channels_last):
         ({"accuracy_pct": {"mood": 1.0}}, "accuracy_pct names 'mood', but the rows are 'dense', 'mod', 'mod control'"),
     ],
 )
-def test_bad_input(networks, changes, message):
+def test_invalid_arguments_raise(networks, changes, message):
     arguments = {"models": {name: networks[name] for name in ("dense", "mod")}, "example": X} | changes
     with pytest.raises(ValueError, match=message):
         compare(**arguments)
 
 
-def test_a_name_that_a_control_takes(networks):
+def test_name_of_a_control_raises(networks):
     models = {"dense": networks["dense"], "mod": networks["mod"], "mod control": networks["mod all"]}
     with pytest.raises(ValueError, match="the control of 'mod' has the name 'mod control'"):
         compare(models, X)
 
 
-def test_there_must_be_a_baseline_and_a_mod_network(networks):
+def test_missing_baseline_or_mod_network_raises(networks):
     with pytest.raises(ValueError, match="a baseline and at least one MoD network"):
         compare({"dense": networks["dense"]}, X)
     with pytest.raises(ValueError, match="a baseline and at least one MoD network"):

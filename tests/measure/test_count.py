@@ -6,7 +6,7 @@ from cnnmod.measure.count import Count, count, count_modules
 from cnnmod.networks import build
 
 
-def test_by_hand():
+def test_count_equals_manual_values():
     model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5))
     sizes = count_modules(model, torch.zeros(1, 2, 4, 4))
     assert sizes["0"] == Count(54, 54 * 4 / 1e9)
@@ -15,18 +15,18 @@ def test_by_hand():
     assert sizes[""] == Count(125, (54 * 4 + 60) / 1e9)
 
 
-def test_is_the_same_on_the_meta_device_and_in_training():
+def test_count_does_not_depend_on_device_or_mode():
     model = build("resnet18_mod")
     assert count(model.train()) == count(model.to("meta"))
     assert model.training
 
 
-def test_counts_one_image_of_a_batch():
+def test_only_the_first_image_is_counted():
     model = build("resnet18_cifar")
     assert count(model, torch.zeros(4, 3, 32, 32)) == count(model)
 
 
-def test_an_example_that_does_not_fit():
+def test_invalid_example_raises():
     with pytest.raises(ValueError, match="does not run on an example"):
         count(build("resnet18"), torch.zeros(1, 4, 64, 64))
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         return nn.functional.scaled_dot_product_attention(y, y, y)
 
 
-def test_a_real_pass_counts_the_same():
+def test_pass_with_values_counts_the_same():
     """Without fused attention, which torch does not count on a CPU."""
     image = torch.rand(1, 3, 64, 64)
     assert count_modules(Attention(True).eval(), image) == count_modules(Attention(False).eval(), image)

@@ -8,7 +8,7 @@ from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
 
 
-def test_rows_and_seeds(tmp_path):
+def test_rows_and_seeds_are_trained_once(tmp_path):
     made = recipe("digits", ["epochs=1", "warmup_epochs=0", "train_images=256"])
     data = open_data("digits", made)
     trained = []
@@ -66,7 +66,7 @@ def test_rows_and_seeds(tmp_path):
         ('{"schema": "cnnmod.accuracy/1"}', "fields missing"),
     ],
 )
-def test_files_that_are_none(content, error, tmp_path):
+def test_invalid_files_raise(content, error, tmp_path):
     (tmp_path / "accuracy.json").write_text(content)
     with pytest.raises(ValueError, match=error):
         read_experiment(tmp_path / "accuracy.json")

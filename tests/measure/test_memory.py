@@ -8,7 +8,7 @@ MIB = 2**18  # elements of float32
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_by_hand(context):
+def test_peak_memory_equals_manual_value(context):
     x = torch.zeros(MIB)
 
     def run():
@@ -21,6 +21,6 @@ def test_by_hand(context):
     assert peak_memory_mib(run) == pytest.approx(4, abs=0.01)
 
 
-def test_weights_and_gradients():
+def test_weights_and_gradients_are_counted():
     layer, x = nn.Linear(512, 512, bias=False), torch.zeros(1, 512)
     assert peak_memory_mib(lambda: layer(x).sum().backward()) == pytest.approx(2, abs=0.02)

@@ -77,7 +77,7 @@ def test_prints_as_a_table_of_medians():
     ]
 
 
-def test_prints_all_conditions_and_hides_the_times():
+def test_prints_one_line_per_network_and_condition():
     comparison = read_result(next(path for path in RESULTS if path.name == "resnets-runtimes.json"))
     lines = repr(comparison).splitlines()
     assert len(lines) == 3 + len(comparison.rows) * len(comparison.conditions)
@@ -101,7 +101,7 @@ def test_notebooks_show_an_escaped_table():
         ([replace(make().rows[0], measurements=[])], "'base' has no measurements"),
     ],
 )
-def test_one_that_cannot_be_compared_prints_why(rows, fault):
+def test_invalid_comparison_prints_the_reason(rows, fault):
     assert repr(make(rows=rows)).splitlines()[1] == f"not a valid comparison: {fault}"
     assert "not a valid comparison" in make(rows=rows)._repr_html_()
 
@@ -148,7 +148,7 @@ def spoil(change):
         ),
     ],
 )
-def test_what_is_no_result_file(tmp_path, text, message):
+def test_invalid_result_files_raise(tmp_path, text, message):
     path = tmp_path / "result.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):

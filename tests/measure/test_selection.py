@@ -37,7 +37,7 @@ def images():
     return ImagesInMemory(pixels, labels, recipe("digits", [f"image_size={CLASSES}"]).images)
 
 
-def test_a_selection_that_follows_the_image():
+def test_selection_that_depends_on_the_image_has_entropy_1():
     model = network()
     (found,) = inspect_selection(model, images(), CLASSES, batch_size=32)
     assert (found.block, found.channels, found.k) == ("1", CLASSES, 1)
@@ -50,13 +50,13 @@ def test_a_selection_that_follows_the_image():
 
 
 @pytest.mark.parametrize("select", ["first", "random"])
-def test_a_selection_that_does_not(select):
+def test_fixed_selection_has_entropy_0(select):
     (found,) = inspect_selection(network(MoDConfig(c=16, select=select)), images(), CLASSES)
     assert found.entropy == pytest.approx(0)
     assert found.most_selected_share == 1
 
 
-def test_table_and_picture(tmp_path):
+def test_selection_table_and_figure_are_written(tmp_path):
     found = inspect_selection(network(), images(), CLASSES)
     worth = Worth(COUNT, "top-1", "%", 80.0, Decrease(0.0, 0.1), None, None)
     table = selection_cells(tmp_path, found, worth)
@@ -66,6 +66,6 @@ def test_table_and_picture(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_mod_block():
+def test_network_without_mod_blocks_raises():
     with pytest.raises(ValueError, match="Sequential has no MoD blocks, so it selects no channels"):
         inspect_selection(nn.Sequential(Channels()), images(), CLASSES)

@@ -53,7 +53,7 @@ def process_group(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_every_function_refuses_it(wrapper, tmp_path, process_group):
+def test_every_function_refuses_wrapped_networks(wrapper, tmp_path, process_group):
     wrap, message = WRAPPERS[wrapper]
     converted = convert_(digits_resnet(), MoDConfig(c=8), example=EXAMPLE)
     save(converted, tmp_path / "file")
@@ -81,7 +81,7 @@ def _whole(value):
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def test_what_is_saved_of_a_moving_average_loads(tmp_path):
+def test_saved_moving_average_can_be_loaded(tmp_path):
     model = convert_(digits_resnet(), MoDConfig(c=8), example=EXAMPLE)
     average = AveragedModel(model)
     nn.init.zeros_(model.fc.weight)
@@ -92,12 +92,12 @@ def test_what_is_saved_of_a_moving_average_loads(tmp_path):
     assert torch.equal(load_(digits_resnet(), tmp_path / "file", example=EXAMPLE).fc.weight, average.module.fc.weight)
 
 
-def test_a_network_compiled_in_place_is_bare():
+def test_network_compiled_in_place_is_accepted():
     model = digits_resnet()
     model.compile()
     check_bare(model)
 
 
-def test_no_module():
+def test_object_that_is_not_a_module_raises():
     with pytest.raises(ValueError, match=r"the model must be a torch\.nn\.Module, not dict"):
         check_bare({})

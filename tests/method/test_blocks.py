@@ -39,14 +39,14 @@ OPTIONS = combinations(
 
 @pytest.mark.parametrize("fuse_to", ["first", "last", "original"])
 @pytest.mark.parametrize("order", ["score", "index"])
-def test_module_equals_functions(order, fuse_to):
+def test_module_equals_the_functions(order, fuse_to):
     block, x_NCHW = make_block(order=order, fuse_to=fuse_to).eval(), torch.rand(3, CHANNELS, 5, 6)
     score_NK, index_NK = select_channels(block.selector(x_NCHW), K, order=order)
     y_NKHW = block.conv_block(gather_channels(x_NCHW, index_NK)) * score_NK[:, :, None, None]
     assert torch.equal(block(x_NCHW), fuse(x_NCHW, y_NKHW, to=fuse_to, index_NK=index_NK))
 
 
-def test_selector_by_hand():
+def test_selector_equals_manual_values():
     selector = ChannelSelector(2, hidden=2)
     selector.reduce.weight.data = torch.tensor([[1.0, 2.0], [-1.0, 0.0]])
     selector.expand.weight.data = torch.tensor([[1.0, 1.0], [0.5, 3.0]])
@@ -56,25 +56,25 @@ def test_selector_by_hand():
 
 
 class TestRandom:
-    def test_draws_anew_in_training_and_keeps_one_draw_in_evaluation(self):
+    def test_selection_changes_in_training_and_is_fixed_in_evaluation(self):
         block, x_NCHW = make_block(select="random"), torch.rand(2, CHANNELS, 4, 4)
         assert len({tuple(block.select(x_NCHW)[1][0].tolist()) for _ in range(20)}) > 1
         block.eval()
         assert len({tuple(block.select(x_NCHW)[1][0].tolist()) for _ in range(20)}) == 1
 
-    def test_scales_nothing_and_has_no_selector(self):
+    def test_has_no_selector_and_no_scores(self):
         block, x_NCHW = make_block(select="random").eval(), torch.rand(2, CHANNELS, 4, 4)
         index_NK = block.fixed_index_K.expand(2, K)
         assert torch.equal(block(x_NCHW), fuse(x_NCHW, block.conv_block(gather_channels(x_NCHW, index_NK))))
         assert not hasattr(block, "selector")
 
-    def test_order_by_index(self):
+    def test_order_index_sorts_by_channel(self):
         block = make_block(select="random", order="index")
         index_NK = block.select(torch.rand(2, CHANNELS, 4, 4))[1]
         assert torch.equal(index_NK, index_NK.sort(1).values)
 
 
-def test_first_takes_the_first_channels_scaled_by_their_scores():
+def test_first_selects_the_first_channels_with_their_scores():
     block, x_NCHW = make_block(select="first").eval(), torch.rand(2, CHANNELS, 4, 4)
     score_NK, index_NK = block.select(x_NCHW)
     assert index_NK.tolist() == [[0, 1, 2, 3]] * 2
@@ -85,7 +85,7 @@ def test_first_takes_the_first_channels_scaled_by_their_scores():
     ("candidates", "pool"),
     [(None, 32), (1, 16), (4, 16), (5, 32), (100, 32)],
 )
-def test_candidates_round_up_to_16_and_never_pass_c(candidates, pool):
+def test_candidates_are_rounded_up_to_16_and_limited_to_c(candidates, pool):
     block = make_block(candidates=candidates)
     assert block.num_candidates == block.selector.reduce.in_features == block.selector.expand.out_features == pool
     assert block.selector.reduce.out_features == CHANNELS // 16
@@ -118,7 +118,7 @@ class TestEveryOption:
         torch.testing.assert_close(compiled(x_NCHW), block(x_NCHW))
 
 
-def test_deepcopy_and_state_dict():
+def test_deepcopy_and_state_dict_keep_the_weights():
     block, x_NCHW = make_block().eval(), torch.randn(2, CHANNELS, 4, 4)
     other = make_block().eval()
     other.load_state_dict(block.state_dict())
@@ -126,7 +126,7 @@ def test_deepcopy_and_state_dict():
     assert torch.equal(other(x_NCHW), block(x_NCHW))
 
 
-def test_channels_last_stays_channels_last():
+def test_channels_last_memory_format_is_kept():
     block, x_NCHW = make_block().eval(), torch.randn(2, CHANNELS, 4, 4)
     last = block.to(memory_format=torch.channels_last)(x_NCHW.contiguous(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
@@ -154,13 +154,13 @@ def test_autocast_does_not_change_the_selection(seed):
 
 
 @pytest.mark.parametrize("shape", [(2, 31, 4, 4), (2, 33, 4, 4), (2, 32, 4), (2, 32, 0, 4), (32, 4, 4)])
-def test_wrong_inputs(shape):
+def test_invalid_input_shapes_raise(shape):
     with pytest.raises(ValueError, match=r"a MoD block of 32 channels takes \(N, 32, H, W\)"):
         make_block()(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("k", [0, 33])
-def test_k_out_of_range(k):
+def test_k_out_of_range_raises(k):
     with pytest.raises(ValueError, match=f"k must be from 1 to 32, the number of channels, not {k}"):
         MoDBlock(nn.Identity(), CHANNELS, k)
 
@@ -168,7 +168,7 @@ def test_k_out_of_range(k):
 @pytest.mark.parametrize(
     ("select", "scale"), [("slots", "input"), ("slots", "output"), ("first", "none"), ("first", "input")]
 )
-def test_a_block_that_writes_to_all_channels_starts_as_its_activation(select, scale):
+def test_fuse_to_all_starts_as_the_activation(select, scale):
     config = MoDConfig(c=4, reduction=1, select=select, scale=scale, fuse_to="all")
     model = convert_(build("resnet18_cifar", channels=(16, 32, 64, 128), zero_init_last=False), config).train()
     x_NCHW = torch.rand(2, 3, 16, 16)
@@ -182,7 +182,7 @@ def test_a_block_that_writes_to_all_channels_starts_as_its_activation(select, sc
     torch.testing.assert_close(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4, rtol=1e-4)
 
 
-def test_prints_the_choices_that_differ_from_the_defaults():
+def test_repr_shows_options_that_differ_from_the_defaults():
     def shown(config=MoDConfig(), **fields):
         return MoDBlock(nn.Conv2d(2, 2, 1), 64, 2, config, **fields).extra_repr()
 
@@ -194,7 +194,7 @@ def test_prints_the_choices_that_differ_from_the_defaults():
     assert shown(MoDConfig(placement=("layer1.1", "layer2.1"))) == "channels=64, k=2, placement=2 names"
 
 
-def test_converted_blocks_print_c(small_resnet):
+def test_repr_of_converted_blocks_shows_c(small_resnet):
     blocks = mod_blocks(convert_(small_resnet, MoDConfig(c=4), example=torch.rand(1, 1, 8, 8))).values()
     for block in blocks:
         assert repr(block).splitlines()[1] == f"  channels={block.channels}, k={block.k}, c=4"

@@ -6,14 +6,14 @@ from cnnmod.method.calls import Call, Refused, trace_calls
 from cnnmod.networks import build
 
 
-def test_shapes_and_channels():
+def test_call_has_shapes_and_channels():
     call = trace_calls(build("resnet18"))["layer2.0"]
     assert isinstance(call, Call)
     assert (call.in_shape, call.out_shape) == ((1, 64, 56, 56), (1, 128, 28, 28))
     assert (call.in_channels, call.out_channels, call.layout) == (64, 128, "NCHW")
 
 
-def test_layout_is_read_off_the_first_layer():
+def test_layout_is_inferred_from_the_first_layer():
     for name, block, layout in (
         ("timm/mambaout_femto", "stages.1.blocks.0", "NHWC"),
         ("timm/convnext_atto", "stages.1.blocks.0", "NCHW"),
@@ -40,7 +40,7 @@ class Extra(nn.Module):
         return x
 
 
-def test_why_a_layer_is_no_block():
+def test_reasons_state_why_a_layer_cannot_be_a_block():
     calls = trace_calls(Odd(), torch.rand(1, 4, 5, 5))
     assert calls["twice"] == Refused("the network calls it 2 times")
     assert calls["never"] == Refused("the network does not call it")
@@ -53,6 +53,6 @@ def test_why_a_layer_is_no_block():
 
 
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "timm/densenet121"])
-def test_other_shapes(name):
+def test_inputs_that_are_not_feature_maps_are_refused(name):
     reasons = [call.reason for call in trace_calls(build(name)).values() if isinstance(call, Refused)]
     assert any("not a feature map (N, C, H, W)" in reason for reason in reasons)

@@ -57,7 +57,7 @@ def check_untouched(model, action, error, message):
 @pytest.mark.parametrize(
     "factory", [pytest.param("resnet18", marks=pytest.mark.slow), "vgg16_bn_cifar", "torchvision/mobilenet_v2"]
 )
-def test_a_control(factory, tmp_path):
+def test_control_round_trip(factory, tmp_path):
     model = control_(convert_(build(factory))).eval()
     save(model, tmp_path / "file")
     x_NCHW = torch.rand(2, 3, 64, 64)
@@ -79,7 +79,7 @@ def test_round_trip(config, tmp_path):
     assert load_(fresh, tmp_path / "file") is fresh  # a converted network takes it too
 
 
-def test_vgg_and_channels_last(tmp_path):
+def test_vgg_in_channels_last_round_trip(tmp_path):
     model = build("vgg16_bn_cifar_mod").to(memory_format=torch.channels_last).eval()
     save(model, tmp_path / "file")
     fresh = load_(build("vgg16_bn_cifar"), tmp_path / "file").eval()
@@ -87,20 +87,20 @@ def test_vgg_and_channels_last(tmp_path):
     torch.testing.assert_close(fresh(x_NCHW), model(x_NCHW))
 
 
-def test_a_filtered_conversion(tmp_path):
+def test_conversion_with_filter_round_trip(tmp_path):
     model = convert_(digits_resnet(), MoDConfig(c=8), filter_fn=lambda block, name: "layer2" in name, **SMALL)
     save(model, tmp_path / "file")
     assert list(mod_blocks(load_(digits_resnet(), tmp_path / "file", **SMALL))) == list(mod_blocks(model))
 
 
-def test_a_dense_network(tmp_path, small_resnet):
+def test_dense_network_round_trip(tmp_path, small_resnet):
     save(small_resnet, tmp_path / "file")
     fresh = load_(digits_resnet(), tmp_path / "file").eval()
     x_NCHW = torch.rand(2, 1, 8, 8)
     assert torch.equal(fresh(x_NCHW), small_resnet(x_NCHW))
 
 
-def test_truncated(saved):
+def test_truncated_file_raises(saved):
     whole = saved.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
@@ -115,7 +115,7 @@ def test_pickles_are_refused(tmp_path, zip_format):
     check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "is a pickle")
 
 
-def test_foreign(tmp_path):
+def test_file_of_another_library_raises(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file(digits_resnet().state_dict(), path)
     check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, r"was not written by cnnmod\.save")
@@ -131,19 +131,19 @@ def test_foreign(tmp_path):
     ]
     + ["[" * 100_000],
 )
-def test_spoilt_metadata(tmp_path, text):
-    path = tmp_path / "spoilt.safetensors"
+def test_invalid_metadata_raises(tmp_path, text):
+    path = tmp_path / "corrupted.safetensors"
     save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": text})
     check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "the entry 'cnnmod' of its metadata")
 
 
-def test_a_later_format(tmp_path):
+def test_newer_format_raises(tmp_path):
     path = tmp_path / "later.safetensors"
     save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": '{"format": 2}'})
     check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "has format 2; .* formats up to 1")
 
 
-def test_another_network(saved):
+def test_file_of_another_network_raises(saved):
     message = r"is of another network: layer2\.3 is a MoD block in the file, but no block of the model"
     check_untouched(build("resnet18", in_chans=1), lambda model: load_(model, saved), ValueError, message)
     other = digits_resnet()
@@ -156,7 +156,7 @@ def test_another_network(saved):
     check_untouched(other, lambda model: load_(model, saved, **SMALL), ValueError, message)
 
 
-def test_another_conversion(saved, tmp_path):
+def test_different_conversion_raises(saved, tmp_path):
     other = convert_(digits_resnet(), MoDConfig(c=8, order="index"), **SMALL)
     message = r"was saved with MoDConfig\(.*order='score'.* at layer1\.1, but the model has MoDConfig\(.*order='index'"
     check_untouched(other, lambda model: load_(model, saved), ValueError, message)
@@ -169,7 +169,7 @@ def test_another_conversion(saved, tmp_path):
     )
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_missing_file_and_folder_raise(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_(digits_resnet(), tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
@@ -177,7 +177,7 @@ def test_missing_file_and_folder(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_every_field_is_tried_above():
+def test_round_trip_covers_every_config_field():
     defaults = dataclasses.asdict(MoDConfig())
     fields = itertools.chain.from_iterable(
         [name for name, value in defaults.items() if getattr(config, name) != value] for config in CONFIGS
@@ -185,7 +185,7 @@ def test_every_field_is_tried_above():
     assert set(fields) == set(defaults)
 
 
-def test_blocks_of_different_configurations(tmp_path):
+def test_blocks_with_different_configs_round_trip(tmp_path):
     def pair():
         return nn.ModuleDict({"a": digits_resnet(), "b": digits_resnet()})
 
@@ -205,7 +205,7 @@ def test_blocks_of_different_configurations(tmp_path):
     assert torch.equal(load_(Pair(), tmp_path / "file", **SMALL).eval()(x_NCHW), model(x_NCHW))
 
 
-def test_layers_that_load_by_their_version(tmp_path):
+def test_layers_with_versioned_state_dicts_are_loaded(tmp_path):
     from torchvision.models import mnasnet0_5
 
     save(convert_(mnasnet0_5()), tmp_path / "file")
@@ -218,7 +218,7 @@ def test_wrapped_models_are_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_file_of_format_1():
+def test_format_1_can_be_read():
     """Written when format 1 was; every later version must read it. How: tests/format1.py."""
     model = load_(small_network(8), FILE, example=IMAGES).eval()
     expected = [
@@ -240,7 +240,7 @@ def test_a_file_of_format_1():
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("maxvit_tiny_rw_224", "dla34", "convmixer_768_32")),
     ],
 )
-def test_parts_layouts_trees_and_sequentials(name, tmp_path):
+def test_parts_layouts_trees_and_sequentials_round_trip(name, tmp_path):
     model = convert_(build(f"timm/{name}")).eval()
     save(model, tmp_path / "file")
     fresh = load_(build(f"timm/{name}"), tmp_path / "file").eval()
@@ -249,7 +249,7 @@ def test_parts_layouts_trees_and_sequentials(name, tmp_path):
     assert torch.equal(fresh(x_NCHW), model(x_NCHW))
 
 
-def test_weights_that_are_not_contiguous(tmp_path):
+def test_non_contiguous_weights_round_trip(tmp_path):
     model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL).eval()
     weight = model.layer1[0].conv1.weight
     weight.data = weight.data.transpose(0, 1).contiguous().transpose(0, 1)
@@ -262,7 +262,7 @@ def test_weights_that_are_not_contiguous(tmp_path):
     assert "layer1.1" in mod_blocks(convert_(dense, MoDConfig(c=8), **SMALL))
 
 
-def test_a_file_with_a_block_inside_a_block(tmp_path):
+def test_nested_mod_blocks_raise(tmp_path):
     config = '{"c": 8}'
     text = f'{{"format": 1, "blocks": {{"layer1.1": {config}, "layer1.1.conv1": {config}}}}}'
     save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
@@ -270,7 +270,7 @@ def test_a_file_with_a_block_inside_a_block(tmp_path):
     check_untouched(digits_resnet(), lambda model: load_(model, tmp_path / "file", **SMALL), ValueError, message)
 
 
-def test_a_file_without_c(tmp_path):
+def test_config_without_c_raises(tmp_path):
     text = '{"format": 1, "blocks": {"layer1.1": {}}}'
     save_file(digits_resnet().state_dict(), tmp_path / "file", metadata={"cnnmod": text})
     check_untouched(
@@ -281,7 +281,7 @@ def test_a_file_without_c(tmp_path):
     )
 
 
-def test_a_model_without_memory(saved):
+def test_loading_into_a_meta_model_raises(saved):
     with torch.device("meta"):
         model = digits_resnet()
     with pytest.raises(ValueError, match="is on the meta device"):
@@ -296,7 +296,7 @@ def test_lowered_models_are_not_saved(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_state_that_is_no_tensor(tmp_path):
+def test_extra_state_raises(tmp_path):
     model = digits_resnet()
     model.__class__ = type("Stateful", (type(model),), {"get_extra_state": lambda self: {"step": 1}})
     with pytest.raises(ValueError, match="_extra_state in the state dict is a dict; safetensors stores only tensors"):
@@ -314,7 +314,7 @@ def test_permissions_and_links_are_kept(saved, tmp_path):
     assert torch.equal(load_(digits_resnet(), saved, **SMALL).fc.weight, model.fc.weight)
 
 
-def test_weights_that_are_not_plain_tensors(saved, tmp_path):
+def test_sharded_quantized_sparse_and_offloaded_weights_raise(saved, tmp_path):
     """Sharded, quantized, sparse, offloaded: refused, before anything is written or loaded."""
     mesh = None
 
@@ -357,13 +357,13 @@ def test_weights_that_are_not_plain_tensors(saved, tmp_path):
 
 
 @pytest.mark.parametrize("factory", ["resnet18", "", "timm/", "other/resnet18", "a:b:c", "timm/hf-hub:x", "a b:c"])
-def test_factories_that_are_no_names(factory, tmp_path):
+def test_invalid_factory_names_raise(factory, tmp_path):
     with pytest.raises(ValueError, match="factory must be timm/NAME"):
         save(digits_resnet(), tmp_path / "file", factory=factory)
     assert not [*tmp_path.iterdir()]
 
 
-def test_factory_arguments_are_json(tmp_path):
+def test_factory_arguments_must_be_json(tmp_path):
     with pytest.raises(ValueError, match="factory_args must be JSON values"):
         save(digits_resnet(), tmp_path / "file", factory="timm/resnet18", factory_args={"act_layer": nn.ReLU})
     assert not [*tmp_path.iterdir()]

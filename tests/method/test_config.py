@@ -20,7 +20,7 @@ NOT_DEFAULT = [
 
 
 @pytest.mark.parametrize("fields", NOT_DEFAULT, ids=str)
-def test_survives_repr_and_json(fields):
+def test_repr_and_json_round_trip(fields):
     config = MoDConfig(**fields)
     assert eval(repr(config)) == config
     assert MoDConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -46,17 +46,17 @@ def test_survives_repr_and_json(fields):
     ],
     ids=str,
 )
-def test_bad_values_are_named_with_what_is_accepted(fields, message):
+def test_invalid_values_raise(fields, message):
     with pytest.raises(ValueError, match=message):
         MoDConfig(**fields)
 
 
-def test_from_dict_names_unknown_fields():
+def test_unknown_fields_raise():
     with pytest.raises(ValueError, match=r"unknown MoDConfig field cc; the fields are c, candidates"):
         MoDConfig.from_dict({"cc": 1})
 
 
-def test_a_callable_placement_has_no_dictionary():
+def test_callable_placement_cannot_be_stored():
     with pytest.raises(ValueError, match="a callable placement cannot be stored"):
         MoDConfig(placement=lambda module, position: True).to_dict()
 

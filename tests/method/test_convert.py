@@ -43,7 +43,7 @@ def test_converts_in_place_and_returns_the_model():
     }
 
 
-def test_all_else_stays_bit_for_bit():
+def test_other_layers_are_unchanged():
     model = build("resnet50").to(memory_format=torch.channels_last).eval()
     before = bits(model)
     convert_(model)
@@ -55,7 +55,7 @@ def test_all_else_stays_bit_for_bit():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_new_blocks_have_the_hosts_type(dtype):
+def test_new_blocks_have_the_dtype_of_the_host(dtype):
     model = convert_(build("resnet18").to(dtype))
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
@@ -68,25 +68,25 @@ def test_new_blocks_have_the_hosts_type(dtype):
         (MoDConfig(placement=lambda module, position: module == 2 and position == 2), ["layer3.2"]),
     ],
 )
-def test_placement(config, expected):
+def test_placement_chooses_blocks(config, expected):
     model = convert_(
         torchvision.models.resnet._resnet(torchvision.models.resnet.BasicBlock, [3, 2, 4, 2], None, False), config
     )
     assert list(mod_blocks(model)) == expected
 
 
-def test_placement_all_leaves_the_first_of_each_module():
+def test_placement_all_skips_the_first_block_of_each_module():
     model = convert_(build("resnet50"), MoDConfig(placement="all"))
     assert len(mod_blocks(model)) == 2 + 3 + 5 + 2
     assert not any(name.endswith(".0") for name in mod_blocks(model))
 
 
-def test_a_callable_placement_is_settled_into_names():
+def test_callable_placement_is_stored_as_names():
     model = convert_(build("resnet18"), MoDConfig(placement=lambda module, position: module > 1))
     assert {block.config.placement for block in mod_blocks(model).values()} == {("layer3.1", "layer4.1")}
 
 
-def test_filter():
+def test_filter_fn_restricts_the_blocks():
     seen = []
 
     def only_late(block, name):
@@ -101,20 +101,20 @@ def test_filter():
     ("network", "c"),
     [("resnet50", 64), ("mobilenetv2_100", 16), ("vgg11_bn", 64), ("vgg16_bn", 64), ("convnext_tiny", 96)],
 )
-def test_the_papers_c(network, c):
+def test_default_c_is_the_width_of_the_paper(network, c):
     with torch.device("meta"):
         model = build(network)
     for block in mod_blocks(convert_(model)).values():
         assert block.k == max(1, block.channels // c)
 
 
-def test_c_divides_all():
+def test_c_divides_all_widths():
     ks = [block.k for block in mod_blocks(convert_(build("resnet18"), MoDConfig(c=100))).values()]
     assert ks == [1, 1, 2, 5]  # 64 < c: its widths are divided by 64
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn_cifar"])
-def test_converted_networks_train(name):
+def test_converted_networks_can_be_trained(name):
     model = convert_(build(name, num_classes=10))
     model(torch.rand(2, 3, 32, 32)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -160,7 +160,7 @@ def test_control_equals_the_network_with_its_blocks_deleted():
     assert sum(map(torch.numel, control.parameters())) == sum(map(torch.numel, shallow.parameters()))
 
 
-def test_control_of_vgg():
+def test_control_of_vgg_equals_the_network_with_its_blocks_deleted():
     model = build("vgg16_bn_cifar").eval()
     control = control_(convert_(copy.deepcopy(model)))
     shallow = copy.deepcopy(model)
@@ -181,14 +181,14 @@ def test_selection_is_per_image(seed, select, c):
         torch.testing.assert_close(whole[image : image + 1], model(x_NCHW[image : image + 1]), atol=1e-5, rtol=1e-4)
 
 
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     model = convert_(shallow_resnet(), MoDConfig(c=8), **SMALL).eval()
     x_NCHW = torch.rand(2, 1, 8, 8)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x_NCHW), model(x_NCHW))
 
 
-def test_logs_what_it_did(caplog):
+def test_logs_the_converted_blocks(caplog):
     with caplog.at_level(logging.INFO, logger="cnnmod"):
         convert_(build("resnet18"))
     assert "converted 4 blocks of ResNet to MoD blocks, c = 64: layer1.1, layer2.1, layer3.1, layer4.1" in caplog.text
@@ -212,14 +212,14 @@ def test_logs_what_it_did(caplog):
         ),
     ],
 )
-def test_identity_start_computes_what_the_control_computes(name, select):
+def test_identity_start_equals_the_control(name, select):
     model = trained_norms_(build(name))
     convert_(model, MoDConfig(identity_start=True, select=select))
     x_NCHW = torch.rand(2, 3, 64, 64)
     assert torch.equal(model(x_NCHW), control_(copy.deepcopy(model))(x_NCHW))
 
 
-def test_identity_start_trains():
+def test_identity_start_can_be_trained():
     model = convert_(digits_resnet(), MoDConfig(c=4, reduction=2, identity_start=True), **SMALL)
     before = bits(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -230,7 +230,7 @@ def test_identity_start_trains():
     assert [name for name, tensor in model.named_parameters() if torch.equal(before[name], tensor)] == []
 
 
-def test_channels_last_blocks_and_their_control():
+def test_nhwc_blocks_are_converted():
     """MambaOut passes (N, H, W, C) from block to block."""
     model = build("timm/mambaout_femto").eval()
     shallow = copy.deepcopy(model)
@@ -248,7 +248,7 @@ def test_channels_last_blocks_and_their_control():
     assert torch.equal(control_(model)(x_NCHW), without_blocks(shallow, names)(x_NCHW))
 
 
-def test_traces():
+def test_torch_fx_traces_converted_networks():
     """As torchvision's feature extraction does."""
     for select in ("learned", "random", "first"):
         model = convert_(build("torchvision/resnet18"), MoDConfig(select=select, identity_start=True)).eval()
@@ -270,7 +270,7 @@ def test_traces():
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_b0", "vgg11_bn", "convnext_atto")),
     ],
 )
-def test_features_only(name):
+def test_features_only_networks_are_converted(name):
     dense = timm.create_model(name, features_only=True).eval()
     model = convert_(copy.deepcopy(dense))
     assert mod_blocks(model)
@@ -278,7 +278,7 @@ def test_features_only(name):
     assert [map_.shape for map_ in model(x_NCHW)] == [map_.shape for map_ in dense(x_NCHW)]
 
 
-def test_gradient_checkpointing():
+def test_gradient_checkpointing_is_supported():
     plain = convert_(build("resnet18"))
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
@@ -289,7 +289,7 @@ def test_gradient_checkpointing():
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
 
 
-def test_moving_average():
+def test_moving_average_is_supported():
     model = convert_(digits_resnet(), MoDConfig(c=8), **SMALL)
     average = ModelEmaV3(model, decay=0.5)
     with torch.no_grad():
@@ -313,7 +313,7 @@ def train_step(rank, folder):
 
 
 @pytest.mark.slow
-def test_ddp_on_two_processes(tmp_path):
+def test_ddp_trains_on_two_processes(tmp_path):
     torch.multiprocessing.spawn(train_step, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]  documented
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
@@ -321,14 +321,14 @@ def test_ddp_on_two_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_resnet152_takes_little_memory():
+def test_converting_resnet152_needs_little_memory():
     model = build("resnet152")
     parameters_mib = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 2**20
     assert peak_memory_mib(lambda: convert_(model)) < 2 * parameters_mib
 
 
 @pytest.mark.slow  # a time, which a busy machine stretches
-def test_resnet152_takes_less_than_a_second():
+def test_converting_resnet152_takes_less_than_a_second():
     times_s: list[float] = []
     for _ in range(3):
         model = build("resnet152")
@@ -348,46 +348,46 @@ class TestErrors:
         assert same(before, model)
         assert modules == list(map(type, model.modules()))
 
-    def test_twice(self):
+    def test_converted_model_raises(self):
         model = convert_(build("resnet18"))
         self.check(model, r"already converted: layer1\.1 is a MoD block \(4 in total\)")
 
-    def test_nothing_to_convert(self):
+    def test_network_without_blocks_raises(self):
         self.check(nn.Sequential(nn.Conv2d(3, 4, 3)), "nothing to convert")
 
-    def test_filter_accepts_nothing(self):
+    def test_filter_that_accepts_nothing_raises(self):
         self.check(
             build("resnet18"),
             "filter_fn accepts none of the blocks .* of type .'BasicBlock'",
             filter_fn=lambda *_: False,
         )
 
-    def test_placement_chooses_nothing(self):
+    def test_placement_that_chooses_nothing_raises(self):
         self.check(build("resnet18"), "chooses none of the 4 blocks", MoDConfig(placement=lambda *_: False))
 
-    def test_placement_names_no_block(self):
+    def test_unknown_block_name_in_placement_raises(self):
         config = MoDConfig(placement=("layer1.0",))
         self.check(build("resnet18"), r"placement names 'layer1\.0', but the blocks that can be MoD blocks are", config)
 
-    def test_wrapped(self):
+    def test_wrapped_model_raises(self):
         self.check(nn.DataParallel(build("resnet18")), "before it is wrapped in DataParallel")
         self.check(torch.compile(build("resnet18")), "before it is wrapped in OptimizedModule")
 
-    def test_too_small_an_example(self):
+    def test_too_small_example_raises(self):
         self.check(build("vgg16_bn_cifar"), "does not run on an example", example=torch.zeros(1, 3, 4, 4))
 
-    def test_wrong_channels(self):
+    def test_wrong_number_of_channels_raises(self):
         self.check(
             build("resnet18"),
             r"does not run on an example of shape \(1, 1, 64, 64\)",
             example=torch.zeros(1, 1, 64, 64),
         )
 
-    def test_not_a_module(self):
+    def test_object_that_is_not_a_module_raises(self):
         with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, not str"):
             convert_("resnet18")
 
-    def test_a_host_that_reads_its_blocks(self):
+    def test_host_that_needs_the_original_block_raises(self):
         class Host(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -401,12 +401,12 @@ class TestErrors:
         model = Host()
         self.check(model, r"Host does not run on an example", example=torch.zeros(1, 1, 9, 9))
 
-    def test_a_block_that_runs_twice(self):
+    def test_block_called_twice_raises(self):
         block = nn.Sequential(*(BasicBlock(16, 16) for _ in range(2)))
         model = nn.Sequential(nn.Conv2d(3, 16, 1), block, block)
         self.check(model, "BasicBlock: the network calls it 2 times, as 1.0 and 2.0 or .*, as 1.1 and 2.1")
 
-    def test_blocks_in_a_plain_list(self):
+    def test_blocks_in_a_plain_list_raise(self):
         class Listing(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -428,15 +428,15 @@ class TestErrors:
             ({"example": (1, 3, 9, 9)}, "example must be a tensor"),
         ],
     )
-    def test_arguments_of_another_type(self, arguments, message):
+    def test_arguments_of_another_type_raise(self, arguments, message):
         self.check(build("resnet18"), message, **arguments)
 
-    def test_control_without_mod_blocks(self):
+    def test_control_without_mod_blocks_raises(self):
         with pytest.raises(ValueError, match="ResNet has no MoD block"):
             control_(build("resnet18"))
 
 
-def test_ddp_is_refused(tmp_path):
+def test_ddp_wrapped_model_raises(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(3, 4, 1)))
@@ -446,7 +446,7 @@ def test_ddp_is_refused(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_c_is_one_number_however_few_blocks_are_chosen():
+def test_c_does_not_depend_on_the_chosen_blocks():
     for arguments in (
         {"filter_fn": lambda block, name: "layer4" in name},
         {"config": MoDConfig(placement=("layer4.1",))},
@@ -467,7 +467,7 @@ class Twice(nn.Module):
         return self.body(x)
 
 
-def test_a_block_registered_twice_is_replaced_in_both_places():
+def test_block_registered_twice_is_replaced_in_both_places():
     model, example = Twice(), torch.rand(2, 16, 8, 8)
     before = bits(model)
     convert_(model, MoDConfig(c=4), example=example)
@@ -479,6 +479,6 @@ def test_a_block_registered_twice_is_replaced_in_both_places():
     assert control_(model).body[1] is model.second
 
 
-def test_a_wrapper_inside_is_refused_too():
+def test_wrapped_submodule_raises():
     with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
         convert_(nn.Sequential(nn.DataParallel(build("resnet18"))))

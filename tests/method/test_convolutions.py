@@ -14,7 +14,7 @@ def lengths(model):
 
 
 @pytest.mark.slow
-def test_vggs_modules_lie_between_poolings():
+def test_vgg_modules_are_between_poolings():
     with torch.device("meta"):
         networks = (build("vgg19_bn"), torchvision.models.vgg19_bn(), torchvision.models.vgg19())
         vgg16 = torchvision.models.vgg16()
@@ -23,11 +23,11 @@ def test_vggs_modules_lie_between_poolings():
     assert find_modules(vgg16)[0] == ["features.0", "features.2"]
 
 
-def test_a_flat_vgg_of_features():
+def test_features_only_vgg_has_the_same_modules():
     assert lengths(timm.create_model("vgg16_bn", features_only=True)) == [2, 2, 3, 3, 3]
 
 
-def test_norm_and_activation_go_with_their_convolution():
+def test_norm_and_activation_belong_to_their_convolution():
     with torch.device("meta"):
         model = build("vgg11_bn")
     convert_(model)

@@ -13,20 +13,20 @@ def lengths(model):
     return [len(module) for module in find_modules(model)]
 
 
-def test_names():
+def test_resnet50_modules_are_found():
     expected = [[f"{layer}.{number}" for number in range(blocks)] for layer, blocks in RESNET50.items()]
     assert find_modules(build("resnet50")) == expected
     assert find_modules(torchvision.models.resnet50()) == expected
 
 
-def test_flat_and_nested_mobilenetv2_are_the_same():
+def test_flat_and_nested_mobilenetv2_have_the_same_modules():
     assert lengths(torchvision.models.mobilenet_v2()) == [1, 2, 3, 4, 3, 3, 1]
     assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first is of another class there
 
 
 @pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_100", "convnext_tiny", "vgg16_bn_cifar"])
 @pytest.mark.parametrize("placement", ["alternate", pytest.param("all", marks=pytest.mark.slow)])
-def test_a_converted_network_has_the_modules_of_its_dense_one(name, placement):
+def test_converted_network_has_the_modules_of_the_dense_network(name, placement):
     with torch.device("meta"):
         dense, converted = build(name), convert_(build(name), MoDConfig(placement=placement))
     assert find_modules(converted) == find_modules(dense)
@@ -56,7 +56,7 @@ class Nested(nn.Module):
         return x.mean((2, 3))
 
 
-def test_a_network_nobody_has_heard_of():
+def test_modules_of_an_unknown_network_are_found():
     assert find_modules(Nested()) == [
         ["deep.0.a.0", "deep.0.a.1", "deep.0.a.2"],
         ["tail.0", "tail.1"],
@@ -73,7 +73,7 @@ def test_nothing_to_convert_lists_the_block_types():
         find_modules(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 224 * 224, 2)))
 
 
-def test_a_block_may_be_a_sequential_of_its_own():
+def test_subclass_of_sequential_can_be_a_block():
     class Residual(nn.Sequential):
         def forward(self, input):  # noqa: A002  the name that Sequential gives it
             return input + super().forward(input)
@@ -85,7 +85,7 @@ def test_a_block_may_be_a_sequential_of_its_own():
     assert find_modules(model) == [["1.0", "1.1", "1.2"]]
 
 
-def test_plain_sequentials_are_blocks_where_there_are_no_others():
+def test_plain_sequentials_are_blocks_if_there_are_no_others():
     def block(into, out):
         return nn.Sequential(nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU())
 
@@ -95,7 +95,7 @@ def test_plain_sequentials_are_blocks_where_there_are_no_others():
 
 
 @pytest.mark.parametrize("name", ["rexnet_100", "resnest14d", "timm/dpn68"])
-def test_parts_of_larger_blocks_are_no_modules(name):
+def test_parts_of_larger_blocks_are_not_modules(name):
     """Their blocks change the shape or take several maps; what is inside them, or in the stem, does not count."""
     with torch.device("meta"):
         model = build(name)
@@ -103,11 +103,11 @@ def test_parts_of_larger_blocks_are_no_modules(name):
         find_modules(model)
 
 
-def test_a_tree_of_blocks():
+def test_blocks_in_a_tree_are_found():
     assert ["level3.tree1.tree1", "level3.tree1.tree2"] in find_modules(build("dla34"))
 
 
-def test_side_by_side_is_no_row():
+def test_parallel_blocks_are_separate_modules():
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
@@ -121,7 +121,7 @@ def test_side_by_side_is_no_row():
     assert find_modules(Heads()) == [["body.1", "body.2"], ["classes"], ["boxes"]]
 
 
-def test_blocks_in_place_are_a_row():
+def test_consecutive_in_place_blocks_are_one_module():
     class InPlace(nn.Module):
         def __init__(self):
             super().__init__()
@@ -134,7 +134,7 @@ def test_blocks_in_place_are_a_row():
     assert find_modules(model) == [["1", "2", "3"]]
 
 
-def test_parts_of_blocks_are_no_modules_wherever_the_block_stands_alone():
+def test_parts_of_a_single_block_are_not_modules():
     """nfnet_f0's first stage has one block, which holds two squeeze-excites in a row."""
     with torch.device("meta"):
         model = build("nfnet_f0")
@@ -150,7 +150,7 @@ def conv_net(conv, norm):
 
 
 @pytest.mark.parametrize("run", [find_modules, plan, convert_])
-def test_only_2d_networks(run):
+def test_1d_and_3d_networks_raise(run):
     for conv, norm, example in (
         (nn.Conv1d, nn.BatchNorm1d, torch.rand(2, 3, 32)),
         (nn.Conv3d, nn.BatchNorm3d, torch.rand(2, 3, 8, 8, 8)),
@@ -165,5 +165,5 @@ def test_only_2d_networks(run):
         run(build("resnet18"), example=torch.rand(3, 32, 32))
 
 
-def test_1d_convolutions_inside_of_2d_networks():
+def test_1d_convolutions_in_2d_networks_are_accepted():
     assert find_modules(build("timm/ecaresnet26t"))

@@ -19,7 +19,7 @@ class Branches(nn.Module):
         return x + self.end(self.depthwise(self.norm(torch.cat([branch(x) for branch in self.branches], 1))))
 
 
-def test_layers_follow_what_arrives():
+def test_layers_are_rebuilt_for_their_input_width():
     host = Branches()
     narrow = shrink(host, 16)
     assert [narrow.norm.num_features, narrow.depthwise.groups, narrow.end.in_channels] == [4, 4, 4]
@@ -29,7 +29,7 @@ def test_layers_follow_what_arrives():
     assert narrow(torch.rand(2, 4, 9, 9)).shape == (2, 4, 9, 9)
 
 
-def test_what_fits_stays():
+def test_fitting_layers_are_unchanged():
     host = nn.Sequential(nn.Conv2d(64, 128, 1), nn.BatchNorm2d(128))
     narrow = shrink(host, 16)
     layers = list(narrow.children())
@@ -38,7 +38,7 @@ def test_what_fits_stays():
     assert not any(layer._forward_pre_hooks for layer in layers)
 
 
-def test_linear_layers():
+def test_linear_layers_are_rebuilt_for_their_input_width():
     class Condition(nn.Module):
         """Takes a vector besides the feature map, as the blocks of a diffusion network do."""
 
@@ -66,7 +66,7 @@ def test_linear_layers():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_what_cannot_be_fitted():
+def test_block_that_cannot_be_fitted_raises():
     class Views(nn.Module):
         def __init__(self):
             super().__init__()
@@ -80,7 +80,7 @@ def test_what_cannot_be_fitted():
         fit_(shrink(host, 16), host, torch.empty(1, 4, 9, 9, device="meta"))
 
 
-def test_a_layer_that_registered_itself_stays():
+def test_layer_with_a_registered_rule_is_unchanged():
     class Own(nn.Conv2d):
         pass
 

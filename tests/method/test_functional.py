@@ -15,12 +15,12 @@ LOGIT_14 = torch.tensor([[0.5, -1.0, 2.0, 0.5]])
 
 
 class TestSelectChannels:
-    def test_by_hand(self):
+    def test_equals_manual_values(self):
         score_NK, index_NK = select_channels(LOGIT_14, 3)
         assert index_NK.tolist() == [[2, 0, 3]]
         torch.testing.assert_close(score_NK, torch.tensor([[2.0, 0.5, 0.5]]).sigmoid())
 
-    def test_by_index(self):
+    def test_order_index_sorts_by_channel(self):
         score_NK, index_NK = select_channels(LOGIT_14, 3, order="index")
         assert index_NK.tolist() == [[0, 2, 3]]
         torch.testing.assert_close(score_NK, torch.tensor([[0.5, 2.0, 0.5]]).sigmoid())
@@ -40,18 +40,18 @@ class TestSelectChannels:
         expected = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         assert select_channels(torch.from_numpy(logits), k)[1].tolist() == expected.tolist()
 
-    def test_saturated_scores_are_still_ranked(self):
+    def test_saturated_scores_are_ranked_by_logit(self):
         logit_NC = torch.tensor([[200.0, 300.0, 100.0]])  # all sigmoids are 1.0
         assert select_channels(logit_NC, 2)[1].tolist() == [[1, 0]]
 
-    def test_infinities_and_16_bit(self):
+    def test_infinite_and_16_bit_logits_are_ranked(self):
         logit_NC = torch.tensor([[float("-inf"), 1.0, float("inf"), 1.0]])
         assert select_channels(logit_NC, 4)[1].tolist() == [[2, 1, 3, 0]]
         score_NK, index_NK = select_channels(LOGIT_14.bfloat16(), 3)
         assert score_NK.dtype == torch.bfloat16
         assert index_NK.tolist() == [[2, 0, 3]]
 
-    def test_nan_is_the_highest_whatever_its_bits(self):
+    def test_nan_is_ranked_highest_for_any_bits(self):
         """As in `torch.topk`; its sign is negative on an x86, where it comes of inf - inf, and positive elsewhere."""
         nan_4 = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
         assert nan_4.isnan().all()
@@ -63,7 +63,7 @@ class TestSelectChannels:
             assert score_NK.isnan().tolist() == [[True] * 4 + [False] * 2]
 
     @pytest.mark.parametrize("order", ["score", "index"])
-    def test_gradcheck(self, order):
+    def test_gradients_are_correct(self, order):
         logit_NC = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda logit_NC: select_channels(logit_NC, 2, order=order)[0], logit_NC)
 
@@ -81,17 +81,17 @@ class TestSelectChannels:
             torch.testing.assert_close(ours, theirs)
 
     @pytest.mark.parametrize("k", [0, 5, -1])
-    def test_k_out_of_range(self, k):
+    def test_k_out_of_range_raises(self, k):
         with pytest.raises(ValueError, match=f"k must be from 1 to 4, the number of channels, not {k}"):
             select_channels(LOGIT_14, k)
 
-    def test_unknown_order(self):
+    def test_unknown_order_raises(self):
         with pytest.raises(ValueError, match="order must be one of 'score', 'index', not 'rank'"):
             select_channels(LOGIT_14, 1, order="rank")
 
 
 class TestGatherChannels:
-    def test_by_hand(self):
+    def test_equals_manual_values(self):
         assert gather_channels(X_1411, torch.tensor([[3, 0]])).flatten().tolist() == [40, 10]
 
     def test_is_per_image(self):
@@ -100,7 +100,7 @@ class TestGatherChannels:
             expected = x_NCHW[image, index_NK[image]]
             assert torch.equal(gather_channels(x_NCHW, index_NK)[image], expected)
 
-    def test_gradcheck(self):
+    def test_gradients_are_correct(self):
         x_NCHW = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
         index_NK = torch.tensor([[3, 0], [1, 2]])
         assert torch.autograd.gradcheck(lambda x_NCHW: gather_channels(x_NCHW, index_NK), x_NCHW)
@@ -116,7 +116,7 @@ class TestFuse:
         ("to", "expected"),
         [("first", [11, 22, 30, 40]), ("last", [10, 20, 31, 42]), ("original", [12, 20, 30, 41])],
     )
-    def test_by_hand(self, to, expected):
+    def test_equals_manual_values(self, to, expected):
         y_NKHW = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
         result = fuse(X_1411, y_NKHW, to=to, index_NK=torch.tensor([[3, 0]]))
         assert result.flatten().tolist() == expected
@@ -124,7 +124,7 @@ class TestFuse:
 
     @given(st.integers(1, 4), st.sampled_from(["first", "last", "original"]), st.booleans())
     @settings(max_examples=50, deadline=None)
-    def test_untouched_channels_pass_bit_for_bit(self, k, to, channels_last):
+    def test_other_channels_are_copied_exactly(self, k, to, channels_last):
         x_NCHW = torch.randn(2, 4, 3, 3)
         x_NCHW[:, :, 0, 0], x_NCHW[:, :, 1, 1] = -0.0, float("nan")
         if channels_last:
@@ -153,7 +153,7 @@ class TestFuse:
             assert not fused_NCHW.is_contiguous()
 
     @pytest.mark.parametrize("to", ["first", "last", "original"])
-    def test_gradcheck(self, to):
+    def test_gradients_are_correct(self, to):
         x_NCHW = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
         y_NKHW = torch.randn(2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
         index_NK = torch.tensor([[3, 0], [1, 2]])
@@ -174,22 +174,22 @@ class TestFuse:
             gradients.append(x_NCHW.grad)
         assert torch.equal(*gradients)
 
-    def test_vmap(self):
+    def test_vmap_is_supported(self):
         x_BNCHW, y_BNKHW = torch.randn(3, 2, 4, 2, 2), torch.randn(3, 2, 1, 2, 2)
         expected = torch.stack([fuse(x, y) for x, y in zip(x_BNCHW, y_BNKHW, strict=True)])
         assert torch.equal(torch.vmap(fuse)(x_BNCHW, y_BNKHW), expected)
 
-    def test_result_has_the_type_of_x(self):
+    def test_result_has_the_dtype_of_x(self):
         assert fuse(X_1411.half(), torch.ones(1, 1, 1, 1)).dtype == torch.float16
 
-    def test_errors(self):
+    def test_invalid_arguments_raise(self):
         with pytest.raises(ValueError, match="needs index_NK"):
             fuse(X_1411, X_1411, to="original")
         with pytest.raises(ValueError, match="to must be one of 'first', 'last', 'original', not 'end'"):
             fuse(X_1411, X_1411, to="end")
 
 
-def test_slots_take_the_highest_channel_of_each_group():
+def test_slots_select_the_highest_channel_of_each_group():
     logit_NC = torch.tensor([[0.0, 5.0, 1.0, 4.0, 9.0], [3.0, 3.0, 3.0, 3.0, 9.0]])
     score_NK, index_NK = select_slots(logit_NC, 2)
     assert index_NK.tolist() == [[2, 1], [0, 1]]  # channel 4 is in no group of two; ties go to the lower channel

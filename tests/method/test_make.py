@@ -20,7 +20,7 @@ def quantize(block):
         (quantize, "it has quantized weights or no weights"),
     ],
 )
-def test_blocks_that_are_more_than_their_layers(spoil, reason):
+def test_hooked_parametrized_and_quantized_blocks_are_refused(spoil, reason):
     model = build("resnet18")
     spoil(model.layer1[1])
     made = plan(model)
@@ -28,7 +28,7 @@ def test_blocks_that_are_more_than_their_layers(spoil, reason):
     assert made.mod_blocks == ["layer2.1", "layer3.1", "layer4.1"]
 
 
-def test_norms_in_another_precision_than_convolutions():
+def test_mixed_precision_blocks_are_converted():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -44,7 +44,7 @@ def test_norms_in_another_precision_than_convolutions():
     assert model(torch.rand(2, 32, 8, 8)).isfinite().all()
 
 
-def test_norms_over_one_channel():
+def test_blocks_with_nan_output_are_refused():
     """timm's SimpleNorm divides by the spread over the channels, which one channel does not have."""
     model = convert_(build("timm/convnext_zepto_rms"))
     assert "stages.0.blocks.1" not in mod_blocks(model)

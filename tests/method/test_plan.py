@@ -21,7 +21,7 @@ def summary(made):
         *("resnet18", "vgg16_bn_cifar", "torchvision/mobilenet_v3_small", "dla46_c"),
     ],
 )
-def test_says_what_convert_does(name):
+def test_plan_equals_the_result_of_convert(name):
     model = build(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     modules = list(model.modules())
@@ -33,7 +33,7 @@ def test_says_what_convert_does(name):
     assert [block.k for block in made.blocks if block.k is not None] == [block.k for block in converted.values()]
 
 
-def test_on_the_meta_device():
+def test_plan_works_on_the_meta_device():
     with torch.device("meta"):
         model = build("resnet50")
     made = plan(model)
@@ -75,10 +75,10 @@ def mixed():
     return nn.Sequential(nn.Conv2d(3, 32, 1), *(Grid() for _ in range(4)), *pairs)
 
 
-class TestBlocksThatCannot:
+class TestUnconvertibleBlocks:
     """They stay standard blocks; the others are converted."""
 
-    def test_stay(self, caplog):
+    def test_blocks_stay_standard_blocks(self, caplog):
         model = mixed()
         made = plan(model, example=EXAMPLE)
         assert made.mod_blocks == ["6", "8"]
@@ -89,11 +89,11 @@ class TestBlocksThatCannot:
         assert list(mod_blocks(model)) == ["6", "8"]
         assert "2 of Sequential's blocks stay standard blocks: 2 (Grid): its Conv-Block" in caplog.text
 
-    def test_are_an_error_where_they_are_named(self):
+    def test_blocks_named_in_placement_raise(self):
         with pytest.raises(ValueError, match=r"these blocks cannot be MoD blocks: 2 \(Grid\): its Conv-Block"):
             convert_(mixed(), MoDConfig(placement=("2", "6")), example=EXAMPLE)
 
-    def test_are_an_error_where_there_are_no_others(self):
+    def test_convert_raises_if_no_block_can_be_a_mod_block(self):
         model = mixed()[:5]
         assert plan(model, example=EXAMPLE).mod_blocks == []
         with pytest.raises(ValueError, match=r"cannot be MoD blocks: 2 \(Grid\): .*; 4 \(Grid\): "):
@@ -107,7 +107,7 @@ class TestBlocksThatCannot:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("maxvit_tiny_rw_224", "torchvision/maxvit_t")),
     ],
 )
-def test_parts_of_blocks_with_attention(name):
+def test_convolutional_parts_of_attention_blocks_are_converted(name):
     """Their convolutional parts with a residual become MoD blocks."""
     model = build(name)
     made = plan(model)
@@ -117,7 +117,7 @@ def test_parts_of_blocks_with_attention(name):
     assert all(mod_blocks(model)[part].k for part in made.mod_blocks)
 
 
-def test_c_larger_than_every_width():
+def test_c_larger_than_every_width_raises():
     with pytest.raises(ValueError, match="c must be at most 512, the channels of the widest block, not 600"):
         plan(build("resnet18"), MoDConfig(c=600))
 
@@ -128,7 +128,7 @@ def test_prints_as_a_table():
     assert len(lines) == 2 + 8
 
 
-def test_shows_itself_in_a_session_and_in_a_notebook():
+def test_prints_as_escaped_html_in_notebooks():
     made = plan(build("resnet18"))
     assert repr(made) == str(made)
     html = made._repr_html_()
@@ -140,7 +140,7 @@ def test_shows_itself_in_a_session_and_in_a_notebook():
     assert "x &lt; y" in odd._repr_html_()
 
 
-def test_draws_nothing_from_the_random_generator():
+def test_random_state_is_unchanged():
     model = build("resnet18")
     state = torch.get_rng_state()
     plan(model)

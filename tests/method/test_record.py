@@ -19,7 +19,7 @@ def hooks(model):
     return sum(len(module._forward_pre_hooks) for module in model.modules())
 
 
-def test_what_is_recorded_is_what_the_blocks_use(model, monkeypatch):
+def test_recorded_channels_are_those_that_the_blocks_use(model, monkeypatch):
     used = []
     plain = blocks_module.gather_channels
 
@@ -37,14 +37,14 @@ def test_what_is_recorded_is_what_the_blocks_use(model, monkeypatch):
     assert selected["layer1.1"][0].shape == (2, 4)
 
 
-def test_every_call_adds_one(model):
+def test_every_call_adds_one_entry(model):
     with recorded_selection(model) as selected:
         for count in (1, 2, 3):
             model(torch.rand(count, 1, 8, 8))
     assert {tuple(map(len, indices)) for indices in selected.values()} == {(1, 2, 3)}
 
 
-def test_the_network_computes_the_same_and_keeps_no_hooks(model):
+def test_output_is_unchanged_and_hooks_are_removed(model):
     before = model(EXAMPLE)
     with recorded_selection(model) as selected:
         assert torch.equal(model(EXAMPLE), before)
@@ -54,13 +54,13 @@ def test_the_network_computes_the_same_and_keeps_no_hooks(model):
     assert {len(indices) for indices in selected.values()} == {1}
 
 
-def test_no_hooks_are_left_where_it_fails(model):
+def test_hooks_are_removed_after_an_error(model):
     with pytest.raises(RuntimeError), recorded_selection(model):
         model(torch.rand(1, 2, 8, 8))
     assert hooks(model) == 0
 
 
-def test_channels_last_in_shape():
+def test_nhwc_block_selects_the_same_channels():
     """A block of (N, H, W, C) selects what the same block of (N, C, H, W) does."""
     block = MoDBlock(nn.Identity(), 16, 4, layout="NHWC").eval()
     x_NCHW = torch.rand(2, 16, 5, 7)
@@ -70,7 +70,7 @@ def test_channels_last_in_shape():
 
 
 @pytest.mark.parametrize("select", ["first", "random"])
-def test_selections_that_are_the_same_for_all_images(select):
+def test_fixed_selections_are_recorded_for_each_image(select):
     block = MoDBlock(nn.Identity(), 16, 4, MoDConfig(select=select)).eval()
     with recorded_selection(nn.Sequential(block)) as selected:
         block(torch.rand(3, 16, 5, 5))
@@ -78,6 +78,6 @@ def test_selections_that_are_the_same_for_all_images(select):
     assert torch.equal(selected["0"][0], expected_K.repeat(3, 1))
 
 
-def test_without_mod_blocks():
+def test_network_without_mod_blocks_records_nothing():
     with recorded_selection(digits_resnet()) as selected:
         assert selected == {}

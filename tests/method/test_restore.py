@@ -149,7 +149,7 @@ def everything(model):
     return content(model), cells, on_the_class, random_states, content(GLOBAL_GRIDS), GLOBAL_GRID
 
 
-def test_all_is_what_it_was():
+def test_all_state_is_restored():
     model = Keeping().train()
     before, held = everything(model), dict(vars(model))
     with torch.no_grad(), restored(model, weights=True):
@@ -163,7 +163,7 @@ def test_all_is_what_it_was():
     assert registered.cache_info().currsize == 1
 
 
-def test_after_an_error_too():
+def test_all_state_is_restored_after_an_error():
     model = Keeping()
     before = everything(model)
 
@@ -177,7 +177,7 @@ def test_after_an_error_too():
     assert everything(model) == before
 
 
-def test_a_cache_that_was_filled_before_stays():
+def test_existing_cache_entries_are_kept():
     kept = cached_grid(7)
     GLOBAL_GRIDS[7] = kept
     try:
@@ -194,7 +194,7 @@ def test_a_cache_that_was_filled_before_stays():
         cached_grid.cache_clear()
 
 
-def test_what_stays_is_not_written_to():
+def test_unchanged_tensors_are_not_written_to():
     """A version that went up would break a backward that is still to come."""
     model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
     model.kept = torch.rand(3, requires_grad=True)

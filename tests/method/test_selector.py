@@ -49,7 +49,7 @@ def train(block, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cast", [None, torch.bfloat16])
-def test_float32_at_least(dtype, cast):
+def test_logits_are_in_float32_or_wider(dtype, cast):
     selector, x_NCHW = ChannelSelector(C, 8).to(dtype), images(dtype)
     expected = by_hand(x_NCHW, selector.reduce.weight, selector.expand.weight)
     with torch.autocast("cpu", cast) if cast else contextlib.nullcontext():
@@ -60,13 +60,13 @@ def test_float32_at_least(dtype, cast):
     torch.testing.assert_close(compiled, expected)
 
 
-def test_weights_of_fewer_bits_than_the_images():
+def test_16_bit_weights_accept_float32_images():
     selector, x_NCHW = ChannelSelector(C, 8).bfloat16(), images()
     assert torch.equal(selector(x_NCHW), by_hand(x_NCHW, selector.reduce.weight, selector.expand.weight))
 
 
 @both_widths
-def test_hooks(dtype):
+def test_hooks_of_the_layers_are_called(dtype):
     block, seen = make_block(dtype), []
     for name, layer in block.selector.named_children():
         layer.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, "before", args[0].shape[1])))
@@ -77,7 +77,7 @@ def test_hooks(dtype):
     assert seen == [*forward, ("expand", "backward"), ("reduce", "backward")]
 
 
-def test_what_a_hook_returns_is_used():
+def test_output_of_a_hook_is_used():
     block, x_NCHW = make_block(), images()
     block.selector.expand.register_forward_hook(lambda layer, args, output: -output)
     expected = by_hand(x_NCHW, block.selector.reduce.weight, -block.selector.expand.weight)
@@ -86,7 +86,7 @@ def test_what_a_hook_returns_is_used():
 
 @both_widths
 @pytest.mark.parametrize("select", ["learned", "first"])
-def test_pruning(dtype, select):
+def test_pruned_layers_take_effect(dtype, select):
     block, x_NCHW = make_block(dtype, select=select), images(dtype)
     layers = (block.selector.reduce, block.selector.expand)
     prune.l1_unstructured(layers[0], "weight", 0.5)
@@ -106,7 +106,7 @@ def test_pruning(dtype, select):
 @pytest.mark.parametrize(
     "attach", [parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.weight_norm, "own"]
 )
-def test_parametrizations(dtype, attach):
+def test_parametrized_layers_take_effect(dtype, attach):
     class Doubled(nn.Module):
         def forward(self, weight):
             return 2 * weight
@@ -148,7 +148,7 @@ PRODUCTS = {
 
 @both_widths
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_lora(dtype, product):
+def test_lora_layers_take_effect(dtype, product):
     block, x_NCHW = make_block(dtype), images(dtype)
     selector = block.selector
     selector.reduce, selector.expand = (LoRA(layer, PRODUCTS[product]) for layer in (selector.reduce, selector.expand))
@@ -162,7 +162,7 @@ def test_lora(dtype, product):
 
 
 @both_widths
-def test_a_layer_that_computes_in_fewer_bits(dtype):
+def test_16_bit_layers_are_supported(dtype):
     class Bfloat16(nn.Module):
         def __init__(self, layer):
             super().__init__()
@@ -179,7 +179,7 @@ def test_a_layer_that_computes_in_fewer_bits(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
-def test_quantize_dynamic(dtype):
+def test_dynamic_quantization_is_supported(dtype):
     model, x_NCHW = convert_(build("resnet18")).eval(), torch.rand(2, 3, 32, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move to torchao
@@ -200,7 +200,7 @@ def test_quantize_dynamic(dtype):
     ),
     ids=str,
 )
-def test_fsdp2_on_each_layer(options, tmp_path):
+def test_fsdp2_layers_are_supported(options, tmp_path):
     dtype, precision, names = options.values()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
     try:
@@ -217,7 +217,7 @@ def test_fsdp2_on_each_layer(options, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "aten"])
-def test_flop_counters(backend):
+def test_flop_counters_count_the_layers(backend):
     macs, _ = get_model_complexity_info(
         ChannelSelector(C, 8), (C, 5, 5), backend=backend, as_strings=False, print_per_layer_stat=False
     )
@@ -238,7 +238,7 @@ def test_traced_graphs_call_the_layers(dtype):
 
 
 @both_widths
-def test_exported_graphs_take_any_batch_and_size(dtype):
+def test_exported_graphs_accept_any_batch_and_image_size(dtype):
     block, batch = make_block(dtype).eval(), torch.export.Dim("batch")
     sizes = {0: batch, 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     program = torch.export.export(block, (images(dtype),), dynamic_shapes=(sizes,))
@@ -247,12 +247,12 @@ def test_exported_graphs_take_any_batch_and_size(dtype):
         torch.testing.assert_close(program.module()(x_NCHW), block(x_NCHW))
 
 
-def test_names_of_the_weights():
+def test_state_dict_has_two_weights():
     assert list(ChannelSelector(C, 8).state_dict()) == ["reduce.weight", "expand.weight"]
 
 
 @pytest.mark.parametrize("select", ["learned", "random", "first"])
-def test_torchscript_is_refused_by_name(select):
+def test_torchscript_raises(select):
     model, x_NCHW = nn.Sequential(nn.Conv2d(C, C, 1), make_block(select=select)).eval(), images()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated

@@ -58,7 +58,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_equals_the_constructor_at_that_width(name):
+def test_shrunk_block_equals_the_constructor_at_that_width(name):
     host, c, expected, width = PAIRS[name]
     narrow = shrink(host, c)
     shapes = {key: tensor.shape for key, tensor in expected.state_dict().items()}
@@ -69,16 +69,16 @@ def test_equals_the_constructor_at_that_width(name):
     assert repr(narrow) == repr(expected)
 
 
-def test_rounds_down_each_width():
+def test_each_width_is_rounded_down():
     narrow = shrink(InvertedResidual(24, 24, exp_ratio=6), 16)
     assert narrow.conv_pw.out_channels == 9  # 144 // 16, not 6 · (24 // 16)
 
 
-def test_no_width_falls_below_one():
+def test_widths_are_at_least_one():
     assert shrink(nn.Conv2d(3, 5, 1), 64).weight.shape == (1, 1, 1, 1)
 
 
-def test_the_host_stays_as_it_is():
+def test_host_is_unchanged():
     host = Bottleneck(256, 64)
     before = {name: tensor.clone() for name, tensor in host.state_dict().items()}
     narrow = shrink(host, 16)
@@ -96,7 +96,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_weights_follow_the_hosts_law(law):
+def test_weights_have_the_standard_deviation_of_the_family(law):
     """The standard deviation is that which the family's own initialization gives a layer of this width."""
     network, name, c, layers = LAWS[law]
     host = build(network).get_submodule(name)
@@ -108,14 +108,14 @@ def test_weights_follow_the_hosts_law(law):
         assert weight.std().item() == pytest.approx(expected, rel=0.01 + 4 / math.sqrt(2 * weight.numel())), layer
 
 
-def test_torchs_own_law():
+def test_default_initialization_of_torch_is_recognized():
     weight = shrink(nn.Conv2d(512, 512, 3), 4).weight
     bound = 1 / math.sqrt(128 * 9)
     assert weight.abs().max().item() == pytest.approx(bound, rel=0.01)
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
-def test_norms_keep_the_hosts_start():
+def test_norms_keep_the_initial_value_of_the_host():
     host = ResNet(Bottleneck, (1, 2, 1, 1)).layer2[1]  # timm starts the last norm of a block at zero
     assert shrink(host, 64).bn3.weight.tolist() == [0.0] * 8
     nn.init.normal_(host.bn3.weight)
@@ -129,7 +129,7 @@ def test_parameters_of_unknown_modules_are_cut():
     assert shrink(ConvNeXt(depths=(1, 1, 1, 1)).stages[0].blocks[0], 48).gamma.tolist() == pytest.approx([1e-6] * 2)
 
 
-def test_groups_divide_their_widths():
+def test_groups_divide_the_widths():
     assert shrink(nn.Conv2d(128, 128, 3, groups=32), 8).groups == 4
     assert shrink(nn.Conv2d(96, 96, 3, groups=96), 8).groups == 12
     assert shrink(nn.Conv2d(100, 60, 3, groups=20), 5).groups == 4
@@ -137,7 +137,7 @@ def test_groups_divide_their_widths():
     assert shrink(nn.ConvTranspose2d(8, 16, 2), 4).weight.shape == (2, 4, 2, 2)
 
 
-def test_a_layer_can_register_itself():
+def test_registered_rule_is_used():
     class Doubled(nn.Module):
         def __init__(self, width):
             super().__init__()
@@ -151,25 +151,25 @@ def test_a_layer_can_register_itself():
 
 
 @pytest.mark.parametrize("c", [0, -1, 2.0, True, None])
-def test_bad_divisors(c):
+def test_invalid_divisors_raise(c):
     for block in (nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)):
         with pytest.raises(ValueError, match="c must be a positive integer"):
             shrink(block, c)
 
 
-def test_not_a_module():
+def test_object_that_is_not_a_module_raises():
     with pytest.raises(ValueError, match=r"block must be a torch\.nn\.Module, not list"):
         shrink([], 2)
 
 
-def test_meta_device():
+def test_meta_device_is_supported():
     with torch.device("meta"):
         host = Bottleneck(1024, 256)
     assert shrink(host, 64).conv1.weight.is_meta
     assert find_modules(ResNet(BasicBlock, (2, 1, 1, 1)).to("meta"))[0] == ["layer1.0", "layer1.1"]
 
 
-def test_parameters_of_unknown_meaning_are_refused():
+def test_parameters_with_unknown_widths_raise():
     class Bias(nn.Module):
         def __init__(self):
             super().__init__()
@@ -194,7 +194,7 @@ class Splitting(nn.Module):
         return first + second * gate.mean(self.spatial_dim, keepdim=True).sum(1, keepdim=True)
 
 
-def test_integers_under_a_widths_name():
+def test_integer_attributes_named_like_widths_are_divided():
     narrow = shrink(Splitting(), 16)
     assert (narrow.dim, narrow.spatial_dim, narrow.kernel_size) == (4, (2, 3), 64)
     assert narrow.split_indexes == (2, 1, 1)  # 2, 0 and 0, at least 1 each; together 64 // 16
@@ -204,7 +204,7 @@ def test_integers_under_a_widths_name():
     assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)
 
 
-def test_weight_standardised_convolutions():
+def test_weight_standardized_convolutions_keep_their_scale():
     """Their gain is cut; their scale is gamma / sqrt(fan in)."""
     narrow, expected = shrink(ScaledStdConv2d(64, 128, 3), 16), ScaledStdConv2d(4, 8, 3)
     assert narrow.gain.shape == expected.gain.shape
@@ -232,14 +232,14 @@ class NormedConv(nn.Conv2d):
         return self.act(self.norm(super().forward(input))) * self.alpha
 
 
-def test_layers_inside_layers_are_shrunken_and_shared_with_nothing():
+def test_nested_layers_are_shrunk_and_not_shared():
     host = NormedConv()
     narrow = shrink(host, 16)
     assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)
     assert not {p.data_ptr() for p in host.parameters()} & {p.data_ptr() for p in narrow.parameters()}
 
 
-def test_few_numbers_are_no_width():
+def test_small_dimensions_are_not_divided():
     class Weighted(nn.Module):
         def __init__(self):
             super().__init__()

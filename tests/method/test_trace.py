@@ -13,7 +13,7 @@ from cnnmod.networks import build
 from conftest import trained_norms_
 
 
-def test_leaves_the_network_as_it_was():
+def test_network_is_unchanged():
     model = build("resnet18").train()
     model.layer1.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -24,7 +24,7 @@ def test_leaves_the_network_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_also_after_an_error():
+def test_network_is_unchanged_after_an_error():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(5, 5)).train()
     with pytest.raises(ValueError, match=r"Sequential does not run on an example of shape \(1, 3, 224, 224\) on cpu: "):
         trace(model, lambda run: run(lambda *_: None))
@@ -32,7 +32,7 @@ def test_also_after_an_error():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_example_follows_the_network():
+def test_example_has_the_shape_and_dtype_of_the_network():
     assert example_for(build("resnet18_cifar", in_chans=5)).shape == (1, 5, 32, 32)
     assert example_for(nn.Conv2d(7, 8, 3)).shape == (1, 7, 224, 224)
     assert example_for(nn.Conv2d(7, 8, 3).half()).dtype == torch.float16
@@ -42,12 +42,12 @@ def test_example_follows_the_network():
         example_for(nn.Linear(2, 2))
 
 
-def test_an_input_that_is_too_small():
+def test_too_small_input_raises():
     with pytest.raises(ValueError, match=r"VGG does not run on an example of shape \(1, 3, 8, 8\) on cpu: "):
         meta_forward(build("vgg16_bn_cifar"), torch.zeros(1, 3, 8, 8))
 
 
-def test_a_first_convolution_that_does_not_take_the_image():
+def test_in_chans_overrides_the_first_convolution():
     assert example_for(build("tresnet_m")).shape == (1, 3, 224, 224)  # it folds pixels into channels first
 
 
@@ -68,7 +68,7 @@ class Keeping(nn.Module):
         return self.conv(x) * self.grid
 
 
-def test_what_a_network_keeps_for_an_image_is_forgotten():
+def test_attributes_set_by_the_pass_are_restored():
     model = Keeping()
     meta_forward(model, torch.rand(1, 3, 8, 8))
     assert (model.grid, model.grids, model.calls) == (None, [], 0)
@@ -77,7 +77,7 @@ def test_what_a_network_keeps_for_an_image_is_forgotten():
     model(torch.rand(1, 3, 8, 8))
 
 
-def test_an_overridden_train_is_not_called():
+def test_overridden_train_is_not_called():
     class Merging(nn.Sequential):
         def train(self, mode=True):
             raise AssertionError("its weights would change")
@@ -87,7 +87,7 @@ def test_an_overridden_train_is_not_called():
     assert model.training
 
 
-def test_an_example_that_is_no_tensor():
+def test_example_that_is_not_a_tensor_raises():
     with pytest.raises(ValueError, match=r"example must be a tensor \(N, C, H, W\) or None, not tuple"):
         meta_forward(nn.Conv2d(3, 3, 1), (1, 3, 8, 8))
 
@@ -219,7 +219,7 @@ def attributes(model):
 
 
 @pytest.mark.parametrize("network", ASKING)
-def test_networks_that_ask_for_values(network, caplog):
+def test_networks_that_need_values_run_once_on_their_device(network, caplog):
     model = trained_norms_(network()).train()
     calls = []
     for layer in model.modules():
@@ -246,7 +246,7 @@ def test_networks_that_ask_for_values(network, caplog):
 
 
 @pytest.mark.parametrize("network", [PlainTensor, Anchors, Item, Custom])
-def test_a_real_pass_sees_what_one_on_the_meta_device_sees(network):
+def test_pass_with_values_observes_the_same_as_a_meta_pass(network):
     def seen(model, run):
         calls = []
         run(lambda name, _, args, kwargs, output: calls.append((name, args[0].shape, args[0].dtype, output.shape)))
@@ -256,7 +256,7 @@ def test_a_real_pass_sees_what_one_on_the_meta_device_sees(network):
     assert plain == asking
 
 
-def test_an_error_speaks_of_the_users_device():
+def test_error_names_the_device_of_the_user():
     class Wrong(PlainTensor):
         def forward(self, x):
             return self.head(super().forward(x))
@@ -269,7 +269,7 @@ def test_an_error_speaks_of_the_users_device():
     assert "\n" not in str(info.value)
 
 
-def test_an_error_without_words():
+def test_error_without_message_names_its_class():
     class Silent(Body):
         def forward(self, x):
             if x.sum().item():
@@ -285,7 +285,7 @@ def test_an_error_without_words():
         meta_forward(Missing())
 
 
-def test_networks_on_the_meta_device():
+def test_network_without_values_raises_only_if_it_needs_them():
     with torch.device("meta"):
         model = Item()
     with pytest.raises(ValueError, match=r"Item does not run on an example .* on meta: "):
@@ -298,13 +298,13 @@ def test_networks_on_the_meta_device():
         assert plan(Body(), MoDConfig(c=4), example=IMAGES).mod_blocks == ["blocks.1"]
 
 
-def test_a_pass_in_half_precision():
+def test_half_precision_network_runs():
     model = PlainTensor().bfloat16()
     model.mean = model.mean.bfloat16()
     assert meta_forward(model).dtype == torch.bfloat16
 
 
-def test_an_input_that_needs_a_dtype():
+def test_dtype_of_the_example_is_used():
     class Bytes(PlainTensor):
         def forward(self, x):
             if x.dtype != torch.uint8:
@@ -318,7 +318,7 @@ def test_an_input_that_needs_a_dtype():
         convert_(Bytes())
 
 
-def test_the_image_is_not_written_to():
+def test_example_is_not_changed():
     class Normalizing(PlainTensor):
         def forward(self, x):
             return super().forward(x.sub_(x.mean().item()))
@@ -331,7 +331,7 @@ def test_the_image_is_not_written_to():
 @pytest.mark.parametrize("spoil", [prune.identity, spectral_norm, weight_norm, parametrizations.weight_norm])
 @pytest.mark.parametrize("network", [Body, PlainTensor])
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-def test_hooks_that_compute_a_weight_are_called(spoil, network):
+def test_weight_hooks_are_called(spoil, network):
     """Without them the weight would be the one of the last call, which is none of the meta device's."""
     model = network()
     spoil(model.stem, "weight")
@@ -359,7 +359,7 @@ def test_global_hooks_are_not_called():
             handle.remove()
 
 
-def test_a_forward_that_calls_cnnmod():
+def test_forward_that_calls_cnnmod_raises():
     class Asking(Body):
         def forward(self, x):
             find_modules(self)
@@ -369,7 +369,7 @@ def test_a_forward_that_calls_cnnmod():
         plan(Asking(), example=IMAGES)
 
 
-def test_an_error_of_the_observer_is_its_own():
+def test_error_of_the_observer_is_not_changed():
     def refuse(*_):
         raise ValueError("not this layer")
 
@@ -378,7 +378,7 @@ def test_an_error_of_the_observer_is_its_own():
             trace(model, lambda run: run(refuse), IMAGES)
 
 
-def test_several_inputs():
+def test_several_inputs_raise():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -406,6 +406,6 @@ def test_several_inputs():
     assert list(mod_blocks(model)) == ["body.blocks.1"]
 
 
-def test_lazy_layers():
+def test_uninitialized_lazy_layers_raise():
     with pytest.raises(ValueError, match=r"^0.weight has no shape yet; run the network once"):
         convert_(nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)))

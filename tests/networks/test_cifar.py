@@ -20,7 +20,7 @@ MILLIONS = {
 
 
 @pytest.mark.parametrize("name", MILLIONS)
-def test_the_papers_parameters(name):
+def test_parameters_equal_the_paper(name):
     for classes, millions in zip((10, 100), MILLIONS[name], strict=True):
         digits = 3 if name.endswith("_mod") else 2
         with torch.device("meta"):
@@ -29,12 +29,12 @@ def test_the_papers_parameters(name):
         assert abs(found - millions) <= (0.0005 if digits == 3 else 0.011), found  # the paper cuts some, rounds some
 
 
-def test_dense_networks_take_no_config():
+def test_dense_networks_do_not_accept_config():
     with pytest.raises(ValueError, match="unexpected keyword argument 'config'"):
         build("resnet18_cifar", config=MoDConfig())
 
 
-def test_vgg_head_and_biases():
+def test_vgg_has_the_paper_head_and_biases():
     model = build("vgg16_bn_cifar_mod")
     shapes = [tuple(layer.weight.shape[:2]) for layer in (model.pre_logits.fc1, model.pre_logits.fc2, model.head.fc)]
     assert shapes == [(512, 512), (512, 512), (10, 512)]
@@ -42,7 +42,7 @@ def test_vgg_head_and_biases():
     assert all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Conv2d))
 
 
-def test_what_the_user_gives_goes_first():
+def test_user_arguments_override_the_defaults():
     widths, config = [16, 32, 64, 128], MoDConfig(order="index")
     model = build("resnet18_cifar_mod", layers=(2, 3, 2, 2), channels=widths, config=config)
     assert list(mod_blocks(model)) == ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]

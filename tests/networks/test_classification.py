@@ -84,7 +84,7 @@ def parameters(model):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_papers_parameters_to_one(name):
+def test_parameters_equal_the_paper_exactly(name):
     model = without_weights(name)
     assert parameters(model) == EXACT[name]
     if name in EXACT_CONTROLS:
@@ -92,7 +92,7 @@ def test_the_papers_parameters_to_one(name):
 
 
 @pytest.mark.parametrize("name", MILLIONS)
-def test_the_papers_parameters_to_three_decimals(name):
+def test_parameters_equal_the_paper_to_three_decimals(name):
     assert round(parameters(without_weights(name)) / 1e6, 3) == MILLIONS[name]
 
 
@@ -100,7 +100,7 @@ def test_the_papers_parameters_to_three_decimals(name):
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in GMACS],
 )
-def test_gmacs_of_convolutions_and_linear_layers(name):
+def test_gmacs_of_convolutions_and_linear_layers_are_correct(name):
     digits = 4 if GMACS[name] < 1 else 3
     assert round(count(without_weights(name)).gmacs, digits) == GMACS[name]
 
@@ -112,7 +112,7 @@ def test_gmacs_of_convolutions_and_linear_layers(name):
         for name in GMACS_PTFLOPS
     ],
 )
-def test_gmacs_by_the_papers_rule(name):
+def test_ptflops_gmacs_equal_the_paper(name):
     """ptflops does not see timm's fused norm-activations, so the MobileNets are torchvision's here."""
     from ptflops import get_model_complexity_info
 
@@ -139,7 +139,7 @@ class TestMatrix:
         assert bool(mod_blocks(model)) == (name in MOD)
 
     @of_every_family
-    def test_features_and_channels(self, name):
+    def test_features_only_returns_the_listed_channels_and_sizes(self, name):
         model = build(name, features_only=True, in_chans=1).eval()
         x_NCHW = self.example(name, 1)
         features = model(x_NCHW)
@@ -156,7 +156,7 @@ class TestMatrix:
             timm.create_model(name, pretrained=True)
 
 
-def test_config_and_reset_classifier():
+def test_config_and_reset_classifier_are_supported():
     model = build("resnet18_mod", config=MoDConfig(c=32, order="index"))
     assert {block.config.order for block in mod_blocks(model).values()} == {"index"}
     assert mod_blocks(model)["layer1.1"].k == 2
@@ -164,7 +164,7 @@ def test_config_and_reset_classifier():
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
-def test_figures_here_are_those_handed_down():
+def test_paper_figures_equal_the_shared_facts():
     """The figures above and the packaged ones against the project's source of facts, where it is at hand."""
     path = Path(__file__).parents[3] / "shared" / "paper_figures.json"
     if not path.exists():

@@ -25,13 +25,13 @@ def found_in(model: nn.Module, images: Any) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("depth", [50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (75, 86))])
-def test_detectors_differ_by_their_backbones(depth: int) -> None:
+def test_detectors_differ_only_in_their_backbones(depth: int) -> None:
     with torch.device("meta"):
         dense, mod = build("faster_rcnn_resnet50"), build(f"faster_rcnn_resnet{depth}_mod")
         assert weights(mod) - weights(dense) == weights(build(f"resnet{depth}_mod")) - weights(build("resnet50"))
 
 
-def test_the_dense_detector_is_torchvisions() -> None:
+def test_dense_detector_equals_torchvision() -> None:
     ours, theirs = (
         faster_rcnn("torchvision/resnet18", 4, **SMALL | {"pyramid_channels": 256}),
         torchvision.models.detection.FasterRCNN(
@@ -50,7 +50,7 @@ def test_the_dense_detector_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("make", [faster_rcnn, retinanet])
-def test_each_image_is_detected_alone(make: Any) -> None:
+def test_predictions_do_not_depend_on_other_images_of_the_batch(make: Any) -> None:
     torch.manual_seed(0)
     model = make("resnet18_mod", 4, **SMALL)
     images = [torch.rand(3, 64, 80), torch.rand(3, 64, 80)]
@@ -61,7 +61,7 @@ def test_each_image_is_detected_alone(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [faster_rcnn, retinanet])
-def test_it_trains_with_boxes_and_without(make: Any) -> None:
+def test_detector_trains_on_images_with_and_without_boxes(make: Any) -> None:
     model = make("resnet18_mod", 4, **SMALL)
     none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     some = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 50.0]]), "labels": torch.tensor([3])}
@@ -72,7 +72,7 @@ def test_it_trains_with_boxes_and_without(make: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
-def test_a_users_own_detector_is_converted(name: str) -> None:
+def test_torchvision_detectors_are_converted(name: str) -> None:
     model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None, num_classes=4)
     assert mod_blocks(convert_(model))
     control_(model)
@@ -80,20 +80,20 @@ def test_a_users_own_detector_is_converted(name: str) -> None:
     found_in(model, torch.rand(1, 3, 64, 64))
 
 
-def test_converting_the_whole_and_converting_the_backbone_are_one() -> None:
+def test_converting_the_detector_equals_converting_its_backbone() -> None:
     whole, over = convert_(faster_rcnn("resnet18", 4, **SMALL)), faster_rcnn("resnet18_mod", 4, **SMALL)
     over.load_state_dict(whole.state_dict())
     images = torch.rand(1, 3, 64, 80)
     torch.testing.assert_close(found_in(whole, images), found_in(over, images), atol=0, rtol=0)
 
 
-def test_a_lowered_detector_finds_the_same() -> None:
+def test_lowered_detector_equals_the_original() -> None:
     model = faster_rcnn("resnet18_mod", 4, **SMALL).eval()
     images = torch.rand(2, 3, 64, 80)
     torch.testing.assert_close(found_in(lower(model), images), found_in(model, images), atol=1e-4, rtol=1e-4)
 
 
-def test_frozen_norms_are_constants_and_change_nothing_at_first() -> None:
+def test_frozen_norms_do_not_change_the_initial_output() -> None:
     torch.manual_seed(0)
     frozen = faster_rcnn("resnet18_mod", 4, frozen_norms=True, **SMALL)
     norms = [layer for layer in frozen.backbone.body.modules() if isinstance(layer, FrozenBatchNorm2d)]
@@ -104,14 +104,14 @@ def test_frozen_norms_are_constants_and_change_nothing_at_first() -> None:
     torch.testing.assert_close(found_in(plain, images), found_in(frozen, images), atol=1e-5, rtol=1e-5)
 
 
-def test_counts_take_one_box() -> None:
+def test_count_of_a_detector_exceeds_its_backbone() -> None:
     assert (
         count(faster_rcnn("resnet18_mod", 4, **SMALL)).gmacs
         > count(build("resnet18_mod"), torch.rand(1, 3, 64, 64)).gmacs
     )
 
 
-def test_it_is_saved_and_rebuilt(tmp_path: Path) -> None:
+def test_detector_is_saved_and_loaded(tmp_path: Path) -> None:
     arguments = {"backbone": "resnet18", "num_classes": 4} | SMALL
     model = convert_(build("faster_rcnn", **arguments), MoDConfig(order="index"))
     save(model, tmp_path / "detector.safetensors", factory="cnnmod/faster_rcnn", factory_args=arguments)
@@ -120,7 +120,7 @@ def test_it_is_saved_and_rebuilt(tmp_path: Path) -> None:
     torch.testing.assert_close(found_in(again, images), found_in(model, images), atol=0, rtol=0)
 
 
-def test_bad_input() -> None:
+def test_unsupported_backbones_raise() -> None:
     with pytest.raises(ValueError, match=r"frozen_norms needs nn.BatchNorm2d with .* the backbone has BatchNormAct2d"):
         faster_rcnn("mobilenetv2_mod", 4, frozen_norms=True)
     with pytest.raises(ValueError, match=r"stages of the strides \[1, 2, 4, 8\]; detection also needs 16"):

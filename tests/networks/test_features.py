@@ -9,7 +9,7 @@ from cnnmod.networks.dilate import dilate_
 from cnnmod.networks.features import open_backbone
 
 
-def test_a_dilated_network_equals_timms_own() -> None:
+def test_dilated_network_equals_timm() -> None:
     torch.manual_seed(0)
     ours = timm.create_model("resnet26t", features_only=True, out_indices=(4,))
     torch.manual_seed(0)
@@ -27,7 +27,7 @@ def test_a_dilated_network_equals_timms_own() -> None:
     assert torch.equal(dilate_(ours, 8)(x_NCHW)[0], timms(x_NCHW)[0])
 
 
-def test_dilating_before_converting_and_after_it_are_one() -> None:
+def test_dilating_before_and_after_converting_is_equivalent() -> None:
     torch.manual_seed(0)
     before = convert_(dilate_(timm.create_model("resnet26", num_classes=5), 8))
     after = dilate_(convert_(timm.create_model("resnet26", num_classes=5)), 8)
@@ -39,7 +39,7 @@ def test_dilating_before_converting_and_after_it_are_one() -> None:
     assert inner.padding == (4, 4)
 
 
-def test_a_smaller_stride_is_left_alone() -> None:
+def test_smaller_output_stride_is_unchanged() -> None:
     model = timm.create_model("resnet18_cifar")
     dilated = dilate_(timm.create_model("resnet18_cifar"), 8)
     assert str(model) == str(dilated)
@@ -65,14 +65,14 @@ def test_stages_are_found_by_shape(name: str, strides: list[int]) -> None:
         assert found[str(stage.stride)].shape == (1, stage.channels, 64 // stage.stride, 96 // stage.stride)
 
 
-def test_what_cannot_be_dilated_is_named() -> None:
+def test_error_names_the_layer_that_cannot_be_dilated() -> None:
     with pytest.raises(ValueError, match=r"stages.2.downsample.1 \(kernel \(2, 2\)"):
         dilate_(timm.create_model("convnext_tiny"), 8)
     with pytest.raises(ValueError, match=r"MaxPool2d.* makes the stride larger than output_stride = 8"):
         dilate_(timm.create_model("vgg11_bn"), 8)
 
 
-def test_arguments_go_with_a_name() -> None:
+def test_backbone_args_require_a_backbone_name() -> None:
     with pytest.raises(ValueError, match="backbone_args are accepted only with the name of a backbone"):
         open_backbone(torchvision.models.resnet18(), {"num_classes": 10})
     with pytest.raises(ValueError, match="wrapped in DataParallel"):

@@ -36,13 +36,13 @@ class TestLoad:
         x_NCHW = torch.rand(2, arguments.get("in_chans", 3), 64, 64)
         assert torch.equal(fresh(x_NCHW), model(x_NCHW))
 
-    def test_a_network_that_is_built_converted(self, tmp_path):
+    def test_rebuilds_a_registered_mod_network(self, tmp_path):
         model = build("cnnmod/resnet18_cifar_mod").eval()
         cnnmod.save(model, tmp_path / "file", factory="cnnmod/resnet18_cifar_mod")
         x_NCHW = torch.rand(2, 3, 32, 32)
         assert torch.equal(load(tmp_path / "file").eval()(x_NCHW), model(x_NCHW))
 
-    def test_other_factories_are_the_callers(self, tmp_path, own_module):
+    def test_user_factory_must_be_passed_to_load(self, tmp_path, own_module):
         model = cnnmod.convert_(build(f"{own_module}:make", num_classes=3)).eval()
         cnnmod.save(model, tmp_path / "file", factory=f"{own_module}:make", factory_args={"num_classes": 3})
         sys.modules.pop(own_module)
@@ -54,7 +54,7 @@ class TestLoad:
         assert torch.equal(fresh(x_NCHW), model(x_NCHW))
 
     @pytest.mark.parametrize("argument", ["pretrained", "pretrained_cfg", "checkpoint_path", "weights", "cache_dir"])
-    def test_arguments_that_fetch_are_refused(self, argument, tmp_path):
+    def test_arguments_that_could_download_are_refused(self, argument, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args={argument: True})
         with pytest.raises(
             ValueError, match=f"the factory's argument '{argument}' could download, import or read other files"
@@ -64,22 +64,22 @@ class TestLoad:
     @pytest.mark.parametrize(
         "arguments", [{"a": {"weights": 1}}, {"a": [{"file": 1}]}, {"a": [["x", "hf-hub:x"]]}, {"a": "x:y"}], ids=str
     )
-    def test_also_in_lists_and_dictionaries(self, arguments, tmp_path):
+    def test_nested_arguments_that_could_download_are_refused(self, arguments, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)
         with pytest.raises(ValueError, match="could download, import or read other files"):
             load(tmp_path / "file")
 
     @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}])
-    def test_arguments_that_the_factory_does_not_take(self, arguments, tmp_path):
+    def test_arguments_not_accepted_by_the_factory_raise(self, arguments, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18", factory_args=arguments)
         with pytest.raises(ValueError, match="its factory does not accept"):
             load(tmp_path / "file")
 
-    def test_timms_names_with_the_weights_tag(self, tmp_path):
+    def test_timm_name_with_a_weights_tag_is_accepted(self, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file", factory="timm/resnet18.a1_in1k")
         assert type(load(tmp_path / "file")) is type(build("resnet18"))
 
-    def test_mod_networks_and_controls_of_any_config(self, tmp_path):
+    def test_rebuilds_mod_networks_and_controls_with_any_config(self, tmp_path):
         model = build_mod("resnet18_cifar_mod", MoDConfig(order="index", candidates=4), channels=(16, 32, 64, 128))
         for one in (model.eval(), control_(copy.deepcopy(model)).eval()):
             arguments = {"channels": [16, 32, 64, 128]}
@@ -87,12 +87,12 @@ class TestLoad:
             x_NCHW = torch.rand(2, 3, 32, 32)
             assert torch.equal(load(tmp_path / "file").eval()(x_NCHW), one(x_NCHW))
 
-    def test_files_without_a_factory(self, tmp_path):
+    def test_file_without_a_factory_raises(self, tmp_path):
         cnnmod.save(build("timm/resnet18"), tmp_path / "file")
         with pytest.raises(ValueError, match=r"names no factory; pass one with .*cnnmod\.load_"):
             load(tmp_path / "file")
 
-    def test_a_factory_that_does_not_fit(self, tmp_path):
+    def test_factory_of_another_network_raises(self, tmp_path):
         model = cnnmod.convert_(build("timm/resnet18"))
         cnnmod.save(model, tmp_path / "file", factory="timm/resnet18", factory_args={"num_classes": 10})
         with pytest.raises(ValueError, match=r"is of another network: fc\.weight is \(1000, 512\) in the file"):

@@ -11,16 +11,16 @@ from cnnmod.networks import build, build_mod, register
 from cnnmod.networks.registry import FACTORIES
 
 
-def test_timms_own_and_ours():
+def test_build_finds_timm_and_cnnmod_networks():
     assert type(build("resnet18")) is type(build("resnet18_mod")) is type(build("timm/resnet18"))
     assert cnnmod.mod_blocks(build("cnnmod/resnet18_mod"))
 
 
-def test_torchvisions():
+def test_build_finds_torchvision_networks():
     assert type(build("torchvision/resnet18", num_classes=7)) is torchvision.models.ResNet
 
 
-def test_nothing_is_fetched(monkeypatch):
+def test_build_downloads_no_backbone_weights(monkeypatch):
     """torchvision's segmentation networks fetch their backbone unless told not to."""
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched"))
     build("torchvision/fcn_resnet50", num_classes=3)
@@ -37,7 +37,7 @@ def own_module(tmp_path, monkeypatch):
     sys.modules.pop("own_networks", None)
 
 
-def test_the_users_own(own_module):
+def test_build_calls_a_user_factory(own_module):
     assert build(f"{own_module}:make", num_classes=3).num_classes == 3
 
 
@@ -57,19 +57,19 @@ def test_the_users_own(own_module):
         (":x", "cannot be imported"),
     ],
 )
-def test_unknown_names(name, hint, own_module):
+def test_unknown_name_raises(name, hint, own_module):
     with pytest.raises(ValueError, match=hint):
         build(name)
 
 
 @pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": "many"}, {"num_classes": 10**15}], ids=str)
-def test_arguments_of_which_no_network_is_made(arguments):
+def test_invalid_factory_arguments_raise(arguments):
     with pytest.raises(ValueError, match=r"^timm/resnet18 cannot be built with \{.*\}: .+") as caught:
         build("timm/resnet18", **arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_a_registered_network_has_one_name():
+def test_registering_a_name_twice_raises():
     with pytest.raises(ValueError, match=r"'resnet18_mod' is already registered by cnnmod\.networks\.classification"):
 
         @register(takes_config=False)
@@ -77,7 +77,7 @@ def test_a_registered_network_has_one_name():
             return torch.nn.Identity()
 
 
-def test_a_network_that_is_registered_from_outside():
+def test_user_registered_network_is_built_and_converted():
     @register(takes_config=False)
     def outside(num_classes=10):
         return timm.create_model("resnet18", num_classes=num_classes)

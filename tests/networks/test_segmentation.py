@@ -23,14 +23,14 @@ NARROW: dict[str, Any] = {"backbone_args": {"channels": [16, 32, 64, 128]}, "hea
         ("fcn_resnet86_mod", 47.154, 0.3768),
     ],
 )
-def test_the_papers_counts(name: str, parameters_m: float, tera_macs: float) -> None:
+def test_parameters_and_macs_equal_the_paper(name: str, parameters_m: float, tera_macs: float) -> None:
     with torch.device("meta"):
         found = count(build(name, aux=False), torch.empty(1, 3, 512, 1024))
     assert round(found.parameters / 1e6, 3) == parameters_m
     assert round(found.gmacs / 1e3, 4) == tera_macs
 
 
-def test_converting_the_whole_and_converting_the_backbone_are_one() -> None:
+def test_converting_the_network_equals_converting_its_backbone() -> None:
     whole = convert_(fcn("resnet18", 5, **NARROW), MoDConfig())
     over = fcn("resnet18_mod", 5, **NARROW)
     over.load_state_dict(whole.state_dict())
@@ -46,7 +46,7 @@ def test_converting_the_whole_and_converting_the_backbone_are_one() -> None:
     ]
 
 
-def test_a_users_own_network_is_converted() -> None:
+def test_torchvision_fcn_is_converted() -> None:
     model = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=5)
     assert len(mod_blocks(convert_(model))) == 7
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_a_users_own_network_is_converted() -> None:
 
 
 @pytest.mark.parametrize("head", ["paper", "torchvision"])
-def test_output_has_the_images_size(head: str) -> None:
+def test_output_has_the_size_of_the_image(head: str) -> None:
     model = fcn(timm.create_model("resnet18"), 5, head=head, head_channels=32).eval()
     with torch.inference_mode():
         found = model(torch.rand(2, 3, 61, 83))
@@ -71,7 +71,7 @@ def test_deeplab_trains_without_an_auxiliary_head() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_the_control_is_the_network_without_its_mod_blocks() -> None:
+def test_control_equals_the_network_without_mod_blocks() -> None:
     control = control_(fcn("resnet50_mod", 5, head_channels=16)).eval()
     bare = fcn(ResNet(Bottleneck, (2, 2, 3, 2)), 5, head_channels=16).eval()
     bare.load_state_dict(dict(zip(bare.state_dict(), control.state_dict().values(), strict=True)))
@@ -79,7 +79,7 @@ def test_the_control_is_the_network_without_its_mod_blocks() -> None:
     assert torch.equal(control(x_NCHW)["out"], bare(x_NCHW)["out"])
 
 
-def test_lowered_it_has_no_auxiliary_head() -> None:
+def test_lowered_network_has_no_auxiliary_head() -> None:
     model = fcn("resnet18_mod", 5, **NARROW).eval()
     x_NCHW = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def test_lowered_it_has_no_auxiliary_head() -> None:
     assert "aux" in model(x_NCHW)
 
 
-def test_it_is_saved_and_rebuilt(tmp_path: Path) -> None:
+def test_network_is_saved_and_loaded(tmp_path: Path) -> None:
     arguments = {"backbone": "resnet18", "num_classes": 5, "backbone_args": {"channels": [16, 32, 64, 128]}}
     model = convert_(build("fcn", **arguments), MoDConfig(c=16, order="index"))
     save(model, tmp_path / "fcn.safetensors", factory="cnnmod/fcn", factory_args=arguments)
@@ -103,14 +103,14 @@ def test_it_is_saved_and_rebuilt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [{"backbone": "os:getcwd"}, {"backbone": "resnet18", "backbone_args": {"pretrained": True}}]
 )
-def test_a_file_neither_imports_nor_fetches(tmp_path: Path, arguments: dict[str, object]) -> None:
+def test_load_refuses_arguments_that_import_or_download(tmp_path: Path, arguments: dict[str, object]) -> None:
     model = fcn("resnet18", 5, **NARROW)
     save(model, tmp_path / "fcn.safetensors", factory="cnnmod/fcn", factory_args=arguments | {"num_classes": 5})
     with pytest.raises(ValueError, match="could download, import or read other files"):
         load(tmp_path / "fcn.safetensors")
 
 
-def test_bad_input() -> None:
+def test_invalid_arguments_raise() -> None:
     with pytest.raises(ValueError, match="head must be 'paper' or 'torchvision', not 'small'"):
         fcn("resnet18", 5, head="small")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="unknown network 'resnet51'"):

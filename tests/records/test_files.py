@@ -6,12 +6,12 @@ import pytest
 from cnnmod.records.files import check_writable, replace, write_whole
 
 
-def test_a_missing_folder(tmp_path):
+def test_missing_folder_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
         write_whole(tmp_path / "nowhere" / "file", "x")
 
 
-def test_what_was_there_survives_a_failure(tmp_path, monkeypatch):
+def test_existing_file_is_kept_after_a_failed_write(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_whole(path, "old")
 
@@ -27,7 +27,7 @@ def test_what_was_there_survives_a_failure(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_check_writable(tmp_path):
+def test_check_writable_leaves_files_unchanged(tmp_path):
     check_writable(tmp_path / "file")
     assert not [*tmp_path.iterdir()]
     (tmp_path / "file").write_text("old")
@@ -47,14 +47,14 @@ def test_permissions_are_kept(tmp_path, mode):
     assert path.stat().st_mode & 0o777 == mode
 
 
-def test_a_new_file_gets_those_of_any_new_file(tmp_path):
+def test_new_file_has_default_permissions(tmp_path):
     (tmp_path / "other").touch()
     write_whole(tmp_path / "file", "new")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
-def test_the_owner_is_kept(tmp_path):
+def test_owner_is_kept(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     os.chown(path, 12345, 54321)
@@ -65,7 +65,7 @@ def test_the_owner_is_kept(tmp_path):
 
 @pytest.mark.parametrize("links", [1, 2])
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_symbolic_link_is_kept(tmp_path, links, exists):
+def test_symbolic_link_is_kept(tmp_path, links, exists):
     (tmp_path / "there").mkdir()
     target = tmp_path / "there" / "file"
     if exists:
@@ -84,7 +84,7 @@ def test_a_symbolic_link_is_kept(tmp_path, links, exists):
     assert not exists or target.stat().st_mode & 0o777 == 0o600
 
 
-def test_links_that_lead_nowhere(tmp_path):
+def test_invalid_links_raise(tmp_path):
     (tmp_path / "nowhere").symlink_to("missing/file")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "folder").mkdir()
@@ -98,7 +98,7 @@ def test_links_that_lead_nowhere(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_what_is_no_regular_file_is_written_to(tmp_path):
+def test_pipes_and_devices_are_written_to_directly(tmp_path):
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     check_writable(pipe)
@@ -114,7 +114,7 @@ def test_what_is_no_regular_file_is_written_to(tmp_path):
     assert (tmp_path / "null").is_char_device()
 
 
-def test_replace(tmp_path):
+def test_replace_keeps_permissions_and_links(tmp_path):
     """For files that others write: permissions and links are kept as by `write_whole`."""
     target, path, written = tmp_path / "target", tmp_path / "link", tmp_path / "written"
     target.write_text("old")

@@ -18,7 +18,7 @@ class Point:
 GOOD = {"x": 1, "kind": "a", "name": None, "inner": {"y": [1, 2]}}
 
 
-def test_values_that_fit():
+def test_valid_values_are_parsed():
     assert parse(Point, GOOD, "file") == Point(1, "a", None, {"y": [1, 2]})
 
 
@@ -37,25 +37,25 @@ def test_values_that_fit():
         ({"later": ["1"]}, r"file: later\[0\] must be int, not '1'"),
     ],
 )
-def test_values_that_do_not(changed, error):
+def test_invalid_values_raise(changed, error):
     with pytest.raises(ValueError, match=error):
         parse(Point, GOOD | changed, "file")
 
 
-def test_a_field_may_be_missing_if_it_has_a_default():
+def test_field_with_a_default_may_be_missing():
     assert parse(Point, GOOD | {"later": [1]}, "file").later == [1]
     with pytest.raises(ValueError, match=r"file: fields missing or unknown: x$"):
         parse(Point, {name: value for name, value in GOOD.items() if name != "x"}, "file")
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
-def test_no_json(content, tmp_path):
+def test_invalid_json_raises(content, tmp_path):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ValueError, match="file is not valid JSON: "):
         read_json(tmp_path / "file")
 
 
-def test_no_object():
+def test_list_instead_of_object_raises():
     with pytest.raises(ValueError, match=r"file must be a JSON object, not \[\]"):
         parse(Point, [], "file")
 
@@ -70,7 +70,7 @@ def test_no_object():
         (b'{"a": ' * 100_000, "is not valid JSON: maximum recursion depth"),
     ],
 )
-def test_files_that_are_no_json(content, message, tmp_path):
+def test_invalid_json_error_names_the_cause(content, message, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.json {message}"):
         read_json(tmp_path / "a.json")

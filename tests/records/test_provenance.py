@@ -6,7 +6,7 @@ import torch
 from cnnmod.records.provenance import Provenance
 
 
-def test_provenance_says_what_and_where():
+def test_provenance_has_versions_device_and_commit():
     made = Provenance.now(torch.device("cpu"), 2)
     assert made.versions["torch"] == torch.__version__.partition("+")[0] or made.versions["torch"] == torch.__version__
     assert made.device == "cpu"

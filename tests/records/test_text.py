@@ -1,7 +1,7 @@
 from cnnmod.records.text import TextTable
 
 
-def test_numbers_stand_to_the_right_and_words_to_the_left():
+def test_numbers_are_right_aligned_and_words_left_aligned():
     rows = [["a", "9.5", "", "word"], ["bcd", "10.25", "+3.9", "7"]]
     lines = str(TextTable("Title", ["name", "ms", "tax", "what"], rows, "A note.")).splitlines()
     assert lines == [
@@ -13,7 +13,7 @@ def test_numbers_stand_to_the_right_and_words_to_the_left():
     ]
 
 
-def test_without_header_rows_or_note():
+def test_header_rows_and_note_are_optional():
     assert str(TextTable("Title", [], [["size", "3 MB"], ["blocks", "none"]])) == "Title\nsize    3 MB\nblocks  none"
     assert str(TextTable("Title", [], [], "Nothing.")) == "Title\nNothing."
     assert str(TextTable("Title", ["a", "b"], [])) == "Title\na  b"

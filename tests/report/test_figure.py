@@ -39,7 +39,7 @@ def drawn(comparisons, path, monkeypatch, draw=four_panels):
 original = figure.Figure
 
 
-def test_the_papers_lines_alone(tmp_path, monkeypatch):
+def test_figure_without_results_shows_the_paper(tmp_path, monkeypatch):
     panels = drawn([], tmp_path / "figure.png", monkeypatch)
     assert [[label for label, _ in lines] for lines in panels] == [["dense, the paper's", "MoD, the paper's"]] * 4
     assert dict(panels[2])["dense, the paper's"][2] == 1  # ResNet50's own time
@@ -47,7 +47,7 @@ def test_the_papers_lines_alone(tmp_path, monkeypatch):
     assert imread(tmp_path / "figure.png").shape[:2] == (1080, 1560)
 
 
-def test_measured_times_are_marks_beside_resnet50s(tmp_path, monkeypatch):
+def test_measured_times_are_relative_to_resnet50(tmp_path, monkeypatch):
     _, _, cpu, gpu = drawn([comparison(), comparison("NVIDIA H100")], tmp_path / "figure.svg", monkeypatch)
     assert cpu[2:] == [
         ("measured: eager, batch 1, channels last, a processor, 2 threads", [1.0]),
@@ -56,12 +56,12 @@ def test_measured_times_are_marks_beside_resnet50s(tmp_path, monkeypatch):
     assert gpu[2:] == [("measured: eager, batch 1, channels last, NVIDIA H100", [1.0]), ("_nolegend_", [0.75])]
 
 
-def test_other_baselines_give_no_mark(tmp_path, monkeypatch):
+def test_results_with_other_baselines_are_ignored(tmp_path, monkeypatch):
     panels = drawn([comparison(baseline="resnet101")], tmp_path / "figure.pdf", monkeypatch)
     assert all(len(lines) == 2 for lines in panels)
 
 
-def test_unknown_ending(tmp_path):
+def test_unknown_suffix_raises(tmp_path):
     with pytest.raises(ValueError, match=r"must be one of \.eps, .*, not '.*bmpx'"):
         four_panels([], tmp_path / "figure.bmpx")
     assert not [*tmp_path.iterdir()]
@@ -73,7 +73,7 @@ def with_accuracies(values, **changes):
     return replace(plain, rows=rows, accuracy_source="three seeds")
 
 
-def test_ones_own_networks(tmp_path, monkeypatch):
+def test_measured_panels_show_the_networks_with_accuracies(tmp_path, monkeypatch):
     own = with_accuracies([90.0, 89.0, None], baseline="dense")
     panels = drawn([own], tmp_path / "figure.png", monkeypatch, measured_panels)
     assert panels[0] == [("dense", [2.0]), ("resnet75_mod", [2.0])]  # the control's was not measured
@@ -81,7 +81,7 @@ def test_ones_own_networks(tmp_path, monkeypatch):
     assert panels[2] == [("dense", [1.0]), ("resnet75_mod", [0.75])]
 
 
-def test_ones_own_need_accuracies(tmp_path):
+def test_measured_panels_require_accuracies(tmp_path):
     with pytest.raises(ValueError, match="must be inference results with accuracies"):
         measured_panels([with_accuracies([1.0, 2.0, 3.0]), comparison()], tmp_path / "figure.png")
     assert not [*tmp_path.iterdir()]

@@ -5,7 +5,7 @@ from matplotlib.image import imread
 from cnnmod.report.image import image_format, write_figure
 
 
-def test_the_ending_is_the_format(tmp_path):
+def test_suffix_sets_the_format(tmp_path):
     figure = Figure(figsize=(2, 1))
     write_figure(figure, tmp_path / "a.png")
     assert imread(tmp_path / "a.png").shape[:2] == (120, 240)
@@ -15,12 +15,12 @@ def test_the_ending_is_the_format(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["figure", "figure.bmpx"])
-def test_an_ending_that_is_none(name, tmp_path):
+def test_unknown_suffix_raises(name, tmp_path):
     with pytest.raises(ValueError, match=rf"suffix of a figure must be one of \.eps, .*, not '.*{name}'"):
         write_figure(Figure(), tmp_path / name)
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_figure(Figure(), tmp_path / "nowhere" / "a.png")

@@ -20,7 +20,7 @@ HALVES = torch.cat([torch.zeros(40, 32), torch.full((40, 32), 13)], dim=1).long(
         TopClasses([3, 1], [0.8, 0.2]),
     ],
 )
-def test_a_picture_is_drawn(prediction: Prediction, tmp_path: Path) -> None:
+def test_every_prediction_is_drawn(prediction: Prediction, tmp_path: Path) -> None:
     picture((100, 100, 100), (64, 40)).save(tmp_path / "image.png")
     prediction_figure(tmp_path / "image.png", prediction, str, tmp_path / "drawn.png")
     drawn = Image.open(tmp_path / "drawn.png").convert("RGB")
@@ -30,5 +30,5 @@ def test_a_picture_is_drawn(prediction: Prediction, tmp_path: Path) -> None:
         assert left != right
 
 
-def test_twenty_classes_have_twenty_colours() -> None:
+def test_twenty_classes_have_distinct_colors() -> None:
     assert len({color(label) for label in range(20)}) == 20

@@ -3,7 +3,7 @@ import pytest
 from cnnmod.report.progress import progress_bars
 
 
-def test_writes_to_standard_error_only(capsys):
+def test_bars_are_written_to_standard_error(capsys):
     with progress_bars() as progress:
         for done in (1, 2):
             progress("counting", done, 2)
@@ -14,7 +14,7 @@ def test_writes_to_standard_error_only(capsys):
     assert "2/2" in err
 
 
-def test_an_error_is_not_written_beside_bars(capsys):
+def test_bars_are_hidden_after_an_error(capsys):
     def fail():
         with progress_bars() as progress:
             progress("counting", 1, 2)

@@ -23,7 +23,7 @@ def rendered(cells, width=80):
     return console.export_text()
 
 
-def test_network():
+def test_network_table_shows_blocks_totals_and_the_paper():
     cells = network_cells("resnet50_mod", build("resnet50_mod"))
     assert cells.rows[1] == ["layer1.1", "0", "MoD", "256", "4", "8,221", "0.06"]
     assert cells.rows[-2] == ["total", "", "7 MoD", "", "", "18,105,949", "2,561.99"]
@@ -31,13 +31,13 @@ def test_network():
     assert "74.79 % top-1 on ImageNet" in cells.notes[-1]
 
 
-def test_blocks_and_the_rest_make_the_whole():
+def test_block_parameters_sum_to_the_total():
     for name in ("mobilenetv2_mod", "vgg16_bn_cifar_mod", "resnet18"):
         *parts, total = [row for row in network_cells(name, build(name)).rows if not row[0].startswith("the paper")]
         assert sum(int(row[5].replace(",", "")) for row in parts) == int(total[5].replace(",", ""))
 
 
-def test_a_network_that_the_paper_does_not_have():
+def test_network_without_paper_figures_has_no_paper_row():
     cells = network_cells("resnet26d", build("resnet26d"))
     assert cells.rows[-1][0] == "total"
     assert [note.partition(":")[0] for note in cells.notes] == ["MMACs", "→ MoD"]
@@ -49,7 +49,7 @@ def test_parts_of_blocks_are_listed():
     assert sum(row[2] == "MoD" for row in network_cells("lowformer", model).rows) == len(mod_blocks(model))
 
 
-def test_comparison():
+def test_comparison_table_has_all_rows_and_fits_80_columns():
     models = {"dense": digits_resnet(), "mod": convert_(digits_resnet(), MoDConfig(c=8))}
     arguments = {"accuracy_pct": {"mod": 98.25}, "accuracy_source": "somewhere"}
     comparison = compare(models, torch.rand(1, 1, 8, 8), batch_sizes=(1, 2), rounds=2, **arguments)
@@ -90,7 +90,7 @@ def experiment(name, rows, changes=()):
     )
 
 
-def test_experiments_in_one_table():
+def test_experiments_are_shown_in_one_table():
     first = experiment("fast", {"mod": [80.0, 80.2, 80.4], "control": [79.0, 79.4]})
     order = experiment("fast, config.order=index", {"mod": [81.0]}, ["config.order=index"])
     cells = experiment_cells(first, order)
@@ -101,13 +101,13 @@ def test_experiments_in_one_table():
     assert "over mod" not in experiment_cells(first).header
 
 
-def test_a_row_that_has_the_same_accuracy_in_all_runs():
+def test_equal_accuracies_in_all_runs_are_supported():
     """As networks do that did not learn."""
     cells = experiment_cells(experiment("fast", {"mod": [10.0, 10.0, 10.0], "control": [10.0, 10.0, 82.8]}))
     assert cells.rows[0][2:4] == ["10.00 ±0.00", "-24.27 ±104.41"]
 
 
-def test_experiments_that_cannot_be_compared():
+def test_incomparable_experiments_raise():
     first = experiment("fast", {"mod": [80.0]})
     longer = experiment("fast, epochs=3", {"mod": [80.0]}, ["epochs=3"])
     with pytest.raises(ValueError, match=r"'fast, epochs=3' differs from 'fast' in more than the MoD config"):
@@ -132,7 +132,7 @@ def test_experiments_that_cannot_be_compared():
         (Accuracy(90.0, None, 10, 0), "10 test images"),
     ],
 )
-def test_classes_that_were_not_tested_are_named(score, said):
+def test_absent_classes_are_named(score, said):
     text = accuracy_text(score, Path("best"), ["a", "b", "c"])
     assert text.endswith(said)
     assert ("(class" in text) == bool(score.absent_classes)

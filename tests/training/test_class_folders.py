@@ -7,7 +7,7 @@ from cnnmod.training.layouts import find_sources
 from pictures import classes, picture
 
 
-def test_class_folders(tmp_path):
+def test_finds_class_folders(tmp_path):
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"])
     sources = find_sources(tmp_path)
@@ -33,12 +33,12 @@ def test_hidden_files_and_folders_are_ignored(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_hidden_parts_of_the_folders_own_path_are_not(tmp_path):
+def test_hidden_parent_folders_are_accepted(tmp_path):
     classes(tmp_path / ".cache" / "data", "train", ["cat", "dog"])
     assert len(find_sources(tmp_path / ".cache" / "data").splits["train"]) == 4
 
 
-def test_all_endings_of_images_are_taken_and_other_files_are_named(tmp_path, caplog):
+def test_all_image_suffixes_are_read_and_other_files_are_logged(tmp_path, caplog):
     classes(tmp_path, "train", ["cat", "dog"])
     for name in ("a.JPG", "b.tif", "c.TIFF", "d.gif", "e.webp", "f.bmp", "inner/g.jpeg"):
         (tmp_path / "train" / "cat" / name).parent.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def test_all_endings_of_images_are_taken_and_other_files_are_named(tmp_path, cap
     assert f"ignoring 1 files in {tmp_path}/train that are not images, such as {first}" in caplog.messages
 
 
-def test_a_class_without_images(tmp_path):
+def test_class_without_images_raises(tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "eel").mkdir()
     with pytest.raises(
@@ -70,21 +70,21 @@ def test_a_class_without_images(tmp_path):
         (["ant", "cat", "dog"], "the first difference is 'cat' and 'ant'"),
     ],
 )
-def test_splits_of_other_classes(names, error, tmp_path):
+def test_splits_with_different_classes_raise(names, error, tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     classes(tmp_path, "val", names)
     with pytest.raises(ValueError, match=rf"/train and .*/val have different classes .*{error}"):
         find_sources(tmp_path)
 
 
-def test_val_and_valid_side_by_side(tmp_path):
+def test_val_next_to_valid_raises(tmp_path):
     for split in ("train", "val", "valid"):
         classes(tmp_path, split, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"/val and .*/valid are both the validation split"):
         find_sources(tmp_path)
 
 
-def test_broken_images_are_named(tmp_path):
+def test_error_names_the_broken_image(tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
     train = find_sources(tmp_path).splits["train"]

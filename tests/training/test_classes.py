@@ -22,7 +22,7 @@ def said(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def recoloured(folder: Path, values: dict[int, int]) -> Path:
+def recolored(folder: Path, values: dict[int, int]) -> Path:
     for path in folder.glob("*annot/*.png"):
         Image.open(path).point(lambda value: values.get(value, 0)).save(path)
     return folder
@@ -35,10 +35,10 @@ def rewritten(folder: Path, text: str, *numbers: int) -> Path:
 
 
 class TestMasks:
-    def test_of_0_and_255(self, tmp_path, caplog):
+    def test_class_missing_in_all_splits_is_logged_once(self, tmp_path, caplog):
         """The one class that is left is found everywhere, which looks like an mIoU of 100 %."""
         streets(tmp_path, train=2, val=2)
-        recoloured(tmp_path, {0: 0, 1: 255, 9: 255})
+        recolored(tmp_path, {0: 0, 1: 255, 9: 255})
         how = recipe("camvid", [*MASKS, "ignore=255"])
         data = open_data(tmp_path, how)
         check(data, "segmentation")
@@ -52,41 +52,41 @@ class TestMasks:
         check(open_data(tmp_path, how), "segmentation")
         assert len(said(caplog)) == 2
 
-    def test_with_all_classes(self, tmp_path, caplog):
+    def test_complete_data_logs_nothing(self, tmp_path, caplog):
         check(
             open_data(streets(tmp_path, train=2, val=2, test=1), recipe("camvid", [*MASKS, "ignore=9"])), "segmentation"
         )
         assert said(caplog) == []
 
-    def test_in_one_split_alone(self, tmp_path, caplog):
+    def test_class_missing_in_one_split_is_logged(self, tmp_path, caplog):
         streets(tmp_path, train=2, val=2, test=1)
-        recoloured(tmp_path / "none", {})
+        recolored(tmp_path / "none", {})
         for path in (tmp_path / "testannot").iterdir():
             Image.new("L", (64, 48), 1).save(path)
         check(open_data(tmp_path, recipe("camvid", [*MASKS, "ignore=9"])), "segmentation")
         assert said(caplog) == ["no test pixel belongs to road (class 0); the masks have the values 1"]
 
-    def test_of_cityscapes(self, tmp_path, caplog):
+    def test_missing_cityscapes_classes_are_logged(self, tmp_path, caplog):
         check(open_data(city(tmp_path, train=1, val=1), recipe("cityscapes")), "segmentation")
         assert len(said(caplog)) == 2
         assert said(caplog)[0].startswith("no training pixel belongs to sidewalk (class 1), building (class 2), wall")
         assert said(caplog)[0].endswith("and 9 more; the masks have the values 7, 26, 4 (ignored)")
 
-    def test_of_one_class(self, tmp_path):
+    def test_single_class_raises(self, tmp_path):
         how = recipe("camvid", ['classes=["road"]', "ignore=255"])
         with pytest.raises(
             ValueError, match=r"the data set has only one class, road \(class 0\); it needs two or more"
         ):
-            check(open_data(recoloured(streets(tmp_path, train=2, val=2), {9: 255}), how), "segmentation")
+            check(open_data(recolored(streets(tmp_path, train=2, val=2), {9: 255}), how), "segmentation")
 
-    def test_all_ignored(self, tmp_path):
-        recoloured(streets(tmp_path, train=2, val=2), {0: 9, 1: 9, 9: 9})
+    def test_only_ignored_pixels_raise(self, tmp_path):
+        recolored(streets(tmp_path, train=2, val=2), {0: 9, 1: 9, 9: 9})
         with pytest.raises(
             ValueError, match=r"no training pixel belongs to any class; the masks have the values 9 \(ignored\)"
         ):
             check(open_data(tmp_path, recipe("camvid", [*MASKS, "ignore=9"])), "segmentation")
 
-    def test_a_value_that_is_no_class_is_found_before_the_training(self, tmp_path, caplog):
+    def test_unknown_mask_value_raises_before_training(self, tmp_path, caplog):
         streets(tmp_path, train=3, val=2)
         Image.new("L", (64, 48), 7).save(tmp_path / "trainannot" / "train2.png")
         how = recipe("camvid", [*MASKS, "ignore=9"])
@@ -99,23 +99,23 @@ class TestMasks:
 
 
 class TestBoxes:
-    def test_a_class_of_test_images_alone(self, tmp_path, caplog):
+    def test_class_without_training_boxes_is_logged(self, tmp_path, caplog):
         rewritten(cells(tmp_path, train=3, val=2), annotation(("cell", 1, 2, 30, 40)), 0, 1, 2)
         check(open_data(tmp_path, CELLS), "detection")
         assert said(caplog) == ["no training box belongs to drop (class 2); there are boxes of cell"]
 
-    def test_difficult_ones_do_not_count(self, tmp_path, caplog):
+    def test_difficult_boxes_are_not_counted(self, tmp_path, caplog):
         rewritten(cells(tmp_path, train=2, val=2), annotation(("drop", 1, 2, 30, 40), difficult=1), 1)
         check(open_data(tmp_path, CELLS), "detection")
         assert said(caplog) == ["no training box belongs to drop (class 2); there are boxes of cell"]
 
     @pytest.mark.parametrize(("numbers", "split"), [((0, 1), "training"), ((2, 3), "test")])
-    def test_none_in_a_split(self, numbers, split, tmp_path):
+    def test_split_without_boxes_raises(self, numbers, split, tmp_path):
         rewritten(cells(tmp_path, train=2, val=2), annotation(), *numbers)
         with pytest.raises(ValueError, match=rf"no {split} box belongs to any class$"):
             check(open_data(tmp_path, CELLS), "detection")
 
-    def test_names_that_differ_in_case_only(self, tmp_path, caplog):
+    def test_names_that_differ_only_in_case_are_logged(self, tmp_path, caplog):
         rewritten(
             cells(tmp_path, train=2, val=2), annotation(("cell", 1, 2, 30, 40), ("Cell", 1, 2, 30, 40)), 0, 1, 2, 3
         )
@@ -126,23 +126,23 @@ class TestBoxes:
 
 
 class TestImages:
-    def test_a_class_that_is_not_tested(self, tmp_path, caplog):
+    def test_class_without_test_images_is_logged(self, tmp_path, caplog):
         shards(tmp_path, [6])
         how = recipe("digits", ["in_channels=3", "mean=[0, 0, 0]", "std=[1, 1, 1]"])
         check(open_data(tmp_path, how), "classification")
         assert said(caplog) == ["no test image belongs to class 0, class 1"]
 
-    def test_a_class_that_is_not_trained(self, caplog):
+    def test_class_without_training_images_is_logged(self, caplog):
         check(open_data("digits", recipe("digits", ["train_images=5"])), "classification")
         (message,) = said(caplog)
         assert message.startswith("no training image belongs to ")
 
-    def test_with_all_classes(self, caplog):
+    def test_complete_data_logs_nothing(self, caplog):
         check(open_data("digits", recipe("digits", ["validation_fraction=0.1"])), "classification")
         assert said(caplog) == []
 
 
-def test_many_classes_are_named_in_part():
+def test_long_class_lists_are_shortened():
     assert name_classes([1, 3], ["a", "b", "c", "d"]) == "b (class 1), d (class 3)"
     assert name_classes([2], None) == "class 2"
     assert name_classes(range(10), None).endswith("class 7 and 2 more")

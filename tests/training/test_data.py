@@ -10,7 +10,7 @@ from pictures import classes, encoded, parquet, picture, shard, shards
 SMALL = ["image_size=8", "epochs=1", "batch_size=2"]
 
 
-def test_digits():
+def test_digits_are_split_and_scaled():
     data = open_data("digits", recipe("digits"))
     (batch,) = data.test.batches([torch.arange(450)])
     assert batch.images.shape == (450, 1, 8, 8)
@@ -22,7 +22,7 @@ def test_digits():
     assert not set.intersection(*seen)
 
 
-def test_held_out_images_are_not_trained_on():
+def test_validation_images_are_not_used_for_training():
     whole = open_data("digits", recipe("digits"))
     data = open_data("digits", recipe("digits", ["validation_fraction=0.1"]))
     assert data.validation is not None
@@ -33,7 +33,7 @@ def test_held_out_images_are_not_trained_on():
     assert torch.bincount(data.validation.labels).min() >= 13
 
 
-def test_fewer_training_images():
+def test_train_images_limits_the_training_images():
     data = open_data("digits", recipe("digits", ["train_images=200"]))
     assert len(data.train) == 200
     with pytest.raises(ValueError, match="train_images is 2000, but digits has 1347 training images"):
@@ -41,7 +41,7 @@ def test_fewer_training_images():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_image_of_uneven_shards_is_seen_once(workers, tmp_path):
+def test_each_image_of_uneven_shards_is_read_once(workers, tmp_path):
     shards(tmp_path, [4, 1, 3])
     data = open_data(tmp_path, recipe("imagenet", [*SMALL, "mean=[0,0,0]", "std=[1,1,1]"]), workers=workers)
     seen = []
@@ -52,13 +52,13 @@ def test_each_image_of_uneven_shards_is_seen_once(workers, tmp_path):
 
 
 class TestErrors:
-    def test_labels_out_of_range(self, tmp_path):
+    def test_labels_out_of_range_raise(self, tmp_path):
         parquet(tmp_path / "train.parquet", [0, 1])
         parquet(tmp_path / "test.parquet", [7])
         with pytest.raises(ValueError, match=r"test\.parquet, row 0 \(test\) has the label 7; there are 2 classes"):
             open_data(tmp_path, recipe("cifar10_fast"))
 
-    def test_labels_that_no_training_image_has(self, tmp_path):
+    def test_label_without_training_image_raises(self, tmp_path):
         for split, labels in (("train", b"02"), ("val", b"01")):
             members = {f"{number}.png": encoded(picture(0)) for number in range(2)}
             members |= {f"{number}.cls": labels[number : number + 1] for number in range(2)}
@@ -66,13 +66,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"val\.tar: 1\.png \(validation\) has the label 1, which no training"):
             open_data(tmp_path, recipe("cifar10_fast"))
 
-    def test_labels_beyond_the_number_of_images(self, tmp_path):
+    def test_label_larger_than_the_number_of_images_raises(self, tmp_path):
         parquet(tmp_path / "train.parquet", [0, 10**9])
         parquet(tmp_path / "test.parquet", [0])
         with pytest.raises(ValueError, match=r"has labels up to 1000000000, but only 2 training images"):
             open_data(tmp_path, recipe("cifar10_fast"))
 
-    def test_one_class_only(self, tmp_path):
+    def test_single_class_raises(self, tmp_path):
         for split in ("train", "val"):
             classes(tmp_path / "folders", split, ["cat"])
         for split in ("train", "test"):
@@ -88,7 +88,7 @@ class TestErrors:
             open_data(tmp_path, recipe("cifar10_fast", SMALL))
         assert "1 of 3 classes have no training image: b" in caplog.messages
 
-    def test_nothing_to_test_on(self, tmp_path):
+    def test_missing_test_split_raises(self, tmp_path):
         classes(tmp_path, "train", ["cat"])
         with pytest.raises(ValueError, match="has the splits train; it needs train, and test or validation"):
             open_data(tmp_path, recipe("cifar10_fast"))

@@ -28,17 +28,17 @@ def content(image, kind="PNG", **kwargs):
 class TestDepth:
     @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_16_bits(self, kind, channels):
+    def test_16_bits_are_divided_by_256(self, kind, channels):
         image = decode(content(Image.fromarray(GRADIENT_HW), kind), "x", channels)
         values = numpy.asarray(image if channels == 1 else image.getchannel(2))
         assert (values == GRADIENT_HW // 256).all()
 
-    def test_16_bits_the_high_byte_first(self):
+    def test_big_endian_16_bits_are_divided_by_256(self):
         big = Image.frombytes("I;16B", (64, 48), GRADIENT_HW.astype(">u2").tobytes())
         values = numpy.asarray(decode(content(big, "TIFF"), "x", 1))
         assert (values == GRADIENT_HW // 256).all()
 
-    def test_12_bits(self):
+    def test_12_bits_are_converted_to_8(self):
         """Two values in three bytes, which PIL reads and does not write."""
         tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 3)]
         entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -47,17 +47,17 @@ class TestDepth:
         assert numpy.asarray(image).tolist() == [[0x80, 0xFF]]
 
     @pytest.mark.parametrize("mode", ["I", "F"])
-    def test_32_bits_are_refused(self, mode):
+    def test_32_bits_raise(self, mode):
         image = Image.fromarray(GRADIENT_HW.astype({"I": "int32", "F": "float32"}[mode]))
         with pytest.raises(ValueError, match=rf"^some\.tif has 32-bit pixels \(mode {mode}\), whose range is unknown"):
             decode(content(image, "TIFF"), "some.tif", 3)
 
-    def test_16_bits_with_white_as_0_are_refused(self):
+    def test_16_bits_with_white_as_0_raise(self):
         image = Image.fromarray(GRADIENT_HW)
         with pytest.raises(ValueError, match=r"^some\.tif has 16 bits and photometric interpretation 0"):
             decode(content(image, "TIFF", tiffinfo={262: 0}), "some.tif", 3)
 
-    def test_values_that_end_early_are_logged_once(self, caplog):
+    def test_dark_images_are_logged_once(self, caplog):
         with caplog.at_level(logging.WARNING, "cnnmod"):
             for _ in range(2):
                 decode(content(Image.fromarray(GRADIENT_HW // 20)), "some.png", 1)
@@ -87,7 +87,7 @@ class TestModes:
         assert image.getpixel((1, 1)) == pytest.approx(expected, abs=1)
 
     @pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128])])
-    def test_palette(self, transparency):
+    def test_palette_and_transparency_are_converted(self, transparency):
         """PIL warns of some kinds of transparency, and a warning is an error here."""
         image = Image.new("P", (4, 2), 1)
         image.putpalette([0, 0, 0, 200, 100, 50])
@@ -95,12 +95,12 @@ class TestModes:
         assert decode(content(image, **kwargs), "x", 3).getpixel((0, 0)) == (200, 100, 50)
         assert decode(content(image, **kwargs), "x", 1).mode == "L"
 
-    def test_what_pil_cannot_convert_is_named(self):
+    def test_error_names_the_image_that_pil_cannot_convert(self):
         with pytest.raises(ValueError, match=r"^some\.tif cannot be converted from LAB to L"):
             decode(content(Image.new("LAB", (4, 2)), "TIFF"), "some.tif", 1)
 
     @pytest.mark.parametrize("kind", ["GIF", "TIFF"])
-    def test_the_first_of_several_frames(self, kind):
+    def test_only_the_first_frame_is_decoded(self, kind):
         frames = [Image.new("L", (4, 2), value) for value in (10, 200)]
         image = decode(content(frames[0], kind, save_all=True, append_images=frames[1:]), "x", 1)
         assert image.getpixel((0, 0)) == 10
@@ -122,7 +122,7 @@ class TestOrientation:
         opposite = (shown.width - 1 - corner[0], shown.height - 1 - corner[1])
         assert numpy.asarray(shown)[opposite[1], opposite[0], 0] < 50
 
-    def test_16_bits_too(self):
+    def test_is_applied_to_16_bits(self):
         shown = decode(content(Image.fromarray(GRADIENT_HW), exif=oriented(6)), "x", 1)
         assert (numpy.asarray(shown) == numpy.rot90(GRADIENT_HW // 256, -1)).all()
 
@@ -144,18 +144,18 @@ class TestBroken:
             (content(Image.effect_noise((64, 64), 50))[:2000], "image file is truncated"),
         ],
     )
-    def test_is_named_in_one_line(self, broken, reason):
+    def test_is_named_in_a_one_line_error(self, broken, reason):
         with pytest.raises(ValueError, match=rf"^some\.png is broken: {reason}") as caught:
             decode(broken, "some.png", 3)
         assert "\n" not in str(caught.value)
         assert "BytesIO" not in str(caught.value)
 
-    def test_decompression_bombs(self, monkeypatch):
+    def test_decompression_bomb_raises(self, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         with pytest.raises(ValueError, match=r"^some\.png is broken: Image size \(400 pixels\) exceeds limit"):
             decode(content(Image.new("L", (20, 20))), "some.png", 3)
 
-    def test_files(self, tmp_path):
+    def test_unreadable_file_raises(self, tmp_path):
         with pytest.raises(ValueError, match=r"none\.png cannot be read: No such file or directory$"):
             decode_file(tmp_path / "none.png", 3)
         (tmp_path / "x.png").mkdir()
@@ -164,7 +164,7 @@ class TestBroken:
 
 
 class TestMasks:
-    def test_gray_values_and_palette_indexes_stay(self, tmp_path):
+    def test_gray_values_and_palette_indices_are_unchanged(self, tmp_path):
         path = tmp_path / "mask.png"
         for mode in ("L", "P"):
             mask = Image.fromarray((GRADIENT_HW % 7).astype(numpy.uint8))
@@ -173,7 +173,7 @@ class TestMasks:
             mask.save(path)
             assert (decode_mask(path) == GRADIENT_HW % 7).all()
 
-    def test_palette_indexes_of_few_bits_stay(self, tmp_path):
+    def test_palette_indices_with_2_bits_are_unchanged(self, tmp_path):
         mask = Image.new("P", (8, 8), 3)
         mask.putpalette([0, 0, 0, 9, 9, 9, 80, 80, 80, 255, 255, 255])
         mask.save(tmp_path / "mask.png", bits=2, transparency=0)
@@ -191,13 +191,13 @@ class TestMasks:
             (Image.new("L", (4, 4), 3), {"format": "TIFF"}, r"is broken: it is not an image of the format PNG$"),
         ],
     )
-    def test_others_are_refused(self, mask, kwargs, error, tmp_path):
+    def test_other_formats_raise(self, mask, kwargs, error, tmp_path):
         mask.save(tmp_path / "mask.png", **kwargs)
         with pytest.raises(ValueError, match=rf"mask\.png .*{error}"):
             decode_mask(tmp_path / "mask.png")
 
 
-def test_names_of_images(tmp_path):
+def test_image_files_are_recognized_by_name(tmp_path):
     for name in ("a.PNG", "b.Tiff", "c.jpeg", "d.GIF"):
         assert is_image_file(tmp_path / name)
     for name in ("._a.png", ".png", "a.txt", "png", "a.png.part"):

@@ -83,7 +83,9 @@ EXPECTED: dict[str, Any] = {  # sums of images, of labels
         ("bccd", smears, ["image_size=[64,80]", "train_images=4"]),
     ],
 )
-def test_the_same_draws_as_ever(name: str, make: Any, changes: list[str], tmp_path: Path) -> None:
+def test_augmentation_is_unchanged_since_the_first_version(
+    name: str, make: Any, changes: list[str], tmp_path: Path
+) -> None:
     data = open_data(make(tmp_path), recipe(name, changes))
     (batch,) = data.train.batches([torch.tensor([3, 0, 2])], DRAW)
     images, labels = EXPECTED[name]

@@ -32,12 +32,12 @@ def test_counts_every_image():
     assert model.training
 
 
-def test_another_number_of_classes():
+def test_different_number_of_classes_raises():
     with pytest.raises(ValueError, match="the network has 10 classes, the images have 12"):
         evaluate(FirstRow(), images(20, wrong=0), 12)
 
 
-def test_nothing_but_broken_images(tmp_path):
+def test_only_broken_images_raise(tmp_path):
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"])
     for path in tmp_path.glob("val/*/*.png"):

@@ -67,14 +67,14 @@ def check_same(made: Recipe, flat: dict[str, Any]) -> None:
     assert Recipe.from_dict(made.to_dict()) == made
 
 
-def test_there_are_files() -> None:
+def test_committed_files_exist() -> None:
     assert len(RUNS) > 100
     assert len(ACCURACIES) > 10
     assert len(PLANS) >= 2
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(BENCHMARKS).parent))
-def test_runs(path: Path) -> None:
+def test_runs_are_read(path: Path) -> None:
     values = json.loads(path.read_text())["run"]
     run = read_run(path.parent)
     check_same(run.recipe, values["recipe"])
@@ -88,7 +88,7 @@ def test_runs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ACCURACIES, ids=lambda path: path.stem)
-def test_accuracies(path: Path) -> None:
+def test_accuracy_files_are_read(path: Path) -> None:
     values = json.loads(path.read_text())
     found = read_experiment(path)
     check_same(found.recipe, values["recipe"])
@@ -97,14 +97,14 @@ def test_accuracies(path: Path) -> None:
             assert vars(result.accuracy) | content["accuracy"] == vars(result.accuracy)
 
 
-def test_int8() -> None:
+def test_int8_file_is_read() -> None:
     """This file holds the recipe of the runs that were measured."""
     flat = json.loads((BENCHMARKS / "results" / "int8.json").read_text())["recipe"]
     check_same(parse(Recipe, flat, "int8.json"), flat)
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: str(path.relative_to(BENCHMARKS)))
-def test_changes_in_plans(path: Path) -> None:
+def test_changes_in_plans_are_applied(path: Path) -> None:
     plan = json.loads(path.read_text())
     for arm in plan["arms"].values():
         made = recipe(plan["recipe"], [*plan["changes"], *arm["changes"]])
@@ -119,7 +119,7 @@ def test_changes_in_plans(path: Path) -> None:
             assert found == expected, change
 
 
-def test_what_a_task_never_read_is_left_out() -> None:
+def test_fields_of_other_tasks_are_dropped() -> None:
     flat = {"baseline": "a", "network": "b", "task": "detection", "augmentation": "flip", "crop_pct": 0.5, "epochs": 3}
     assert nested(flat) == {
         "networks": {"baseline": "a", "network": "b"},
@@ -137,6 +137,6 @@ def test_what_a_task_never_read_is_left_out() -> None:
         ({"epoch": 3}, "recipe field 'epoch'"),
     ],
 )
-def test_no_flat_recipes(values: dict[str, Any], error: str) -> None:
+def test_invalid_flat_recipes_raise(values: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         nested({"baseline": "a", **values})

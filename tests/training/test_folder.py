@@ -17,7 +17,7 @@ def a_run(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_tensorboard_holds_what_the_metrics_do(tmp_path):
+def test_tensorboard_has_the_same_values_as_the_metrics(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own
         reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -30,19 +30,19 @@ def test_tensorboard_holds_what_the_metrics_do(tmp_path):
         assert [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)] == logged
 
 
-def test_without_tensorboard(tmp_path, monkeypatch):
+def test_run_works_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_module, "SummaryWriter", None)
     assert a_run(tmp_path)
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_nothing_to_resume(tmp_path):
+def test_folder_without_run_json_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no run\.json"):
         read_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"run": {"seed": 1}}'])
-def test_no_run(content, tmp_path):
+def test_invalid_run_json_raises(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json"):
         read_run(tmp_path)

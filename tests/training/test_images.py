@@ -16,7 +16,7 @@ SMALL = ["image_size=8", "epochs=1", "batch_size=2"]
 
 
 @pytest.mark.parametrize("name", ["cifar10_fast", "imagenet"])
-def test_an_image_is_augmented_alike_wherever_it_stands(name, tmp_path):
+def test_augmentation_does_not_depend_on_the_batch(name, tmp_path):
     """Alone or in a batch, in whatever process, in an epoch from its start or from its middle."""
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=8)
@@ -33,10 +33,10 @@ def test_an_image_is_augmented_alike_wherever_it_stands(name, tmp_path):
     assert torch.equal(plain.labels, together.labels)
 
 
-def test_grey_images_are_converted_and_it_is_said_once(tmp_path, caplog, monkeypatch):
+def test_gray_images_are_converted_and_logged_once(tmp_path, caplog, monkeypatch):
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=1)
-        picture(100, mode="LA").save(tmp_path / split / "cat" / "grey.png")
+        picture(100, mode="LA").save(tmp_path / split / "cat" / "gray.png")
     monkeypatch.setattr(decode, "_logged", set())
     with caplog.at_level(logging.WARNING, "cnnmod"):
         data = open_data(tmp_path, recipe("imagenet", SMALL))
@@ -46,7 +46,7 @@ def test_grey_images_are_converted_and_it_is_said_once(tmp_path, caplog, monkeyp
 
 
 @pytest.mark.parametrize(("name", "workers"), [("cifar10_fast", 0), ("imagenet", 0), ("imagenet", 2)])
-def test_broken_images(name, workers, tmp_path):
+def test_broken_images_raise_or_are_skipped(name, workers, tmp_path):
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"])
     (tmp_path / "train" / "dog" / "0.png").write_bytes(b"no image")
@@ -65,7 +65,7 @@ def test_broken_images(name, workers, tmp_path):
     assert len(batch.broken) == 1
 
 
-def test_all_broken(tmp_path):
+def test_only_broken_images_raise(tmp_path):
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=1)
     for path in tmp_path.glob("train/*/*.png"):
@@ -80,7 +80,7 @@ def test_all_broken(tmp_path):
         open_data(tmp_path, recipe("cifar10_fast", SMALL), skip_broken=True)
 
 
-def test_two_channels():
+def test_two_channels_raise():
     two = recipe("digits", ["in_channels=2", "mean=[0, 0]", "std=[1, 1]"])
     with pytest.raises(ValueError, match="in_channels must be 1 or 3, not 2"):
         open_data("digits", two)
@@ -109,7 +109,7 @@ def twice(image, label):
 
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_any_data_set(stacked, workers):
+def test_decoded_images_accept_any_data_set(stacked, workers):
     images = DecodedImages(Numbers(), twice, 1, stacked=stacked, workers=workers, skip_broken=True)
     assert len(images) == 6
     first, second = images.batches([torch.tensor([5, 1, 2]), torch.tensor([4, 3])])
@@ -124,7 +124,7 @@ def test_any_data_set(stacked, workers):
         list(stopping.batches([torch.tensor([0, 3])]))
 
 
-def test_some_images_of_a_data_set():
+def test_subset_keeps_the_augmentation_of_each_image():
     """What is drawn for one depends on its number there, not on its place among them."""
 
     def drawn(image, label):
@@ -138,7 +138,7 @@ def test_some_images_of_a_data_set():
 
 
 @pytest.mark.parametrize(("name", "make"), [("imagenet", None), ("camvid", streets), ("bccd", cells)])
-def test_a_batch_of_broken_images_is_alike_for_all_tasks(name, make, tmp_path):
+def test_batch_of_broken_images_is_empty_for_all_tasks(name, make, tmp_path):
     if make is None:
         for split in ("train", "val"):
             classes(tmp_path, split, ["cat", "dog"])

@@ -6,7 +6,7 @@ from cnnmod.training.recipes import recipe
 from pictures import classes
 
 
-def test_crop_and_flip(tmp_path):
+def test_crop_flip_shifts_and_mirrors_images(tmp_path):
     """Each is the image itself, shifted by no more than an eighth, and mirrored or not."""
     side = torch.arange(16 * 16, dtype=torch.uint8).view(16, 16, 1).expand(16, 16, 3).numpy()
     for split in ("train", "test"):

@@ -4,19 +4,19 @@ from cnnmod.training.layouts import find_sources
 from pictures import classes, parquet, shards
 
 
-def test_torchvisions_cifar(tmp_path):
+def test_torchvision_cifar_checksums_are_verified(tmp_path):
     """In its own layout; the checksums are those of the real files, so these are refused."""
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(ValueError, match="Dataset not found or corrupted"):
         find_sources(tmp_path)
 
 
-def test_no_folder(tmp_path):
+def test_missing_folder_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the data folder .*nowhere does not exist"):
         find_sources(tmp_path / "nowhere")
 
 
-def test_nothing_known(tmp_path):
+def test_unsupported_layout_raises(tmp_path):
     with pytest.raises(
         ValueError, match=r"found no images in .*, which contains nothing; the supported layouts are class"
     ):
@@ -28,7 +28,7 @@ def test_nothing_known(tmp_path):
 
 
 @pytest.mark.parametrize("second", ["parquet", "shards", "cifar"])
-def test_several_layouts(second, tmp_path):
+def test_several_layouts_raise(second, tmp_path):
     classes(tmp_path, "train", ["cat", "dog"])
     if second == "parquet":
         parquet(tmp_path / "data" / "train-0.parquet", [0, 1])
@@ -40,7 +40,7 @@ def test_several_layouts(second, tmp_path):
         find_sources(tmp_path)
 
 
-def test_both_of_torchvisions_cifar(tmp_path):
+def test_both_torchvision_cifar_folders_raise(tmp_path):
     for name in ("cifar-10-batches-py", "cifar-100-python"):
         (tmp_path / name).mkdir()
     with pytest.raises(

@@ -45,7 +45,7 @@ def holder(tmp_path):
             continue
 
 
-def test_a_second_process_is_refused_until_the_first_has_ended(holder, tmp_path):
+def test_second_process_is_refused_until_the_first_ends(holder, tmp_path):
     process, _ = holder()
     with pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on {socket.gethostname()}$"):
         hold(tmp_path / "run").__enter__()
@@ -58,7 +58,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(holder, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_forked_process_that_outlives_its_parent_does_not_hold_it(holder, tmp_path):
+def test_forked_process_does_not_inherit_the_lock(holder, tmp_path):
     process, child = holder("fork")
     process.kill()
     process.wait()
@@ -67,15 +67,15 @@ def test_a_forked_process_that_outlives_its_parent_does_not_hold_it(holder, tmp_
         pass
 
 
-def test_once_in_a_process(tmp_path):
+def test_process_cannot_lock_a_folder_twice(tmp_path):
     with hold(tmp_path), pytest.raises(ValueError, match="is in use by this process"), hold(tmp_path):
         pass
     with hold(tmp_path), hold(tmp_path / "inner"):
         pass
 
 
-class TestWhatIsLeftBehind:
-    def test_by_another_host(self, tmp_path):
+class TestStaleLocks:
+    def test_lock_of_another_host_is_respected(self, tmp_path):
         (tmp_path / LOCK).write_text("123 elsewhere kernel\n")
         with pytest.raises(
             ValueError,
@@ -87,7 +87,7 @@ class TestWhatIsLeftBehind:
             pass
 
     @pytest.mark.parametrize("kernel", ["the same", "another"])
-    def test_by_this_machine(self, kernel, tmp_path):
+    def test_stale_lock_of_this_machine_is_ignored(self, kernel, tmp_path):
         """By a container, which has a host name of its own, or before the machine was started again."""
         host, name = ("3f2a", lock._kernel()) if kernel == "the same" else (socket.gethostname(), "kernel")
         (tmp_path / LOCK).write_text(f"{os.getpid()} {host} {name}\n")
@@ -95,12 +95,12 @@ class TestWhatIsLeftBehind:
             pass
 
     @pytest.mark.parametrize("content", [b"", b"12", b"\xff\0 \n"])
-    def test_by_a_kill_in_the_midst(self, content, tmp_path):
+    def test_incomplete_lock_file_is_ignored(self, content, tmp_path):
         (tmp_path / LOCK).write_bytes(content)
         with hold(tmp_path):
             pass
 
-    def test_a_folder_that_was_made_and_stayed_empty_is_removed(self, tmp_path):
+    def test_created_folder_is_removed_if_empty(self, tmp_path):
         with hold(tmp_path / "a" / "b"):
             assert (tmp_path / "a" / "b").is_dir()
         assert not list(tmp_path.iterdir())
@@ -112,13 +112,13 @@ class TestWhatIsLeftBehind:
             pass
         assert (tmp_path / "empty").is_dir()
 
-    def test_the_folder_may_be_gone(self, tmp_path):
+    def test_folder_may_be_deleted_meanwhile(self, tmp_path):
         with hold(tmp_path / "run"):
             (tmp_path / "run" / LOCK).unlink()
             (tmp_path / "run").rmdir()
 
 
-def test_without_locks_the_process_is_looked_for(tmp_path, monkeypatch):
+def test_without_file_locks_a_running_process_is_respected(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "fcntl", None)
     running = subprocess.Popen(["sleep", "100"])
     (tmp_path / LOCK).write_text(f"{running.pid} {socket.gethostname()} kernel\n")
@@ -132,7 +132,7 @@ def test_without_locks_the_process_is_looked_for(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_folder_that_cannot_be_created_raises(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match="file"):

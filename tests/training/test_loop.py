@@ -56,7 +56,7 @@ def plain():
     "row",
     ["mod", pytest.param("baseline", marks=pytest.mark.slow), pytest.param("control", marks=pytest.mark.slow)],
 )
-def test_learns(row):
+def test_training_improves_accuracy(row):
     made = recipe("digits", ["epochs=3", "warmup_epochs=1"])
     data = open_data("digits", made)
     model = train(build_row(made, row, 10), data, made)
@@ -64,12 +64,12 @@ def test_learns(row):
     assert evaluate(model, data.test, 10).top1_pct > 85
 
 
-def test_repeats_itself_and_follows_the_seed(plain):
+def test_training_is_deterministic_for_a_seed(plain):
     assert torch.equal(weights(trained()[0]), weights(plain))
     assert not torch.equal(weights(trained(seed=1)[0]), weights(plain))
 
 
-def test_the_schedule():
+def test_learning_rate_follows_the_schedule():
     def linear():
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
@@ -98,7 +98,7 @@ def test_the_schedule():
     ],
     ids=lambda change: ",".join(change),
 )
-def test_each_option_changes_the_weights_and_no_more(change, plain):
+def test_each_option_changes_the_weights(change, plain):
     model, record = trained(*change)
     assert not torch.equal(weights(model), weights(plain))
     assert torch.isfinite(weights(model)).all()
@@ -106,7 +106,7 @@ def test_each_option_changes_the_weights_and_no_more(change, plain):
     assert torch.equal(weights(trained(*change)[0]), weights(model))
 
 
-def test_channels_last_computes_the_same():
+def test_channels_last_does_not_change_the_result():
     """In the first step; then rounding grows."""
     one = ["epochs=1", "train_images=64"]
     model, _ = trained("channels_last=true", *one)
@@ -114,13 +114,13 @@ def test_channels_last_computes_the_same():
     torch.testing.assert_close(weights(model), weights(trained(*one)[0]), rtol=0, atol=1e-5)
 
 
-def test_the_moving_average_is_what_is_tested():
+def test_moving_average_is_returned():
     model, _ = trained("ema_decay=0.5")
     plain_model, _ = trained()
     assert not torch.equal(weights(model), weights(plain_model))
 
 
-def test_a_teacher():
+def test_student_equal_to_its_teacher_does_not_change():
     """With nothing but the teacher's logits, and the teacher's own weights, there is nothing to learn."""
     made = recipe("digits", SHORT)
     torch.manual_seed(0)
@@ -139,7 +139,7 @@ def test_a_teacher():
     assert torch.equal(weights(teacher), start)
 
 
-def test_the_best_on_held_out_images():
+def test_best_checkpoint_is_selected_on_validation_images():
     _, record = trained("validation_fraction=0.1", "epochs=4", "train_images=None")
     accuracies = [line["validation_top1_pct"] for line in record.logged if "validation_top1_pct" in line]
     assert len(accuracies) == 4
@@ -149,14 +149,14 @@ def test_the_best_on_held_out_images():
 
 
 class TestErrors:
-    def test_a_loss_that_is_not_finite(self):
+    def test_non_finite_loss_raises(self):
         with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+ .*; try a lower learning rate"):
             trained("learning_rate=1e30", "train_images=None", "warmup_epochs=0")
 
-    def test_too_few_images(self):
+    def test_too_few_images_raise(self):
         with pytest.raises(ValueError, match="there are 30 training images, fewer than batch_size = 64"):
             trained("train_images=30")
 
-    def test_a_batch_that_does_not_divide(self):
+    def test_indivisible_batch_size_raises(self):
         with pytest.raises(ValueError, match="batch_size = 64 is not a multiple of 1 processes × accumulate = 5"):
             trained("accumulate=5")

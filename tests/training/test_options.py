@@ -24,7 +24,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize(("words", "name"), [(words, name) for words, names in FIELDS.items() for name in names])
-def test_ranges(words, name):
+def test_values_outside_the_range_raise(words, name):
     below, accepted, above = RANGES[words]
     made = recipe("imagenet")
     (part,) = (part for part in (made.task, made.images, made.optimization) if hasattr(part, name))
@@ -35,6 +35,6 @@ def test_ranges(words, name):
                 dataclasses.replace(part, **{name: wrong})
 
 
-def test_no_channels():
+def test_zero_channels_raise():
     with pytest.raises(ValueError, match="in_channels must be ≥ 1, not 0"):
         dataclasses.replace(recipe("digits").images, in_channels=0, mean=(), std=())

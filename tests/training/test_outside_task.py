@@ -36,7 +36,7 @@ def of_command(arguments: list[str], capsys: Any) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_trained_evaluated_and_predicted_at_the_command_line(tmp_path: Path, capsys: Any) -> None:
+def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     start = ["train", BARS, "--data", "bars"]
     out, checkpoint = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
     found = of_command([*start, "--out", str(out), "--workers", "0", "--set", "task.held_out=10"], capsys)
@@ -78,7 +78,7 @@ def test_trained_evaluated_and_predicted_at_the_command_line(tmp_path: Path, cap
     assert "inspect supports only classifiers" in capsys.readouterr().err
 
 
-def test_rows_and_the_file_of_their_scores(tmp_path: Path, capsys: Any) -> None:
+def test_user_task_scores_are_written_and_read(tmp_path: Path, capsys: Any) -> None:
     arguments = ["train", BARS, "--data", "bars", "--out", str(tmp_path), "--workers", "0", "--set", "epochs=1"]
     run([*arguments, "--rows", "mod", "control"])
     out = capsys.readouterr().out
@@ -107,7 +107,7 @@ trained(Path(sys.argv[1]))
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path, capsys: Any) -> None:
+def test_killed_run_reaches_the_same_weights(tmp_path: Path, capsys: Any) -> None:
     folder, tests = tmp_path / "run", str(Path(bars.__file__).parent)
     killed = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), tests], stderr=subprocess.DEVNULL)
     while not (folder / "state.safetensors").exists():
@@ -123,7 +123,7 @@ def test_killed_it_goes_on_to_the_same_weights(tmp_path: Path, capsys: Any) -> N
     assert files[0] == files[1]
 
 
-def test_a_run_of_a_task_that_is_not_there(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_run_of_an_unknown_task_raises(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     how = recipe(BARS, ["epochs=1"])
     run_training(Run(recipe=how, row="mod", seed=0, data="bars"), tmp_path / "run", open_data("bars", how))
     monkeypatch.delitem(TASKS, "angle")
@@ -154,35 +154,35 @@ class TestRefused:
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("name", ["angle", "detection"])
-    def test_a_name_that_exists(self, name: str) -> None:
+    def test_existing_name_is_refused(self, name: str) -> None:
         module = {"angle": "bars", "detection": r"cnnmod\.training\.tasks\.detection"}[name]
         self.refused(name, AngleOfBar, rf"^the task '{name}' is already registered by {module}$")
 
     @pytest.mark.parametrize("method", ["open_data", "prepare", "loss", "metric", "predict"])
-    def test_a_method_that_is_missing(self, method: str) -> None:
+    def test_missing_method_is_refused(self, method: str) -> None:
         methods = {name: getattr(AngleOfBar, name) for name in Task.__abstractmethods__ - {method}}
         half = dataclass(frozen=True, kw_only=True)(type("Half", (Task,), {"score": Error, **methods}))
         self.refused("half", half, rf"^the task 'half' \(Half\) has no {method}$")
 
-    def test_no_method_at_all(self) -> None:
+    def test_class_without_methods_is_refused(self) -> None:
         empty = dataclass(frozen=True)(type("Empty", (Task,), {}))
         self.refused("empty", empty, r"^the task 'empty' \(Empty\) has no loss, metric, open_data, predict, prepare$")
 
     @pytest.mark.parametrize("score", [None, int, Error(1.0, 1, 0)])
-    def test_no_score(self, score: Any) -> None:
+    def test_missing_score_is_refused(self, score: Any) -> None:
         made = dataclass(frozen=True, kw_only=True)(type("Made", (AngleOfBar,), {"score": score}))
         self.refused("made", made, r"^the task 'made' \(Made\) has no score, which must be a subclass of Score$")
 
-    def test_half_a_score(self) -> None:
+    def test_incomplete_score_is_refused(self) -> None:
         half = type("Half", (Score,), {"main": "x"})
         made = dataclass(frozen=True, kw_only=True)(type("Made", (AngleOfBar,), {"score": half}))
         self.refused("made", made, r"^the score of the task 'made' \(Half\) has no summary, title$")
 
     @pytest.mark.parametrize("task", [int, "angle", AngleOfBar(), type("Plain", (AngleOfBar,), {})])
-    def test_no_class_of_tasks(self, task: Any) -> None:
+    def test_other_classes_are_refused(self, task: Any) -> None:
         self.refused("plain", task, "^the task 'plain' must be a frozen dataclass and a subclass of Task, not ")
 
-    def test_options(self) -> None:
+    def test_invalid_options_are_refused(self) -> None:
         def made(**fields: Any) -> Any:
             body = {"__annotations__": fields, "name": "x"} if "name" in fields else {"__annotations__": fields}
             return dataclass(frozen=True, kw_only=True)(type("Made", (AngleOfBar,), body))
@@ -195,7 +195,7 @@ class TestRefused:
         )
 
     @pytest.mark.parametrize("name", ["angel", "", "classifcation"])
-    def test_a_task_that_is_not_there(self, name: str) -> None:
+    def test_unknown_task_raises(self, name: str) -> None:
         with pytest.raises(ValueError, match=rf"^unknown task '{name}'; (did you mean|the tasks are) .*$"):
             find_task(name)
 
@@ -211,7 +211,7 @@ class TestRefused:
             ("math:gcd", "'math:gcd' returned a int, not a Recipe"),
         ],
     )
-    def test_no_recipes(self, name: str, error: str) -> None:
+    def test_invalid_recipe_names_raise(self, name: str, error: str) -> None:
         with pytest.raises(ValueError, match=f"^{error}"):
             recipe(name)
 
@@ -230,7 +230,7 @@ class TestEntryPoints:
         yield name
         TASKS.pop("of_package", None)
 
-    def test_a_task(self, name_in_metadata: Any) -> None:
+    def test_task_of_an_entry_point_is_found(self, name_in_metadata: Any) -> None:
         name_in_metadata("cnnmod.training.tasks:Classification")
         try:
             assert find_task("of_package") is Classification
@@ -246,7 +246,7 @@ class TestEntryPoints:
             ("bars:Bars", "must be a frozen dataclass and a subclass of Task, not <class 'bars.Bars'>"),
         ],
     )
-    def test_no_task(self, value: str, error: str, name_in_metadata: Any) -> None:
+    def test_invalid_entry_point_raises(self, value: str, error: str, name_in_metadata: Any) -> None:
         name_in_metadata(value)
         with pytest.raises(ValueError, match=rf"^the task 'of_package' {error}$"):
             find_task("of_package")

@@ -15,7 +15,7 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def test_as_on_the_hub(tmp_path):
+def test_reads_files_named_as_on_the_hub(tmp_path):
     for name, count in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("test-00000-of-00001", 2)):
         parquet(tmp_path / "data" / f"{name}.parquet", [number % 2 for number in range(count)], ["a", "b"])
     done = []
@@ -29,7 +29,7 @@ def test_as_on_the_hub(tmp_path):
     assert train.name(4) == f"{tmp_path}/data/train-00001-of-00002.parquet, row 1"
 
 
-def test_as_datasets_writes_it(tmp_path):
+def test_reads_files_written_by_datasets(tmp_path):
     import datasets
 
     rows = {"image": [picture((n, n, n)) for n in range(3)], "label": [0, 1, 0]}
@@ -40,7 +40,7 @@ def test_as_datasets_writes_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
-def test_images_as_plain_bytes(kind, tmp_path):
+def test_reads_images_in_binary_columns(kind, tmp_path):
     images = pyarrow.array([encoded(picture((n, n, n))) for n in range(3)], kind)
     parquet(tmp_path / "train.parquet", [0, 1, 0], images=images, column="img")
     train = find_sources(tmp_path).splits["train"]
@@ -50,7 +50,7 @@ def test_images_as_plain_bytes(kind, tmp_path):
 @pytest.mark.parametrize(
     "kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary("int32", pyarrow.string())]
 )
-def test_strings_as_labels_are_numbered_by_training(kind, tmp_path):
+def test_string_labels_are_numbered_by_the_training_split(kind, tmp_path):
     parquet(tmp_path / "train-0.parquet", pyarrow.array(["dog", "eel"]).cast(kind))
     parquet(tmp_path / "train-1.parquet", pyarrow.array(["cat", "dog"]).cast(kind))
     parquet(tmp_path / "test.parquet", pyarrow.array(["eel"]).cast(kind))
@@ -60,7 +60,7 @@ def test_strings_as_labels_are_numbered_by_training(kind, tmp_path):
     assert list(sources.splits["test"].labels) == [2]
 
 
-def test_a_string_that_no_training_image_has(tmp_path):
+def test_string_label_without_training_image_raises(tmp_path):
     parquet(tmp_path / "train.parquet", ["cat", "dog"])
     parquet(tmp_path / "test.parquet", ["dog", "Dog"])
     with pytest.raises(ValueError, match=r"test\.parquet, row 1 has the label 'Dog', which no training image has$"):
@@ -68,12 +68,12 @@ def test_a_string_that_no_training_image_has(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data[1]", "a b*c?"])
-def test_names_of_folders_are_no_patterns(name, tmp_path):
+def test_folder_names_are_not_glob_patterns(name, tmp_path):
     parquet(tmp_path / name / "train.parquet", [0, 1])
     assert find_sources(tmp_path / name).splits["train"].open(1, 1)[0].getpixel((0, 0)) == 1
 
 
-class TestOtherClasses:
+class TestDifferentClasses:
     @pytest.mark.parametrize("second", ["train-1", "test"])
     @pytest.mark.parametrize(
         ("names", "error"),
@@ -87,7 +87,7 @@ class TestOtherClasses:
             (None, "names its classes but .* does not"),
         ],
     )
-    def test_names(self, names, error, second, tmp_path):
+    def test_different_class_names_raise(self, names, error, second, tmp_path):
         parquet(tmp_path / "train-0.parquet", [0, 0], ["a", "b"])
         parquet(tmp_path / f"{second}.parquet", [0, 0], names)
         with pytest.raises(ValueError, match=error) as caught:
@@ -95,13 +95,13 @@ class TestOtherClasses:
         assert f"{second}.parquet" in str(caught.value)
         assert "train-0.parquet" in str(caught.value)
 
-    def test_columns(self, tmp_path):
+    def test_different_label_columns_raise(self, tmp_path):
         parquet(tmp_path / "train-0.parquet", [0, 1])
         parquet(tmp_path / "train-1.parquet", [0, 1], label="fine_label")
         with pytest.raises(ValueError, match=r"0\.parquet has its labels in the column label, .*parquet in fine_label"):
             find_sources(tmp_path)
 
-    def test_strings_and_integers(self, tmp_path):
+    def test_string_and_integer_labels_raise(self, tmp_path):
         parquet(tmp_path / "train.parquet", ["a", "b"])
         parquet(tmp_path / "test.parquet", [0, 1])
         with pytest.raises(ValueError, match=r"train\.parquet has strings as labels, .*test\.parquet has integers"):
@@ -120,13 +120,13 @@ class TestOtherClasses:
         ([b"a", b"b"], r"row 0 has the label b'a' of type binary; labels must be integers"),
     ],
 )
-def test_other_labels(labels, error, tmp_path):
+def test_invalid_labels_raise(labels, error, tmp_path):
     parquet(tmp_path / "train.parquet", labels)
     with pytest.raises(ValueError, match=rf"/train\.parquet, {error}"):
         find_sources(tmp_path)
 
 
-def test_missing_images_are_named(tmp_path):
+def test_error_names_the_missing_image(tmp_path):
     images = [{"bytes": encoded(picture(0)), "path": None}, {"bytes": None, "path": "1.png"}, None]
     parquet(tmp_path / "train.parquet", [0, 1, 1], images=images)
     train = find_sources(tmp_path).splits["train"]
@@ -136,20 +136,20 @@ def test_missing_images_are_named(tmp_path):
             train.open(row)
 
 
-def test_broken_images_are_named(tmp_path):
+def test_error_names_the_broken_image(tmp_path):
     parquet(tmp_path / "train.parquet", [0, 1], images=[encoded(picture(0)), b"no image"])
     with pytest.raises(ValueError, match=r"train\.parquet, row 1 is broken: it is not an image"):
         find_sources(tmp_path).splits["train"].open(1)
 
 
 @pytest.mark.parametrize("images", [["0.png", "1.png"], [[0, 0], [1, 1]], [{"path": "a"}, {"path": "b"}]])
-def test_images_of_other_types(images, tmp_path):
+def test_unsupported_image_types_raise(images, tmp_path):
     parquet(tmp_path / "train.parquet", [0, 1], images=images)
     with pytest.raises(ValueError, match=r"train\.parquet has images of type .* in image; images must be binary"):
         find_sources(tmp_path)
 
 
-def test_no_columns(tmp_path):
+def test_missing_columns_raise(tmp_path):
     write_table(pyarrow.table({"picture": [1], "label": [1]}), tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="has the columns picture, label; it needs one of img, image and one of"):
         find_sources(tmp_path)
@@ -165,7 +165,7 @@ def test_no_columns(tmp_path):
         (lambda content: content[:300] + bytes(200) + content[500:], "."),
     ],
 )
-def test_broken_files(change, error, tmp_path, capfd):
+def test_broken_files_raise(change, error, tmp_path, capfd):
     parquet(tmp_path / "train.parquet", [0, 1] * 20, ["a", "b"])
     content = (tmp_path / "train.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(change(content))

@@ -57,7 +57,7 @@ def class_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return folder / "data", folder / "run" / "best.safetensors"
 
 
-def test_a_segmentation_networks_map_has_the_images_own_size(street_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_class_map_has_the_size_of_the_image(street_run: tuple[Path, Path], tmp_path: Path) -> None:
     data, checkpoint = street_run
     predictor = Predictor.load(checkpoint)
     large = tmp_path / "large.png"
@@ -70,7 +70,7 @@ def test_a_segmentation_networks_map_has_the_images_own_size(street_run: tuple[P
     assert [predictor.name(label) for label in (0, 1)] == ["road", "box"]
 
 
-def test_a_detectors_boxes_are_in_the_images_pixels_and_above_the_threshold(tmp_path: Path) -> None:
+def test_boxes_are_in_pixels_and_above_the_threshold(tmp_path: Path) -> None:
     data = cells(tmp_path / "data", train=4, val=2)
     trained("bccd", CELLS, data, tmp_path / "run")
     predictor = Predictor.load(tmp_path / "run" / "best.safetensors")
@@ -87,7 +87,7 @@ def test_a_detectors_boxes_are_in_the_images_pixels_and_above_the_threshold(tmp_
     assert predictor.name(1) == "cell"
 
 
-def test_a_classifiers_likeliest_classes(class_run: tuple[Path, Path]) -> None:
+def test_classifier_returns_the_most_probable_classes(class_run: tuple[Path, Path]) -> None:
     data, checkpoint = class_run
     predictor = Predictor.load(checkpoint)
     ((_, found),) = predictor.predict([data / "val" / "dog" / "0.png"])
@@ -97,9 +97,7 @@ def test_a_classifiers_likeliest_classes(class_run: tuple[Path, Path]) -> None:
     assert sum(found.probabilities) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(
-    class_run: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_classifier_applies_the_exif_orientation(class_run: tuple[Path, Path], tmp_path: Path) -> None:
     predictor = Predictor.load(class_run[1])
     shown = Image.effect_noise((16, 16), 90).convert("RGB")
     shown.save(tmp_path / "shown.png")
@@ -113,7 +111,7 @@ def test_a_photograph_of_a_turned_camera_is_classified_as_it_is_shown(
     assert deep == gray
 
 
-def test_a_broken_image_is_named(street_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_error_names_the_broken_image(street_run: tuple[Path, Path], tmp_path: Path) -> None:
     data, checkpoint = street_run
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     predictor = Predictor.load(checkpoint)
@@ -127,7 +125,7 @@ def test_a_broken_image_is_named(street_run: tuple[Path, Path], tmp_path: Path) 
     assert found[1][1].reason.startswith(f"{tmp_path}/broken.jpg is broken: ")
 
 
-def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(street_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_class_map_applies_the_exif_orientation(street_run: tuple[Path, Path], tmp_path: Path) -> None:
     picture((40, 90, 200), (60, 48)).save(tmp_path / "turned.jpg", exif=oriented(8))
     ((file, found),) = Predictor.load(street_run[1]).predict([tmp_path / "turned.jpg"])
     assert isinstance(found, ClassMap)
@@ -136,7 +134,7 @@ def test_a_turned_photographs_map_is_of_the_image_as_it_is_shown(street_run: tup
 
 
 @pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
-def test_a_backbone_starts_from_a_classifiers_weights(name: str, changes: list[str], make: Any, tmp_path: Path) -> None:
+def test_backbone_is_initialized_from_a_classifier(name: str, changes: list[str], make: Any, tmp_path: Path) -> None:
     made = recipe(name, [*changes, f"backbone_weights={tmp_path}/{{row}}.safetensors"])
     arguments = made.networks.network_args["backbone_args"]
     for row in ("baseline", "mod", "control"):
@@ -156,7 +154,7 @@ def test_a_backbone_starts_from_a_classifiers_weights(name: str, changes: list[s
         build_row(made, "mod", 3)
 
 
-def test_norms_that_were_never_trained_are_not_frozen() -> None:
+def test_frozen_norms_require_a_trained_backbone() -> None:
     with pytest.raises(ValueError, match=r"frozen_norms needs a trained backbone; set its checkpoint"):
         build_row(recipe("voc"), "baseline", 3)
 
@@ -165,7 +163,7 @@ def test_norms_that_were_never_trained_are_not_frozen() -> None:
     ("name", "changes", "make"),
     [("camvid", STREETS, streets), pytest.param("bccd", CELLS, cells, marks=pytest.mark.slow)],
 )
-def test_cut_off_and_resumed_it_comes_to_the_same_weights(
+def test_interrupted_training_reaches_the_same_weights(
     name: str, changes: list[str], make: Any, tmp_path: Path
 ) -> None:
     data = make(tmp_path / "data", train=6, val=2)

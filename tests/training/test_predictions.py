@@ -24,6 +24,6 @@ NAMES = ["sky", "road", "car"]
         (Boxes(torch.zeros(0, 4), [], []), {"boxes": []}, "nothing"),
     ],
 )
-def test_values_and_text(prediction, values, text):
+def test_values_and_text_are_correct(prediction, values, text):
     assert prediction.values(NAMES.__getitem__) == values
     assert prediction.text(NAMES.__getitem__) == text

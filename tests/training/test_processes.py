@@ -59,7 +59,7 @@ def trained(folder, processes, name="digits", data="digits", changes=CHANGES):
 
 
 @pytest.mark.slow
-def test_two_processes_are_as_one(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     runs = []
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
@@ -90,7 +90,7 @@ SMALL = 'epochs=1 warmup_epochs=0 batch_size=4 network_args.backbone_args={"chan
         ("bccd", cells, "image_size=[64,80] network_args.pyramid_channels=8 epochs=3"),
     ],
 )
-def test_two_processes_score_as_one(name, make, changes, tmp_path):
+def test_two_processes_evaluate_like_one(name, make, changes, tmp_path):
     data = make(tmp_path / "data", train=12, val=5)
     run = trained(tmp_path, 2, name, data, SMALL + changes)
     score = json.loads((run / "result.json").read_text())["accuracy"]

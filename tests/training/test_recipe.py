@@ -10,12 +10,12 @@ from cnnmod.training.tasks import Classification, Segmentation
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_there_and_back(name):
+def test_dictionary_round_trip(name):
     made = recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
-def test_there_and_back_with_every_part_changed():
+def test_dictionary_round_trip_with_every_part_changed():
     made = Recipe(
         networks=Networks(
             baseline="a",
@@ -46,7 +46,7 @@ def without(values, path):
     return values
 
 
-def test_a_missing_field_takes_its_default():
+def test_missing_field_gets_its_default():
     values = recipe("cifar10_fast").to_dict()
     for path in ("networks.config", "optimization.milestones", "system.channels_last"):
         values = without(values, path)
@@ -68,7 +68,7 @@ def test_a_missing_field_takes_its_default():
         ("optimisation", {}, "unknown recipe part 'optimisation'; the parts are networks, images, optimization"),
     ],
 )
-def test_values_that_do_not_fit(path, value, error):
+def test_invalid_values_raise(path, value, error):
     values = recipe("cifar10").to_dict()
     *parents, last = path.split(".")
     holder = values
@@ -81,12 +81,12 @@ def test_values_that_do_not_fit(path, value, error):
 
 
 @pytest.mark.parametrize("path", ["networks.baseline", "images.image_size", "optimization.epochs"])
-def test_a_missing_field_without_a_default(path):
+def test_missing_field_without_a_default_raises(path):
     with pytest.raises(ValueError, match=f"^{path} is missing$"):
         Recipe.from_dict(without(recipe("cifar10").to_dict(), path))
 
 
-def test_changes():
+def test_changes_are_applied_to_a_copy():
     plain = recipe("cifar10")
     made = plain.changed(
         [
@@ -104,7 +104,7 @@ def test_changes():
     assert plain.changed([]) == plain
 
 
-def test_another_task_takes_its_defaults():
+def test_another_task_gets_its_defaults():
     made = recipe("cifar10", ["task=segmentation", 'classes=["road", "sky"]'])
     assert made.task == Segmentation(classes=("road", "sky"))
     with pytest.raises(ValueError, match="unknown task 'segment'; did you mean segmentation"):
@@ -112,7 +112,7 @@ def test_another_task_takes_its_defaults():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_full_path_can_be_set_and_every_end_that_is_the_only_one(name):
+def test_every_full_path_and_every_unique_end_can_be_set(name):
     made = recipe(name)
     full = {
         f"{part}.{key}": value
@@ -127,7 +127,7 @@ def test_every_full_path_can_be_set_and_every_end_that_is_the_only_one(name):
     assert made.changed([f"{end}={json.dumps(value)}" for end, value in short.items()]) == made
 
 
-def test_an_end_of_two_paths():
+def test_ambiguous_end_raises():
     with pytest.raises(ValueError, match=r"^'scale' is ambiguous; write networks\.config\.scale or task\.scale$"):
         recipe("camvid", ["scale=[1,2]"])
     assert recipe("camvid", ["task.scale=[1,2]", "config.scale=input"]).task.scale == (1, 2)
@@ -161,7 +161,7 @@ def test_an_end_of_two_paths():
         ("networks=1", "networks must be an object, not 1"),
     ],
 )
-def test_changes_that_do_not_fit(change, error):
+def test_invalid_changes_raise(change, error):
     if error is None:
         assert recipe("cifar10", [change]).networks.network_args == {"layers": {"first": 1}}
         with pytest.raises(ValueError, match=r"cannot be set: networks\.network_args\.layers is \[1\]"):

@@ -8,7 +8,7 @@ from cnnmod.training.tasks import Classification
 from pictures import cells, city
 
 
-def test_the_papers():
+def test_recipes_have_the_settings_of_the_paper():
     imagenet = recipe("imagenet")
     options = imagenet.optimization
     assert (options.epochs, options.batch_size, options.learning_rate) == (100, 256, 0.1)
@@ -19,13 +19,13 @@ def test_the_papers():
     assert recipe("cifar10_fast").optimization.epochs <= 10
 
 
-def test_with_changes():
+def test_changes_are_applied():
     made = recipe("cifar10", ["epochs=3"])
     assert made.optimization.epochs == 3
     assert made == recipe("cifar10").changed(["epochs=3"])
 
 
-def test_unknown_recipes():
+def test_unknown_recipe_raises():
     with pytest.raises(ValueError, match="unknown recipe 'cifar'; did you mean cifar10"):
         recipe("cifar")
 
@@ -39,7 +39,7 @@ def test_unknown_recipes():
     ],
 )
 @pytest.mark.parametrize("row", ["baseline", "mod", "control"])
-def test_the_papers_networks_take_a_step(name, changes, row, tmp_path):
+def test_paper_networks_can_be_trained(name, changes, row, tmp_path):
     data = city(tmp_path / "data", train=2, val=1) if name == "cityscapes" else cells(tmp_path / "data", train=2, val=1)
     made = recipe(name, [*changes, "epochs=1", "batch_size=2", "warmup_epochs=0"])
     run = Run(recipe=made, row=row, seed=0, data=str(data))

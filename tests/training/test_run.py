@@ -92,7 +92,7 @@ def kill_at_random(folder, seconds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [20])
-def test_killed_at_random_moments_it_goes_on_to_the_same_weights(kills, whole, tmp_path):
+def test_run_killed_at_random_times_reaches_the_same_weights(kills, whole, tmp_path):
     draws = random.Random(0)
     folder = tmp_path / "killed"
     begin(a_run(), folder)
@@ -127,7 +127,7 @@ Path.write_bytes = torn
 
 @pytest.mark.slow
 @pytest.mark.parametrize("much", ["half", "all"])
-def test_killed_while_the_state_is_written(much, whole, tmp_path):
+def test_run_killed_while_writing_the_state_reaches_the_same_weights(much, whole, tmp_path):
     """Half of it, or all of it but not yet renamed: the state before it is still there, and is gone on from."""
     folder = tmp_path / "torn"
     begin(a_run(), folder)
@@ -140,7 +140,7 @@ def test_killed_while_the_state_is_written(much, whole, tmp_path):
     assert not list(folder.glob(".*"))
 
 
-def test_what_a_run_leaves(whole):
+def test_run_folder_has_all_files(whole):
     folder, result = whole
     assert {path.name for path in folder.iterdir() if path.is_file()} == {
         "run.json",
@@ -163,7 +163,7 @@ def test_what_a_run_leaves(whole):
     assert 100 * hits == pytest.approx(result.accuracy.top1_pct, abs=1e-3)
 
 
-def test_a_run_that_is_done_is_not_run_again(whole):
+def test_finished_run_is_not_repeated(whole):
     folder, result = whole
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert trained(a_run(), folder) == result
@@ -171,7 +171,7 @@ def test_a_run_that_is_done_is_not_run_again(whole):
 
 
 @pytest.mark.parametrize("row", ["baseline", "control"])
-def test_the_other_rows(row, tmp_path):
+def test_baseline_and_control_are_trained(row, tmp_path):
     run = a_run("epochs=1", row=row)
     result = trained(run, tmp_path / row)
     model = load(tmp_path / row / "best.safetensors")
@@ -182,7 +182,7 @@ def test_the_other_rows(row, tmp_path):
 
 
 class TestRefused:
-    def test_another_recipe(self, whole):
+    def test_different_recipe_raises(self, whole):
         with pytest.raises(
             ValueError, match=r"contains another run: its recipe\.networks\.config\.order is 'score', not 'index'"
         ):
@@ -191,7 +191,7 @@ class TestRefused:
             trained(a_run(seed=1), whole[0])
 
     @pytest.mark.parametrize("done", [True, False])
-    def test_other_classes(self, done, tmp_path):
+    def test_different_classes_raise(self, done, tmp_path):
         """In another order they would be other labels."""
         run = a_run("epochs=1")
         data = open_data("digits", run.recipe)
@@ -210,26 +210,26 @@ class TestRefused:
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
         run_training(run, tmp_path / "run", data)
 
-    def test_not_data_that_were_moved(self, whole):
+    def test_moved_data_is_accepted(self, whole):
         moved = replace(a_run(), data="elsewhere/digits")
         opened = open_data("digits", moved.recipe)
         assert run_training(moved, whole[0], opened) == whole[1]
         with pytest.raises(ValueError, match="contains another run: its data is 'digits', not 'elsewhere/letters'"):
             run_training(replace(moved, data="elsewhere/letters"), whole[0], opened)
 
-    def test_a_folder_of_something_else(self, tmp_path):
+    def test_folder_with_other_files_raises(self, tmp_path):
         (tmp_path / "notes.txt").touch()
         with pytest.raises(ValueError, match=r"is neither a run folder nor empty: it contains notes\.txt"):
             trained(a_run(), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
-    def test_what_a_kill_left_half_written_is_no_reason(self, tmp_path):
+    def test_partial_files_of_a_killed_run_are_accepted(self, tmp_path):
         (tmp_path / ".run.json.1.partial").touch()
         trained(a_run("epochs=1"), tmp_path)
         assert not list(tmp_path.glob(".*"))
 
 
-class TestStartsThatFail:
+class TestFailedStarts:
     """Nothing of them is left, so that the corrected start finds an empty place."""
 
     @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ class TestStartsThatFail:
         ],
     )
     @pytest.mark.parametrize("there", [True, False])
-    def test_before_the_first_step(self, there, change, error, tmp_path):
+    def test_failure_before_the_first_step_leaves_no_files(self, there, change, error, tmp_path):
         folder = tmp_path / "runs" / "one"
         if there:
             folder.mkdir(parents=True)
@@ -251,7 +251,7 @@ class TestStartsThatFail:
             trained(a_run("validation_fraction=0", *change.split()), folder)
         assert [*tmp_path.rglob("*")] == ([folder.parent, folder] if there else [])
 
-    def test_in_the_first_step(self, tmp_path):
+    def test_failure_in_the_first_step_leaves_no_files(self, tmp_path):
         run = a_run("epochs=1", "validation_fraction=0")
         data = open_data("digits", run.recipe)
         data.train.labels[1:] = 99
@@ -264,7 +264,7 @@ DIVERGES = ("learning_rate=1e6", "ema_decay=0.9")
 
 
 @pytest.mark.parametrize("save_every_s", [0, 60])
-def test_a_loss_that_is_no_number_does_not_replace_the_last_good_state(save_every_s, tmp_path):
+def test_non_finite_loss_does_not_replace_the_last_state(save_every_s, tmp_path):
     run = a_run(*DIVERGES)
     data = open_data(run.data, run.recipe)
     errors = []
@@ -280,7 +280,7 @@ def test_a_loss_that_is_no_number_does_not_replace_the_last_good_state(save_ever
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_weights_that_are_no_numbers_are_not_written(name, tmp_path):
+def test_non_finite_weights_are_not_written(name, tmp_path):
     run = a_run()
     record = RunFolder(run, tmp_path, 10, None, save_every_s=0)
     model = build_row(run.recipe, run.row, 10)
@@ -315,7 +315,7 @@ def going_on(tmp_path):
     process.wait()
 
 
-def test_a_second_run_in_the_folder(going_on, tmp_path, capsys):
+def test_second_run_in_the_folder_raises(going_on, tmp_path, capsys):
     process, arguments = going_on
     resume = ["train", "--resume", str(tmp_path / "run")]
     for second in (arguments, resume, [*arguments, "--rows", "mod", "control"]):
@@ -334,7 +334,7 @@ def test_a_second_run_in_the_folder(going_on, tmp_path, capsys):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_a_teacher_from_a_checkpoint(whole, tmp_path):
+def test_teacher_can_be_a_checkpoint(whole, tmp_path):
     teacher = Path(whole[0]) / "best.safetensors"
     result = trained(a_run("epochs=1", f"teacher={teacher}", "distill_weight=1"), tmp_path / "student")
     assert result.accuracy.images == 450

@@ -20,7 +20,7 @@ def find_scenes(folder: Path, how: Recipe) -> SceneData:
     return find_boxes(folder)
 
 
-def test_masks_beside_images(tmp_path: Path) -> None:
+def test_finds_masks_next_to_images(tmp_path: Path) -> None:
     splits, classes = find_scenes(streets(tmp_path, train=3, val=2, test=1), STREETS)
     assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 3, "validation": 2, "test": 1}
     assert classes == ("road", "box")
@@ -30,7 +30,7 @@ def test_masks_beside_images(tmp_path: Path) -> None:
     assert (mask_HW == 1).sum() == 21 * 16
 
 
-def test_vocs_folders(tmp_path: Path) -> None:
+def test_finds_voc_folders(tmp_path: Path) -> None:
     splits, classes = find_scenes(cells(tmp_path, train=3, val=2), CELLS)
     assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 3, "validation": 2}
     assert classes == ("background", "cell", "drop")
@@ -40,7 +40,7 @@ def test_vocs_folders(tmp_path: Path) -> None:
     assert label["difficult"].tolist() == [0, 0]
 
 
-def test_the_first_of_several_years_is_validated_on(tmp_path: Path) -> None:
+def test_first_of_several_voc_years_is_used_for_validation(tmp_path: Path) -> None:
     for year, count in ((2007, 3), (2012, 4)):
         cells(tmp_path / "VOCdevkit" / f"VOC{year}", train=count, val=2)
     splits, _ = find_scenes(tmp_path, CELLS)
@@ -48,7 +48,7 @@ def test_the_first_of_several_years_is_validated_on(tmp_path: Path) -> None:
     assert {path.parent.parent.name for path in splits["validation"].images} == {"VOC2007"}
 
 
-def test_hidden_files_are_none(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     streets(tmp_path / "streets", train=2, val=1)
     cells(tmp_path / "cells", train=2, val=1)
     city(tmp_path / "city", train=1, val=1)
@@ -63,19 +63,19 @@ def test_hidden_files_are_none(tmp_path: Path) -> None:
     assert len(find_scenes(tmp_path / "city", recipe("cityscapes"))[0]["train"]) == 1
 
 
-def test_hidden_folders_of_years_are_none(tmp_path: Path) -> None:
+def test_hidden_voc_year_folders_are_skipped(tmp_path: Path) -> None:
     for year in ("VOC2007", ".VOC2012"):
         cells(tmp_path / "VOCdevkit" / year, train=2, val=1)
     assert len(find_scenes(tmp_path, CELLS)[0]["train"]) == 2
 
 
-def test_an_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
+def test_image_without_objects_has_no_boxes(tmp_path: Path) -> None:
     splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
     (tmp_path / "Annotations" / "cell0.xml").write_text(annotation())
     assert splits["train"].open(0)[1]["boxes"].shape == (0, 4)
 
 
-def test_cityscapes(tmp_path: Path) -> None:
+def test_finds_cityscapes(tmp_path: Path) -> None:
     splits, classes = find_scenes(city(tmp_path, train=1, val=1), recipe("cityscapes"))
     assert len(classes) == 19
     assert (classes[0], classes[13]) == ("road", "car")
@@ -84,7 +84,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert mask_HW[2, 3:5].tolist() == [13, 255]
 
 
-def test_other_names_of_the_splits(tmp_path: Path) -> None:
+def test_other_split_names_are_accepted(tmp_path: Path) -> None:
     streets(tmp_path, training=2, valid=1)
     splits, _ = find_scenes(tmp_path, STREETS)
     assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 2, "validation": 1}
@@ -92,7 +92,7 @@ def test_other_names_of_the_splits(tmp_path: Path) -> None:
 
 class TestErrors:
     @pytest.mark.parametrize("labelled", [True, False])
-    def test_two_folders_of_one_split(self, labelled: bool, tmp_path: Path) -> None:
+    def test_two_folders_of_one_split_raise(self, labelled: bool, tmp_path: Path) -> None:
         streets(tmp_path, train=1, val=1, valid=1)
         if not labelled:
             shutil.rmtree(tmp_path / "validannot")
@@ -100,58 +100,58 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"^{both}$"):
             find_scenes(tmp_path, STREETS)
 
-    def test_no_folder(self, tmp_path: Path) -> None:
+    def test_missing_folder_raises(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"data folder .*none does not exist"):
             find_scenes(tmp_path / "none", STREETS)
 
     @pytest.mark.parametrize(("how", "accepted"), [(STREETS, "trainannot"), (CELLS, "Annotations")])
-    def test_nothing_known(self, how, accepted: str, tmp_path: Path) -> None:
+    def test_unsupported_layout_raises(self, how, accepted: str, tmp_path: Path) -> None:
         (tmp_path / "pictures").mkdir()
         with pytest.raises(ValueError, match=rf"contains pictures; the supported layouts are .*{accepted}"):
             find_scenes(tmp_path, how)
 
-    def test_an_image_without_its_mask(self, tmp_path: Path) -> None:
+    def test_missing_mask_raises(self, tmp_path: Path) -> None:
         (streets(tmp_path, train=2, val=1) / "trainannot" / "train1.png").unlink()
         with pytest.raises(FileNotFoundError, match=r"trainannot/train1.png, which belongs to train1.png"):
             find_scenes(tmp_path, STREETS)
 
-    def test_an_image_without_its_annotation(self, tmp_path: Path) -> None:
+    def test_missing_annotation_raises(self, tmp_path: Path) -> None:
         (cells(tmp_path, train=2, val=1) / "Annotations" / "cell1.xml").unlink()
         with pytest.raises(FileNotFoundError, match=r"Annotations/cell1.xml, which belongs to cell1.jpg"):
             find_scenes(tmp_path, CELLS)
 
-    def test_a_missing_list(self, tmp_path: Path) -> None:
+    def test_missing_split_list_raises(self, tmp_path: Path) -> None:
         (cells(tmp_path, train=2, val=1) / "ImageSets" / "Main" / "val.txt").unlink()
         with pytest.raises(FileNotFoundError, match=r"val.txt, the list of validation images"):
             find_scenes(tmp_path, CELLS)
 
-    def test_no_whole_cityscapes(self, tmp_path: Path) -> None:
+    def test_incomplete_cityscapes_raises(self, tmp_path: Path) -> None:
         (tmp_path / "leftImg8bit").mkdir()
         with pytest.raises(ValueError, match=r"is not a complete copy of Cityscapes"):
             find_scenes(tmp_path, recipe("cityscapes"))
 
-    def test_classes_must_be_named(self, tmp_path: Path) -> None:
+    def test_classes_without_names_raise(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"the classes in .* have no names; set them"):
             find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ["classes=[]"]))
 
-    def test_ignored_is_no_class(self) -> None:
+    def test_ignore_value_of_a_class_raises(self) -> None:
         with pytest.raises(ValueError, match=r"ignore must be from 2 \(the number of classes\) to 255, not 1"):
             recipe("camvid", ['classes=["road", "box"]', "ignore=1"])
 
-    def test_a_class_out_of_range(self, tmp_path: Path) -> None:
+    def test_unknown_mask_value_raises(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), recipe("camvid", ['classes=["road"]', "ignore=9"]))
         with pytest.raises(
             ValueError, match=r"trainannot/train0.png has pixels with the value 1; the accepted values are 0, 9"
         ):
             splits["train"].open(0)
 
-    def test_a_mask_of_another_size(self, tmp_path: Path) -> None:
+    def test_mask_of_another_size_raises(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
         picture(0, (8, 8), "L").save(tmp_path / "trainannot" / "train0.png")
         with pytest.raises(ValueError, match=r"train0.png has 8 × 8 pixels, but its image has 48 × 64"):
             splits["train"].open(0)
 
-    def test_a_mask_in_colour(self, tmp_path: Path) -> None:
+    def test_color_mask_raises(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
         shutil.copy(tmp_path / "train" / "train0.png", tmp_path / "trainannot" / "train0.png")
         with pytest.raises(
@@ -159,7 +159,7 @@ class TestErrors:
         ):
             splits["train"].open(0)
 
-    def test_a_broken_annotation_is_reported_where_it_is_used(self, tmp_path: Path) -> None:
+    def test_broken_annotation_raises_when_it_is_used(self, tmp_path: Path) -> None:
         splits, classes = find_scenes(cells(tmp_path, train=2, val=1), CELLS)
         (tmp_path / "Annotations" / "cell0.xml").write_text("no XML")
         with pytest.raises(ValueError, match=r"cell0.xml is not an annotation of Pascal VOC"):
@@ -167,13 +167,13 @@ class TestErrors:
         assert find_scenes(tmp_path, CELLS)[1] == classes
 
     @pytest.mark.parametrize("name", ["background", "Background", " BACKGROUND\n"])
-    def test_an_object_named_background(self, name: str, tmp_path: Path) -> None:
+    def test_object_named_background_raises(self, name: str, tmp_path: Path) -> None:
         cells(tmp_path, train=2, val=1)
         (tmp_path / "Annotations" / "cell1.xml").write_text(annotation((name, 1, 2, 3, 4)))
         with pytest.raises(ValueError, match=rf"cell1.xml has an object named '{name.strip()}'"):
             find_scenes(tmp_path, CELLS)
 
-    def test_no_object_at_all(self, tmp_path: Path) -> None:
+    def test_data_set_without_objects_raises(self, tmp_path: Path) -> None:
         cells(tmp_path, train=2, val=1)
         for number in range(3):
             (tmp_path / "Annotations" / f"cell{number}.xml").write_text(annotation())
@@ -183,7 +183,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"has an object; .*cell1.xml is not an annotation"):
             find_scenes(tmp_path, CELLS)
 
-    def test_a_broken_image(self, tmp_path: Path) -> None:
+    def test_broken_image_raises(self, tmp_path: Path) -> None:
         splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
         (tmp_path / "JPEGImages" / "cell0.jpg").write_bytes(b"no image")
         with pytest.raises(ValueError, match=r"cell0.jpg is broken"):
@@ -201,12 +201,12 @@ class TestOrientation:
         picture(0, mask_size, "L").save(folder / "trainannot" / "train0.png")
         return splits["train"]
 
-    def test_with_a_mask_of_the_image_as_it_is_shown(self, tmp_path: Path) -> None:
+    def test_mask_of_the_upright_image_is_accepted(self, tmp_path: Path) -> None:
         image, mask_HW = self.turned(tmp_path, (48, 64)).open(0)
         assert (image.size, mask_HW.shape) == ((48, 64), (64, 48))
         assert image.getpixel((44, 3)) == (255, 0, 0)
 
-    def test_with_a_mask_of_the_image_as_it_is_stored(self, tmp_path: Path) -> None:
+    def test_mask_of_the_stored_image_raises(self, tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=r"train0.png has 48 × 64 pixels, but its image has 64 × 48 after EXIF orientation"
         ):
@@ -215,7 +215,7 @@ class TestOrientation:
     @pytest.mark.parametrize(
         ("size", "refused"), [("", True), ("<size><width>64</width><height>80</height></size>", False)]
     )
-    def test_with_boxes(self, size: str, refused: bool, tmp_path: Path) -> None:
+    def test_boxes_require_the_size_of_the_upright_image(self, size: str, refused: bool, tmp_path: Path) -> None:
         splits, _ = find_scenes(cells(tmp_path, train=1, val=1), CELLS)
         picture((0, 0, 0), (80, 64)).save(tmp_path / "JPEGImages" / "cell0.jpg", exif=oriented(8))
         text = annotation(("cell", 5, 10, 60, 80)).replace("<object>", f"{size}<object>", 1)
@@ -229,7 +229,7 @@ class TestOrientation:
             assert label["boxes"].tolist() == [[5, 10, 60, 80]]
 
 
-def test_16_bit_photographs_are_not_white(tmp_path: Path) -> None:
+def test_16_bit_images_are_not_clipped(tmp_path: Path) -> None:
     splits, _ = find_scenes(streets(tmp_path, train=1, val=1), STREETS)
     picture(100 * 256, (64, 48), "I;16").save(tmp_path / "train" / "train0.png")
     assert splits["train"].open(0)[0].getpixel((3, 3)) == (100, 100, 100)
@@ -245,7 +245,7 @@ def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
         assert len(find_scenes(tmp_path / folder, how)[0]["train"]) == 2
 
 
-def test_a_part(tmp_path: Path) -> None:
+def test_part_selects_images_by_index(tmp_path: Path) -> None:
     splits, _ = find_scenes(cells(tmp_path, train=3, val=1), CELLS)
     assert [path.name for path in splits["train"].part([2, 0]).labels] == ["cell2.xml", "cell0.xml"]
     assert torch.equal(splits["train"].part([2]).open(0)[1]["boxes"], splits["train"].open(2)[1]["boxes"])

@@ -12,7 +12,7 @@ def make_metric(task: str, num_classes: int) -> Metric:
     return TASKS[task]().metric(num_classes, CPU)
 
 
-def test_overlap_by_hand() -> None:
+def test_overlap_equals_manual_values() -> None:
     metric = make_metric("segmentation", 3)
     truth = torch.tensor([[[0, 0, 1], [1, 1, 255]]])
     found = torch.tensor([[[0, 1, 1], [1, 0, 2]]])
@@ -38,7 +38,7 @@ def boxes(*found: tuple[int, float, list[float]], difficult: bool = False) -> di
 A, B, FAR = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 70.0, 70.0]
 
 
-def test_precision_by_hand() -> None:
+def test_precision_equals_manual_values() -> None:
     metric = make_metric("detection", 3)
     # class 1: a hit, a miss, a hit: precision 1 up to half of them, then 2/3; class 2: nothing of it is found
     metric.update([boxes((1, 0.9, A), (1, 0.8, FAR), (1, 0.7, B))], [boxes((1, 1, A), (1, 1, B), (2, 1, FAR))])
@@ -52,14 +52,14 @@ def test_precision_by_hand() -> None:
 
 
 @pytest.mark.parametrize("hits", [1, 2, 3, 4])
-def test_a_recall_that_is_reached_exactly_counts(hits: int) -> None:
+def test_exactly_reached_recall_is_counted(hits: int) -> None:
     metric = make_metric("detection", 2)
     there = [(1, 1.0, [20.0 * n, 0.0, 20.0 * n + 10, 10.0]) for n in range(5)]
     metric.update([boxes(*there[:hits])], [boxes(*there)])
     assert metric.compute(1, 0).value == pytest.approx(100 * (2 * hits + 1) / 11, abs=1e-3)
 
 
-def test_what_is_difficult_counts_neither_way() -> None:
+def test_difficult_boxes_are_not_counted() -> None:
     metric = make_metric("detection", 2)
     metric.update([boxes((1, 0.9, B), (1, 0.8, A))], [boxes((1, 1, A))])
     there = {name: torch.cat([boxes((1, 1, A))[name], boxes((1, 1, B), difficult=True)[name]]) for name in boxes()}
@@ -69,7 +69,7 @@ def test_what_is_difficult_counts_neither_way() -> None:
     assert metric.compute(1, 0).value == 50.0
 
 
-def test_a_class_that_is_nowhere_has_no_precision() -> None:
+def test_absent_class_has_no_precision() -> None:
     metric = make_metric("detection", 4)
     there = {name: torch.cat([boxes((1, 1, A))[name], boxes((3, 1, B), difficult=True)[name]]) for name in boxes()}
     metric.update([boxes((1, 0.9, A), (2, 0.9, FAR))], [there])
@@ -79,7 +79,7 @@ def test_a_class_that_is_nowhere_has_no_precision() -> None:
     assert found.absent_classes == [2, 3]
 
 
-def test_a_class_without_images_and_one_without_pixels_that_is_found() -> None:
+def test_classes_without_labels_are_absent() -> None:
     metric = make_metric("classification", 3)
     metric.update(torch.eye(3)[[0, 1]], torch.tensor([0, 2]))
     assert metric.compute(2, 0).absent_classes == [1]
@@ -93,7 +93,7 @@ def test_a_class_without_images_and_one_without_pixels_that_is_found() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_logits_that_are_not_numbers(task) -> None:
+def test_nan_logits_raise(task) -> None:
     """The highest of them would be a class, and a score."""
     metric = make_metric(task, 2)
     for value in (0.0, float("nan"), 0.0):
@@ -122,11 +122,11 @@ def test_logits_that_are_not_numbers(task) -> None:
         ),
     ],
 )
-def test_of_a_file_from_before_there_were_absent_classes(kind, old) -> None:
+def test_older_files_have_no_absent_classes(kind, old) -> None:
     assert parse(kind, old, "file").absent_classes == []
 
 
-def test_nothing_is_found() -> None:
+def test_score_without_predictions_is_zero() -> None:
     metric = make_metric("detection", 2)
     metric.update([boxes()], [boxes((1, 1, A))])
     assert metric.compute(1, 0).value == 0.0
@@ -140,11 +140,11 @@ def test_nothing_is_found() -> None:
         AveragePrecision(50.0, 51.0, 30.0, [50.0, None], 10, 0),
     ],
 )
-def test_each_is_read_back_as_what_it_is(score: Score) -> None:
+def test_scores_are_read_back_as_their_class(score: Score) -> None:
     assert parse(Score, vars(score), "file", {Score: type(score)}) == score
 
 
-def test_other_classes() -> None:
+def test_different_number_of_classes_raises() -> None:
     with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):
         make_metric("segmentation", 3).update({"out": torch.zeros(1, 4, 2, 2)}, torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="the network has 4 classes, the images have 3"):

@@ -8,15 +8,15 @@ from cnnmod.training.layouts import find_sources
 from pictures import encoded, picture, shard, shards
 
 
-def image(grey):
-    return encoded(picture((grey, grey, grey)))
+def image(gray):
+    return encoded(picture((gray, gray, gray)))
 
 
-def test_shards(tmp_path):
+def test_reads_shards_in_order(tmp_path):
     shards(tmp_path, [4, 1, 3])
     train = find_sources(tmp_path).splits["train"]
     assert list(train.labels) == [number % 3 for number in range(8)]
-    assert [train.open(number)[0].getpixel((0, 0)) for number in range(8)] == [(grey, grey, grey) for grey in range(8)]
+    assert [train.open(number)[0].getpixel((0, 0)) for number in range(8)] == [(gray, gray, gray) for gray in range(8)]
     assert train.name(4) == f"{tmp_path}/train-001.tar: 0004.png"
 
 
@@ -69,7 +69,7 @@ def test_keys_end_at_the_first_dot_of_the_base_name(tmp_path):
         ([("a.npy", b""), ("b.npy", b"")], "a has no image and no label .*; it has a.npy"),
     ],
 )
-def test_members_that_would_be_lost(members, error, tmp_path):
+def test_incomplete_or_duplicate_members_raise(members, error, tmp_path):
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for name, content in members:
             member = tarfile.TarInfo(name)
@@ -80,7 +80,7 @@ def test_members_that_would_be_lost(members, error, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links(kind, tmp_path):
+def test_links_raise(kind, tmp_path):
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         folder, link = tarfile.TarInfo("a.png"), tarfile.TarInfo("b.png")
         folder.type = tarfile.DIRTYPE
@@ -105,7 +105,7 @@ class TestBrokenShards:
             (lambda content: content + content, "has content after its end"),
         ],
     )
-    def test_are_named(self, change, error, tmp_path):
+    def test_raise_an_error_that_names_the_shard(self, change, error, tmp_path):
         """Two members of a header and a block each, then zeros."""
         shard(tmp_path / "train-0.tar", {"a.png": image(1), "a.cls": b"0"})
         path = tmp_path / "train-0.tar"
@@ -114,7 +114,7 @@ class TestBrokenShards:
             find_sources(tmp_path)
 
     @pytest.mark.parametrize("ending", ["tar.gz", "tgz"])
-    def test_compressed_ones_beside_others(self, ending, tmp_path):
+    def test_compressed_shards_raise(self, ending, tmp_path):
         shards(tmp_path, [2])
         (tmp_path / f"train-001.{ending}").touch()
         with pytest.raises(
@@ -122,7 +122,7 @@ class TestBrokenShards:
         ):
             find_sources(tmp_path)
 
-    def test_a_broken_image(self, tmp_path):
+    def test_broken_image_raises(self, tmp_path):
         shard(tmp_path / "train-0.tar", {"a.png": b"no image", "a.cls": b"0"})
         with pytest.raises(ValueError, match=r"/train-0\.tar: a\.png is broken: it is not an image"):
             find_sources(tmp_path).splits["train"].open(0)

@@ -27,7 +27,7 @@ def files(folder: Path, *names: str) -> dict[str, list[str]]:
         (["other.tar", "data/other.tar"], {}),
     ],
 )
-def test_files(names, expected, tmp_path):
+def test_files_are_grouped_by_split(names, expected, tmp_path):
     assert files(tmp_path, *names) == {split: [names[n] for n in numbers] for split, numbers in expected.items()}
 
 
@@ -40,7 +40,7 @@ def test_files(names, expected, tmp_path):
         ["train-0.tar", "train/0.tar"],
     ],
 )
-def test_a_split_called_in_two_ways(names, tmp_path):
+def test_two_names_for_one_split_raise(names, tmp_path):
     with pytest.raises(ValueError, match=r"are both of the (validation|train) split; keep files"):
         files(tmp_path, *names)
 
@@ -49,12 +49,12 @@ def test_a_split_called_in_two_ways(names, tmp_path):
     "names",
     [["plain/train-0.tar", "other/test-0.tar"], ["train-0.tar", "data/test-0.tar"], ["a/train.tar", "b/train.tar"]],
 )
-def test_files_of_two_data_sets(names, tmp_path):
+def test_files_of_two_data_sets_raise(names, tmp_path):
     with pytest.raises(ValueError, match=r"\.tar and .*\.tar "):
         files(tmp_path, *names)
 
 
-def test_folders(tmp_path):
+def test_folders_are_grouped_by_split(tmp_path):
     for name in ("Train/a", "val/a", "test", ".valid/a", "validation/.ipynb_checkpoints", "other/a"):
         (tmp_path / name).mkdir(parents=True)
     assert folders_by_split(tmp_path) == {"train": tmp_path / "Train", "validation": tmp_path / "val"}

@@ -23,7 +23,7 @@ def step(some):
 
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("optimizer", ["momentum", "sgd", "adamw", "lamb"])
-def test_goes_on_as_if_nothing_had_been(optimizer, average, tmp_path):
+def test_restored_state_continues_identically(optimizer, average, tmp_path):
     first = state(optimizer, average)
     for _ in range(3):
         step(first)
@@ -41,19 +41,19 @@ def test_goes_on_as_if_nothing_had_been(optimizer, average, tmp_path):
                 assert value.stride() == parameter.stride()
 
 
-def test_of_another_network_or_optimizer(tmp_path):
+def test_state_of_another_network_raises(tmp_path):
     state().save(tmp_path / "state", {})
     with pytest.raises(ValueError, match=r"(?s)is of another network or optimizer: .*Missing key"):
         state(layers=2).load(tmp_path / "state")
 
 
-def test_no_state(tmp_path):
+def test_invalid_file_raises(tmp_path):
     (tmp_path / "state").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is not a training state"):
         state().load(tmp_path / "state")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
+def test_full_disk_keeps_the_previous_state(tmp_path):
     """The process may write no more than some bytes to a file, which is what a full disk looks like."""
     import resource
 
@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert state().load(tmp_path / "state") == {"step": 1}
 
 
-def test_damaged(tmp_path):
+def test_changed_bit_is_detected(tmp_path):
     """One bit of a weight is another: nothing else would tell."""
     state().save(tmp_path / "state", {"step": 1})
     content = bytearray((tmp_path / "state").read_bytes())
@@ -102,7 +102,7 @@ def spoil(some, what, value):
         ("optimizer", r"optimizer\.\d\.momentum_buffer"),
     ],
 )
-def test_what_is_not_finite_does_not_replace_the_last_state(what, named, value, tmp_path):
+def test_non_finite_values_do_not_replace_the_last_state(what, named, value, tmp_path):
     some = state(average=True)
     step(some)
     some.save(tmp_path / "state", {"step": 1})
@@ -114,7 +114,7 @@ def test_what_is_not_finite_does_not_replace_the_last_state(what, named, value, 
     assert state(average=True).load(tmp_path / "state") == {"step": 1}
 
 
-def test_a_loss_scale_from_which_nothing_is_learned(tmp_path):
+def test_zero_loss_scale_raises(tmp_path):
     some = state(average=True)
     some.scaler.load_state_dict(some.scaler.state_dict() | {"scale": 0.0})
     with pytest.raises(FloatingPointError, match=r"the loss scale of fp16 is 0\.0 at step 2"):

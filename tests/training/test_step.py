@@ -50,7 +50,7 @@ def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_one_step_of_gradient_descent():
+def test_step_is_one_step_of_gradient_descent():
     step, plain, some = make_step(), network(), batch()
     loss = cross_entropy(plain, some.images, some.labels)
     loss.backward()
@@ -61,7 +61,7 @@ def test_one_step_of_gradient_descent():
     torch.testing.assert_close(weights(step.model), weights(plain) - 0.1 * gradient)
 
 
-def test_gradients_are_of_one_step():
+def test_gradients_are_reset_between_steps():
     """A second step with a learning rate of 0 leaves the gradient of its own batch alone."""
     step = make_step(changed(learning_rate=1e-20))
     step(batch())
@@ -71,7 +71,7 @@ def test_gradients_are_of_one_step():
 
 
 @pytest.mark.parametrize(("count", "parts"), [(12, [3, 3, 3, 3]), (10, [3, 3, 3, 1])])
-def test_accumulated_gradients_are_those_of_the_whole_batch(count, parts):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(count, parts):
     whole, seen = make_step(), []
 
     def forward(images):
@@ -87,14 +87,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(count, parts):
 
 
 @pytest.mark.parametrize("scale", [None, 1024.0])
-def test_gradients_are_clipped_as_they_are_not_as_they_are_scaled(scale):
+def test_gradients_are_unscaled_before_clipping(scale):
     step = make_step(changed(clip_grad=0.01), scale=scale)
     before = weights(step.model)
     step(batch())
     assert (weights(step.model) - before).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
-def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none():
+def test_scaled_loss_gives_the_same_step_and_overflow_skips_it():
     plain, scaled = make_step(), make_step(scale=1024.0)
     torch.testing.assert_close(scaled(batch()), plain(batch()))
     torch.testing.assert_close(weights(scaled.model), weights(plain.model))
@@ -106,7 +106,7 @@ def test_a_scaled_loss_gives_the_same_step_and_an_overflow_none():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_memory_format(channels_last):
+def test_batch_has_the_memory_format_of_the_recipe(channels_last):
     formats = []
 
     def forward(images):
@@ -122,7 +122,7 @@ def test_the_memory_format(channels_last):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_precision(precision, dtype):
+def test_forward_runs_in_the_precision_of_the_recipe(precision, dtype):
     how = changed(precision=precision)
     with autocast(how, CPU)():
         assert torch.is_autocast_enabled("cpu") == (dtype is not None)
@@ -139,7 +139,7 @@ def test_precision(precision, dtype):
 
 
 @pytest.mark.parametrize(("images", "shared"), [(12, [True, True, False]), (4, [True, False]), (1, [False])])
-def test_processes_share_gradients_once_a_step(images, shared, monkeypatch):
+def test_gradients_are_synchronized_once_per_step(images, shared, monkeypatch):
     """All parts but the last run within no_sync, also where there are fewer parts than wanted."""
     within, seen = [False], []
 
@@ -170,7 +170,7 @@ class TestOptimizer:
             found.append(optimizer.param_groups[0]["lr"])
         return found
 
-    def test_its_settings(self):
+    def test_has_the_settings_of_the_recipe(self):
         how = changed(momentum=0.7, weight_decay=0.3, warmup_epochs=0)
         optimizer, _ = make_optimizer(self.model, how, 10)
         assert type(optimizer) is torch.optim.SGD
@@ -178,37 +178,37 @@ class TestOptimizer:
         assert optimizer.param_groups[0]["nesterov"] is False
         assert make_optimizer(self.model, recipe("digits"), 10)[0].param_groups[0]["nesterov"] is True
 
-    def test_norms_and_biases_are_decayed_or_not(self):
+    def test_decay_norms_controls_weight_decay_of_norms_and_biases(self):
         how = changed(weight_decay=0.3, decay_norms=False)
         optimizer, _ = make_optimizer(self.model, how, 10)
         decay = {id(one): group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
         found = {name: decay[id(one)] for name, one in self.model.named_parameters()}
         assert found == {"0.weight": 0.3, "0.bias": 0, "1.weight": 0, "1.bias": 0}
 
-    def test_steps(self):
+    def test_step_schedule_lowers_the_rate_at_the_milestones(self):
         found = self.rates(10, schedule="step", milestones=(1, 3), decay=0.5, epochs=4, warmup_epochs=0)
         assert found == [0.1] * 9 + [0.05] * 20 + [0.025] * 11  # timm's milestones come one step early
 
-    def test_poly_falls_to_a_hundredth(self):
+    def test_poly_schedule_decays_to_one_hundredth(self):
         found = self.rates(10, schedule="poly", decay=0.9, epochs=4, warmup_epochs=0)
         least = RECIPE.optimization.learning_rate / 100
         expected = [least + (RECIPE.optimization.learning_rate - least) * (1 - step / 40) ** 0.9 for step in range(40)]
         assert found == pytest.approx(expected)
 
-    def test_cosine_goes_to_0(self):
+    def test_cosine_schedule_decays_to_0(self):
         found = self.rates(10, schedule="cosine", epochs=4, warmup_epochs=0)
         assert found[0] == 0.1
         assert found[20] == pytest.approx(0.05)
         assert found[39] < 0.001
         assert found == sorted(found, reverse=True)
 
-    def test_the_rate_rises_from_0(self):
+    def test_warmup_starts_at_0(self):
         found = self.rates(4, schedule="cosine", epochs=4, warmup_epochs=1)
         assert found[:4] == pytest.approx([0, 0.025, 0.05, 0.075])
 
 
 @pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 1), ("momentum", 1), ("muon", 0.005), ("lamb", 0.005)])
-def test_only_sgd_takes_full_steps_with_the_selectors(optimizer, scale):
+def test_only_sgd_uses_the_full_learning_rate_for_selectors(optimizer, scale):
     made = recipe("digits", [f"optimizer={optimizer}", "learning_rate=0.1", "warmup_epochs=0"])
     model = build_row(made, "mod", 10)
     made_optimizer, schedule = make_optimizer(model, made, steps=4)
@@ -220,7 +220,7 @@ def test_only_sgd_takes_full_steps_with_the_selectors(optimizer, scale):
 
 
 @pytest.mark.slow
-def test_selectors_survive_an_optimizer_that_makes_steps_of_one_length():
+def test_selectors_do_not_collapse_with_muon():
     """With full steps every hidden unit of some selectors is below zero for every image after these."""
     made = recipe("digits", ["optimizer=muon", "learning_rate=0.02", "epochs=4", "warmup_epochs=0", "batch_size=32"])
     data = open_data("digits", made)

@@ -9,7 +9,7 @@ from cnnmod.training.sync_batch_norm import sync_batch_norm
 from conftest import trained_norms_
 
 
-def test_every_norm_is_exchanged_and_keeps_what_it_knows(small_resnet):
+def test_every_norm_is_replaced_and_keeps_its_state(small_resnet):
     plain = trained_norms_(small_resnet)
     synced = sync_batch_norm(copy.deepcopy(plain))
     assert synced.state_dict().keys() == plain.state_dict().keys()

@@ -19,7 +19,7 @@ def sized(width: object, height: object) -> str:
     return text.replace("<folder>", f"<size><width>{width}</width><height>{height}</height></size><folder>")
 
 
-def test_boxes_classes_and_which_are_difficult(tmp_path: Path) -> None:
+def test_reads_boxes_classes_and_difficult_flags(tmp_path: Path) -> None:
     path = written(tmp_path, annotation(("drop", 1, 2, 3, 4), ("cell", 5, 6, 7, 8), difficult=1))
     found = read_boxes(path, SIZE, CLASSES)
     assert {name: values.tolist() for name, values in found.items()} == {
@@ -32,14 +32,14 @@ def test_boxes_classes_and_which_are_difficult(tmp_path: Path) -> None:
     assert count_boxes(path, CLASSES) == {("drop", 2): 2}
 
 
-def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
+def test_parts_of_an_object_are_not_read_as_objects(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
     path = written(tmp_path, annotation(("cell", 1, 2, 30, 40)).replace("</object>", part))
     assert read_annotation(path).names == ["cell"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 64), ("80.0", "64"), (0, 0), ("", ""), (0, 64)])
-def test_a_size_that_is_the_images_or_none(width: object, height: object, tmp_path: Path) -> None:
+def test_matching_or_missing_size_is_accepted(width: object, height: object, tmp_path: Path) -> None:
     assert len(read_boxes(written(tmp_path, sized(width, height)), SIZE, CLASSES)["boxes"]) == 1
 
 
@@ -47,7 +47,7 @@ def test_a_size_that_is_the_images_or_none(width: object, height: object, tmp_pa
     ("width", "height", "said"),
     [(81, 64, "width of 81 pixels, but the image has 80"), (64, 80, "width of 64 pixels"), (0, 63, "height of 63")],
 )
-def test_the_size_of_another_image(width: int, height: int, said: str, tmp_path: Path) -> None:
+def test_size_of_another_image_raises(width: int, height: int, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"a\.xml states an image {said}"):
         read_boxes(written(tmp_path, sized(width, height)), SIZE, CLASSES)
 
@@ -59,12 +59,12 @@ def test_the_size_of_another_image(width: int, height: int, said: str, tmp_path:
         *(("nan", 0, 9, 9), (0, 0, "inf", 9)),
     ],
 )
-def test_a_box_that_is_empty_or_outside(box, tmp_path: Path) -> None:
+def test_empty_or_outside_box_raises(box, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.xml: the box .* is empty or outside the image, which has 80 × 64"):
         read_boxes(written(tmp_path, annotation(("cell", *box))), SIZE, CLASSES)
 
 
-def test_a_name_that_is_no_class(tmp_path: Path) -> None:
+def test_unknown_class_name_raises(tmp_path: Path) -> None:
     path = written(tmp_path, annotation(("rod", 1, 2, 3, 4)))
     for read in (lambda: read_boxes(path, SIZE, CLASSES), lambda: count_boxes(path, CLASSES)):
         with pytest.raises(ValueError, match=r"a\.xml has an object named 'rod'; the classes are background, cell"):
@@ -95,6 +95,6 @@ GOOD = annotation(("cell", 1, 2, 30, 40))
         (f"<annotation>{'<object>' * 100_000}", "no element found"),
     ],
 )
-def test_no_annotation(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_annotation_raises(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"a\.xml is not an annotation of Pascal VOC: .*{said}"):
         read_annotation(written(tmp_path, text))

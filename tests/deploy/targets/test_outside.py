@@ -204,7 +204,7 @@ def network():
 
 
 @pytest.mark.usefixtures("registered")
-def test_exports_and_is_checked(tmp_path):
+def test_user_target_exports_and_is_checked(tmp_path):
     model = network()
     report = cnnmod.export(model, EXAMPLE, tmp_path / "network.npz")
     assert report.format == "npz"
@@ -216,7 +216,7 @@ def test_exports_and_is_checked(tmp_path):
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+def test_wrong_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(OPERATORS, "sigmoid", lambda x: _sigmoid(x) * 0.5)
     with pytest.raises(ValueError, match="the file does not compute the same as the network"):
         cnnmod.export(network(), EXAMPLE, tmp_path / "network.npz")
@@ -224,7 +224,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("registered")
-def test_is_timed_beside_ours():
+def test_user_target_is_timed_by_compare():
     models = {"dense": tiny_network(), "mod": network()}
     comparison = compare(models, EXAMPLE, runtimes=("eager", "numpy"), rounds=2)
     assert comparison.conditions == [("eager", 1), ("numpy", 1)]
@@ -232,7 +232,7 @@ def test_is_timed_beside_ours():
 
 
 @pytest.mark.usefixtures("registered")
-def test_on_the_command_line(tmp_path, monkeypatch, capsys):
+def test_user_target_works_on_the_command_line(tmp_path, monkeypatch, capsys):
     names = ["small:tiny_network_mod", "--against", "small:tiny_network", "--size", "8"]
     monkeypatch.setattr("sys.argv", ["cnnmod", "compare", *names, "--runtimes", "numpy", "--rounds", "1", "--json"])
     main()

@@ -45,7 +45,7 @@ def as_before():
     TARGETS.update(before)
 
 
-def test_our_runtimes():
+def test_built_in_runtimes_are_listed():
     assert list(runtimes()) == [
         "eager",
         "compile",
@@ -61,7 +61,7 @@ def test_our_runtimes():
     assert find_format("onnx") is TARGETS["onnxruntime"]
 
 
-def test_an_outside_target_is_known_by_its_name():
+def test_registered_target_is_found_by_name():
     assert register_target(Outside) is Outside
     assert isinstance(find_runtime("outside").target, Outside)
     model = tiny_network().eval()
@@ -99,7 +99,7 @@ def test_an_outside_target_is_known_by_its_name():
         (type("A", (OutsideFile,), {"format": "pt2"}), "format 'pt2' and the suffix '.out', but Pt2Target already has"),
     ],
 )
-def test_what_is_no_target(target, message):
+def test_invalid_targets_raise(target, message):
     before = dict(TARGETS)
     with pytest.raises(ValueError, match=message) as raised:
         register_target(target)
@@ -107,7 +107,7 @@ def test_what_is_no_target(target, message):
     assert before == TARGETS
 
 
-def test_unknown_and_missing(monkeypatch):
+def test_unknown_and_missing_runtimes_raise(monkeypatch):
     with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime"):
         find_runtime("tensorrt")
     with pytest.raises(ValueError, match="unknown format 'tflite'; the formats are onnx, openvino, pt2"):
@@ -121,7 +121,7 @@ def test_unknown_and_missing(monkeypatch):
         find_runtime("openvino-bf16")
 
 
-def test_an_outside_targets_package_is_missing():
+def test_missing_package_of_a_user_target_raises():
     register_target(type("A", (Outside,), {"packages": ("no_such_package",)}))
     with pytest.raises(ModuleNotFoundError, match=r"^outside needs no_such_package: pip install no_such_package$"):
         find_runtime("outside")
@@ -146,7 +146,7 @@ class Installed(Target):
 """
 
 
-def test_an_installed_package_registers_its_target_and_a_broken_one_is_told(tmp_path: Path):
+def test_entry_points_register_targets_and_log_broken_ones(tmp_path: Path):
     (tmp_path / "with_target.py").write_text(MODULE)
     info = tmp_path / "with_target-1.0.dist-info"
     info.mkdir()

@@ -10,7 +10,7 @@ def fixed(logits):
     return lambda images: logits[: len(images)]
 
 
-def test_cross_entropy_smoothed_or_not():
+def test_loss_is_cross_entropy_with_label_smoothing():
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     for smoothing in (0.0, 0.2):
         loss = recipe("digits", [f"label_smoothing={smoothing}"]).task.loss_with(None, 3, CPU)
@@ -18,7 +18,7 @@ def test_cross_entropy_smoothed_or_not():
         torch.testing.assert_close(loss(fixed(logits), torch.rand(4, 1, 8, 8), labels), expected)
 
 
-def test_mixed_labels_go_with_mixed_images():
+def test_labels_are_mixed_like_the_images():
     """Every pixel of an image is its class's number, so that a mixture's labels can be read off it."""
     labels = torch.arange(4)
     images = labels.float()[:, None, None, None].expand(4, 1, 8, 8)
@@ -36,7 +36,7 @@ def test_mixed_labels_go_with_mixed_images():
         torch.testing.assert_close(seen[-1].mean(), images.mean())
 
 
-def test_a_teacher_is_matched():
+def test_distillation_loss_is_zero_for_the_logits_of_the_teacher():
     """The teacher's own logits leave its cross-entropy alone; others cost more; the teacher does not learn."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).train()
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
