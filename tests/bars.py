@@ -27,7 +27,7 @@ SIZE = 16
 
 
 def bar(degrees: float) -> Image.Image:
-    """A white bar through the middle of a black image."""
+    """Draw a white bar through the center of a black image."""
     image = Image.new("L", (SIZE, SIZE))
     turned = (math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
     ends = [(SIZE / 2 + side * 7 * turned[0], SIZE / 2 - side * 7 * turned[1]) for side in (-1, 1)]
@@ -37,7 +37,7 @@ def bar(degrees: float) -> Image.Image:
 
 @dataclass(frozen=True)
 class Bars:
-    """A data set: `count` bars at angles that go round evenly, the first at `first` degrees."""
+    """A data set of `count` bars at evenly spaced angles, starting at `first` degrees."""
 
     count: int
     first: float
@@ -55,12 +55,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Error(Score):
-    """How far the angles are from the true ones.
+    """The error of the predicted angles.
 
-    Attributes:
-        error_deg: The mean distance in degrees.
-        images: How many were tested.
-        broken: How many could not be read.
+        Attributes:
+    error_deg: The mean absolute error in degrees.
+            images: The number of test images.
+            broken: The number of images that could not be read.
     """
 
     error_deg: float
@@ -78,7 +78,7 @@ class Error(Score):
 
 
 class MeanError:
-    """What the test images are scored by; of one process."""
+    """The metric of the task, for one process."""
 
     def __init__(self) -> None:
         self.errors: list[float] = []
@@ -118,7 +118,7 @@ class AngleOfBar(Task):
     """The angle of a bar from 0 to 180 degrees."""
 
     held_out: int = 0
-    """How many bars the best checkpoint is chosen by."""
+    """The number of validation images."""
 
     score, test_batch_size = Error, 20
 
@@ -150,7 +150,7 @@ class AngleOfBar(Task):
 
 
 def small() -> Recipe:
-    """A small network, for a few steps."""
+    """A recipe for a small network and a short training."""
     return Recipe(
         networks=Networks(
             baseline="resnet18_cifar",
@@ -167,7 +167,7 @@ def small() -> Recipe:
 
 
 def files(folder: Path, angles: Sequence[float]) -> Path:
-    """Images of bars, named after their angles."""
+    """Write images of bars, named after their angles."""
     folder.mkdir()
     for degrees in angles:
         bar(degrees).resize((64, 64)).save(folder / f"{degrees:03}.png")

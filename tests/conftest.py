@@ -5,13 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each of pytest-xdist's workers has a core
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # set before torch is imported, since each worker of pytest-xdist has one core
 
 import pytest
 import torch
 from torch import nn
 
-collect_ignore = ["bars.py"]  # the search for doctests would import it under a second name, and register its task twice
+collect_ignore = ["bars.py"]  # doctest collection would import it again and register its task twice
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def _same_start() -> None:
 
 @pytest.fixture(autouse=True)
 def _torchlib_is_read_once() -> None:
-    """At each export to ONNX, torch has onnxscript parse the source of all its operators, which is always the same."""
+    """Cache the operators that onnxscript parses at each export to ONNX."""
     for name, module in list(sys.modules.items()):
         if name.startswith("onnxscript._framework_apis.") and hasattr(module, "get_torchlib_ops"):
             plain = module.get_torchlib_ops
@@ -32,7 +34,7 @@ def _torchlib_is_read_once() -> None:
 
 @pytest.fixture
 def small_resnet() -> nn.Module:
-    """Basic blocks at widths 16 to 128, for (N, 1, 8, 8), with batch norms as after some training."""
+    """A ResNet of basic blocks with 16 to 128 channels for images (N, 1, 8, 8), with batch norms as after training."""
     from small import digits_resnet
 
     return trained_norms_(digits_resnet())
@@ -40,8 +42,8 @@ def small_resnet() -> nn.Module:
 
 @pytest.fixture
 def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
-    """Check that these arguments give one line with the message, exit code 2, and write nothing."""
-    from cnnmod.cli import run  # here, since pytest-xdist's main process loads this file and runs no test
+    """Check that the arguments print one line with the message, exit with code 2 and write nothing."""
+    from cnnmod.cli import run  # imported here, since the main process of pytest-xdist loads this file but runs no test
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
@@ -61,7 +63,7 @@ def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
 
 
 def trained_norms_(model: nn.Module) -> nn.Module:
-    """Give batch norms the statistics and weights of a network that has seen data; evaluation mode."""
+    """Give batch norms random statistics and weights, as after training, and return the network in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.2)

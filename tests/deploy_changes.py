@@ -1,4 +1,4 @@
-"""What users do to the layers of a network: each a function that takes a layer and changes it in place."""
+"""Changes that users make to layers. Each function changes a layer in place."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ class Halved(nn.Module):
 
 
 class Adapted(nn.Module):
-    """As LoRA: a layer in the place of another, which it calls."""
+    """A layer that replaces another layer and calls it, as in LoRA."""
 
     def __init__(self, layer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The network of format1.safetensors, and how that file was written: `python tests/format1.py`."""
+"""The network in format1.safetensors. `python tests/format1.py` writes the file."""
 
 from pathlib import Path
 

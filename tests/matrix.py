@@ -1,4 +1,4 @@
-"""Options in all combinations: by default a few, in which every two options meet; the others behind `-m slow`."""
+"""Combinations of options. The quick ones cover every pair of values; all others are marked slow."""
 
 import itertools
 from typing import Any
@@ -7,15 +7,15 @@ import pytest
 
 
 def combinations(**options: Any) -> list[Any]:
-    """All combinations of the options' values, as parameters for `pytest.mark.parametrize`.
+    """Return all combinations of the options' values, as parameters for `pytest.mark.parametrize`.
 
-    A combination is quick if it holds two values that no earlier quick one holds together; all others are slow.
+    A combination is quick if it has a pair of values that no earlier quick combination has. All others are slow.
 
     Args:
-        options: For each name its values, which are hashable.
+        options: The values of each option, by name. The values must be hashable.
 
     Returns:
-        One dictionary per combination, with each option's value.
+        One dictionary per combination, with the value of each option.
     """
     cases = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
     left = {pair for case in cases for pair in _pairs(case)}

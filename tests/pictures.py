@@ -1,4 +1,4 @@
-"""Small pictures in the layouts that data sets come in."""
+"""Write small images in the layouts of common data sets."""
 
 import io
 import tarfile
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 
 def oriented(orientation: int) -> Image.Exif:
-    """EXIF data: 6 and 8 are a camera that was turned by 90°."""
+    """Return EXIF data with an orientation. 6 and 8 are rotations by 90°."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
@@ -33,7 +33,7 @@ def shard(path, members):
 
 
 def shards(folder, counts):
-    """Shards of that many images; each image is as gray as its number, each label the number modulo 3."""
+    """Write shards of images. The gray value of an image is its number, and its label is the number modulo 3."""
     number = 0
     for place, count in enumerate(counts):
         members = {}
@@ -53,7 +53,7 @@ def classes(folder, split, names, count=2):
 
 
 def streets(folder: Path, **counts: int) -> Path:
-    """Images of 48 × 64 pixels, masks beside them: a box of class 1, anywhere, on class 0, and a frame of class 9."""
+    """Write images of 48 × 64 pixels with masks: a box of class 1 on class 0, with a border of class 9."""
     for split, count in counts.items():
         (folder / split).mkdir(parents=True)
         (folder / f"{split}annot").mkdir()
@@ -69,7 +69,7 @@ def streets(folder: Path, **counts: int) -> Path:
 
 
 def city(folder: Path, **counts: int) -> Path:
-    """Cityscapes' folders: images of 32 × 64 pixels, all road but one pixel of car and one that counts nowhere."""
+    """Write Cityscapes' folders. The images have 32 × 64 pixels of road, one pixel of car and one ignored pixel."""
     for split, count in counts.items():
         images, masks = (folder / kind / split / "ulm" for kind in ("leftImg8bit", "gtFine"))
         images.mkdir(parents=True)
@@ -84,7 +84,7 @@ def city(folder: Path, **counts: int) -> Path:
 
 
 def annotation(*boxes: tuple[str, int, int, int, int], difficult: int = 0) -> str:
-    """Pascal VOC's XML; a box is a class, left, top, right and bottom."""
+    """Return an annotation of Pascal VOC. A box is (class, left, top, right, bottom)."""
     sides = ("xmin", "ymin", "xmax", "ymax")
     objects = [
         f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>"
@@ -96,7 +96,7 @@ def annotation(*boxes: tuple[str, int, int, int, int], difficult: int = 0) -> st
 
 
 def cells(folder: Path, train: int, val: int) -> Path:
-    """Images of 64 × 80 pixels in Pascal VOC's layout, each with a cell and every second one with a drop besides."""
+    """Write images of 64 × 80 pixels in Pascal VOC's layout. All have a cell, and every second one also has a drop."""
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     for split, numbers in {"train": range(train), "val": range(train, train + val)}.items():
@@ -113,7 +113,7 @@ def cells(folder: Path, train: int, val: int) -> Path:
 
 
 def parquet(path: Path, labels: object, names: list[str] | None = None, images: object = None, **options) -> None:
-    """A file with the columns image and label; of the metadata of `datasets` if the classes have names."""
+    """Write a Parquet file with images and labels. If the classes have names, it has the metadata of `datasets`."""
     import datasets
     import pyarrow
     from pyarrow.parquet import write_table

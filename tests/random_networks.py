@@ -1,4 +1,4 @@
-"""Small random networks with MoD blocks, whose forward depends on size, batch and memory format: for hypothesis."""
+"""Hypothesis strategies for small random networks whose forward depends on size, batch size and memory format."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 @dataclass(frozen=True)
 class Step:
-    """What is done to earlier values, counted from the last one."""
+    """An operation on earlier values. `first` and `second` count values from the last one."""
 
     kind: str
     first: int
@@ -26,7 +26,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network and what it is run on."""
+    """A random network and its inputs."""
 
     steps: tuple[Step, ...]
     returned: tuple[int, ...]
@@ -57,14 +57,14 @@ def _mod_block(number):
 
 
 class Crop(nn.Module):
-    """Returns its input, a view of it, or a new tensor, by its size."""
+    """Return the input or a view of it, depending on its size."""
 
     def forward(self, x):
         return x[:, :, : x.shape[2] // 2 * 2] if x.shape[2] > 4 else x
 
 
 class Halves(nn.Module):
-    """Returns half of a larger tensor."""
+    """Return half of a larger tensor."""
 
     def forward(self, x):
         return torch.cat([x, x.flip(1)], 1).chunk(2, 1)[0]
@@ -76,7 +76,7 @@ def _sequence(number):
     if number % 3 == 0:
         layers += [between[number // 6 % 6], _mod_block(number + 1)]
     if number % 5 == 0:
-        layers = layers[1:]  # which begins with what it was given
+        layers = layers[1:]  # the sequence then starts with its own input
     return nn.Sequential(*layers)
 
 
@@ -91,7 +91,7 @@ LAYERS = {
 
 
 def _asks(x, number):
-    """Something about a tensor that depends on the input."""
+    """Return a property of a tensor that depends on the input."""
     return (
         len(x) == 1,
         len(x) > 2,
@@ -118,7 +118,7 @@ def _view(x, number):
 
 
 def _same(x, number):
-    """The same values: the same tensor, or a new one."""
+    """Return the same values in the same tensor or in a new one."""
     return (
         lambda: pad(x, (0, -x.shape[-1] % 4, 0, 0)),
         lambda: pad(x, (0, 0, 0, 0)),
@@ -190,7 +190,7 @@ def _images(images, size, memory_format):
 
 
 def disagreement(plan, runtime="eager"):
-    """The input on which the lowered network differs by more than 1e-5 of the largest output; `None` if none is."""
+    """Return the input on which the lowered network differs by more than 1e-5 of the largest output, or `None`."""
     torch.manual_seed(plan.seed)
     model = Random(plan)
     for module in model.modules():
@@ -205,7 +205,7 @@ def disagreement(plan, runtime="eager"):
         with torch.inference_mode():
             try:
                 expected = model(x)
-            except RuntimeError as error:  # the network changes an expanded view in place, which torch refuses
+            except RuntimeError as error:  # torch does not support changing an expanded view in place
                 if "refers to a single memory location" not in str(error):
                     raise
                 reject()
@@ -220,7 +220,7 @@ def disagreement(plan, runtime="eager"):
 
 
 def _nearly_ties(model, x):
-    """Whether any selection is so close that rounding decides it."""
+    """Whether two logits of a selection are so close that rounding decides the order."""
     gaps = []
 
     def note(block, inputs):

@@ -1,4 +1,4 @@
-"""Networks so small that tests can train, lower and export them."""
+"""Networks that are small enough to train, lower and export in tests."""
 
 from collections import OrderedDict
 
@@ -12,17 +12,17 @@ from cnnmod.networks import build
 
 
 def digits_resnet():
-    """(N, 1, 8, 8) → (N, 10), of a quarter of ResNet18's width: 0.60 M parameters."""
+    """(N, 1, 8, 8) → (N, 10), with a quarter of ResNet18's width: 0.60 M parameters."""
     return build("resnet18_cifar", layers=(2, 4, 4, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
 def shallow_resnet():
-    """The same with 6 of its 11 blocks; 2 become MoD blocks. For what takes time for each layer, as exporting does."""
+    """The same network with 6 of 11 blocks, of which 2 become MoD blocks. For tests that are slow for each layer."""
     return build("resnet18_cifar", layers=(2, 2, 1, 1), channels=(16, 32, 64, 128), in_chans=1, num_classes=10)
 
 
 def tiny_network(width=16):
-    """(N, 1, 8, 8) → (N, 10), of two basic blocks; the second becomes a MoD block."""
+    """(N, 1, 8, 8) → (N, 10), with two basic blocks. The second becomes a MoD block."""
     return nn.Sequential(
         OrderedDict(
             stem=nn.Conv2d(1, width, 3, padding=1),
@@ -35,10 +35,10 @@ def tiny_network(width=16):
 
 
 def tiny_network_mod():
-    """The same with a MoD block, as a factory for the command line."""
+    """The same network with a MoD block, as a factory for the command line."""
     return convert_(tiny_network(), MoDConfig(c=4), example=torch.rand(1, 1, 8, 8))
 
 
 def densenet():
-    """(N, 3, H, W) → (N, 1000), of blocks that take a list: there is nothing to convert."""
+    """(N, 3, H, W) → (N, 1000). Its blocks take lists, so none can be converted."""
     return DenseNet(growth_rate=4, block_config=(2, 2))

@@ -48,7 +48,7 @@ def test_architecture_page_lists_every_file():
 
 
 def test_committed_results_meet_the_requirements():
-    """ResNet75-MoD in eager PyTorch: tax and speed-up, and training faster than dense."""
+    """MoD tax, speed-up and training speed-up of ResNet75-MoD in eager PyTorch."""
 
     def result(name):
         comparison = read_result(ROOT / "benchmarks" / "results" / f"resnet75_mod-{name}.json")
@@ -68,7 +68,7 @@ def test_committed_results_meet_the_requirements():
 
 
 def test_committed_accuracies_meet_the_requirements():
-    """On CIFAR-10: a dense network that is worth it, better than the control by a clear margin; three seeds."""
+    """On CIFAR-10 with three seeds, the dense network is better than the control by at least one point."""
     for name in ("cifar10", "cifar10_gpu-resnet18"):
         experiment = read_experiment(ROOT / "benchmarks" / "results" / f"{name}.json")
         baseline, control = experiment.row("baseline"), experiment.row("control")
@@ -81,7 +81,7 @@ def test_committed_accuracies_meet_the_requirements():
 
 
 def test_committed_int8_accuracies_meet_the_requirements():
-    """Within half a point of float32, in either runtime; and most selections survive."""
+    """INT8 loses at most half a point, and at least 90 % of the selected channels are the same."""
     result = json.loads((ROOT / "benchmarks" / "results" / "int8.json").read_text(encoding="utf-8"))
     assert result["test_images"] == 10_000
     assert {network["row"] for network in result["networks"]} == {"baseline", "control", "mod"}
@@ -113,7 +113,7 @@ def test_eager_gpu_runs_on_a_cpu(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_cifar10_gpu_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
-    """Without a GPU; cut off by its time, it goes on where it stopped."""
+    """The script runs on a CPU here."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import cifar10_gpu
 
@@ -137,7 +137,7 @@ def test_cifar10_gpu_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_pays_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
-    """Cut off by its time it goes on where it stopped; an experiment that was changed meanwhile is refused."""
+    """The script resumes, and refuses an experiment that was changed after its first run."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import pays
     from pays_table import pays_table

@@ -8,7 +8,7 @@ from cnnmod.training.recipes import recipe
 
 @pytest.mark.slow
 def test_demo_writes_all_files(tmp_path, monkeypatch):
-    """The demo as it is, but for fewer epochs and a smaller network to time."""
+    """Run the demo with fewer epochs and a smaller network to time."""
     monkeypatch.setattr(
         demo, "_RECIPE", recipe("digits", ["epochs=3", "warmup_epochs=1", "network_args.layers=[2,2,1,1]"])
     )
@@ -32,4 +32,4 @@ def test_demo_writes_all_files(tmp_path, monkeypatch):
 def test_unwritable_folder_raises_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        run_demo(tmp_path / "file" / "folder", lambda *what: pytest.fail("began to train"))
+        run_demo(tmp_path / "file" / "folder", lambda *what: pytest.fail("the training started"))

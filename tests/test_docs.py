@@ -1,4 +1,4 @@
-"""The pages' Python does what they say."""
+"""Run the Python examples of the documentation."""
 
 import re
 import subprocess
@@ -43,7 +43,7 @@ def test_dense_examples_run(tmp_path, monkeypatch):
 
 
 class OutsideCode(HTMLParser):
-    """Collects the text of a page that is not in a code block."""
+    """Collect the text of a page outside of code blocks."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ def test_docstring_examples_are_rendered_as_code_blocks(tmp_path):
         parser.feed(html)
         examples += html.count("&gt;&gt;&gt;")
         assert ">>>" not in "".join(parser.text), page.relative_to(tmp_path)
-        # markdown makes quotations in quotations of a >>> that is not in a code block
+        # markdown converts >>> outside of a code block to nested quotations
         assert not re.search(r"<blockquote>\s*<blockquote>", html), page.relative_to(tmp_path)
     assert len(pages) > 12
     assert examples > 50

@@ -1,4 +1,4 @@
-"""American spelling, and the usual word, in everything that users read. CONTRIBUTING.md asks for plain English."""
+"""Check that pages and source use American spelling and no banned words. See CONTRIBUTING.md."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""The families of timm and torchvision: a few kinds of blocks by default; behind `-m slow` one network of every family,
-and every network."""
+"""Convert networks of timm and torchvision: a few by default, one of each family and all networks with `-m slow`."""
 
 import json
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 
 import families
 
-QUICK = {  # small networks whose blocks differ
+QUICK = {  # small networks with different blocks
     "timm/resnet18",
     "timm/resnetv2_18",
     "timm/repvgg_a0",
@@ -126,7 +125,7 @@ NONE = {
         for name in [f"timm/{name}" for name in SMALL] + [f"torchvision/{name}" for name in TORCHVISION]
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
+@pytest.mark.filterwarnings("ignore")  # warnings of the libraries' constructors
 def test_network_can_be_converted(name):
     row = families.survey(name)
     assert row.outcome == "works", row.reason
@@ -152,7 +151,7 @@ def test_at_least_95_percent_of_timm_networks_work():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", families.names())
-@pytest.mark.filterwarnings("ignore")  # of the libraries' own constructors
+@pytest.mark.filterwarnings("ignore")  # warnings of the libraries' constructors
 def test_outcome_equals_the_committed_result(name):
     expected = {row.name: row.outcome for row in committed()}
     assert families.survey(name).outcome == expected[name]

@@ -12,7 +12,7 @@ PACKAGES = ["cnnmod", *(f"cnnmod.{name}" for name in PUBLIC)]
 
 
 def test_import_loads_only_torch_and_safetensors():
-    """torch and safetensors only; networks, tables and figures are asked for by name."""
+    """Packages of networks, tables and figures are not imported."""
     packages = "cnnmod, cnnmod.deploy, cnnmod.measure, cnnmod.method, cnnmod.records"
     code = f"import sys, {packages}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -25,14 +25,14 @@ def test_import_loads_only_torch_and_safetensors():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_exist_and_are_unique(package):
-    """`__all__` names what there is, each once."""
+    """Each name in `__all__` is unique and can be imported."""
     names = importlib.import_module(package).__all__
     assert len(names) == len(set(names))
     imported = {}
     exec(f"from {package} import *", imported)
     assert set(names) <= set(imported)
     modules = [name for name in names if type(imported[name]) is type(sys)]
-    assert not modules, "a submodule stands where its function should"
+    assert not modules, "a name is a submodule instead of a function"
 
 
 def test_every_public_package_is_listed():
@@ -56,7 +56,7 @@ def test_package_is_typed():
 
 @pytest.mark.slow
 def test_wheel_is_typed(tmp_path):
-    """Built as a user's pip builds it, which downloads hatchling."""
+    """Build the wheel with pip, which downloads hatchling."""
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
     (wheel,) = tmp_path.glob("cnnmod-*.whl")

@@ -25,7 +25,7 @@ def test_runs_as_a_module():
 
 
 def test_version_works_without_the_command_line_packages(monkeypatch, capsys):
-    """Without the command line, which needs other packages."""
+    """The command line itself cannot be imported here."""
     monkeypatch.setitem(sys.modules, "cnnmod.cli", None)
     monkeypatch.setattr("sys.argv", ["cnnmod", "--version"])
     main()

@@ -1,4 +1,4 @@
-"""Exported networks on photographs."""
+"""Compare exported networks on photographs."""
 
 import json
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ needs_photographs = pytest.mark.skipif(
 
 def keeps_the_promise(row):
     assert row.mod_blocks > 0 or row.name.endswith("_cifar"), row
-    assert row.classes > 1, row  # or equal classes say nothing
+    assert row.classes > 1, row  # with one predicted class, agreement would mean nothing
     assert row.largest_error <= 1e-4, row
     assert row.top1_equal + row.top1_near_ties == 20, row
     assert row.selected_alike + row.selection_near_ties == 20, row
@@ -40,7 +40,7 @@ def test_missing_foolbox_raises(monkeypatch):
 
 
 def test_only_selections_without_near_ties_are_compared():
-    """The same channels; two that rounding orders; others in another order; and after these, what is read no longer."""
+    """Images: the same channels, a near tie, another order, and a difference in a later block only."""
     importance_NC = torch.tensor([[3.0, 2.0, 1.0]] * 4)
     importance_NC[1, 1] = 3.00001
     ours_NK = torch.tensor([[0, 1], [1, 0], [0, 1], [0, 1]])
@@ -64,7 +64,7 @@ NARROW = {"layers": (2, 1, 1, 1), "channels": (16, 32, 64, 128), "config": MoDCo
         *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in parity.names()),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # of the exporters
+@pytest.mark.filterwarnings("ignore")  # warnings of the exporters
 def test_exported_networks_equal_eager(name, arguments):
     rows = parity.survey(name, **arguments)
     assert [row.runtime for row in rows] == ["onnxruntime", "openvino"]
@@ -73,7 +73,7 @@ def test_exported_networks_equal_eager(name, arguments):
 
 
 def test_committed_results_meet_the_requirements():
-    """Of the networks that were compared so far, the small ones first."""
+    """The file has the networks that were compared so far, in the order of `parity.names()`."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     rows = [parity.Row(**row) for row in result["rows"]]
     expected = [(name, runtime) for name in parity.names() for runtime in parity.RUNTIMES]

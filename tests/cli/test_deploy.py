@@ -9,7 +9,7 @@ INT8 = ["--int8", "--data", "digits"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The network of a short run."""
+    """The checkpoint of a short run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     short = ["epochs=1", "warmup_epochs=0", "train_images=256", "network_args.layers=[2,2,1,1]"]
     run(["train", "digits", "--data", "digits", "--out", str(folder), "--set", *short])

@@ -74,7 +74,7 @@ def test_compare_set_changes_the_config(capsys):
     assert [row["name"] for row in rows] == ["resnet18_cifar", name, f"{name} control"]
     run([*COMPARE, "--json"])
     usual = json.loads(capsys.readouterr().out)["rows"]
-    assert rows[1]["parameters"] < usual[1]["parameters"]  # a selector of fewer channels
+    assert rows[1]["parameters"] < usual[1]["parameters"]  # the selector reads fewer channels
     assert rows[2]["parameters"] == usual[2]["parameters"]
 
 

@@ -26,7 +26,7 @@ def onnx_shape(path: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Scenes, and the folder of a run on them."""
+    """A data set, and the folder of a run on it."""
     folder = tmp_path_factory.mktemp("streets")
     data = streets(folder / "data", train=4, val=3)
     run(["train", "camvid", "--data", str(data), "--out", str(folder / "run"), *STREETS])

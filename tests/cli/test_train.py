@@ -55,7 +55,7 @@ def test_train_evaluate_inspect_and_compare_work_together(tmp_path, capsys):
     assert accuracy["images"] == 450
     run(["evaluate", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--json"])
     assert json.loads(capsys.readouterr().out) == accuracy
-    assert not list(tmp_path.rglob(".*"))  # locks
+    assert not list(tmp_path.rglob(".*"))  # no lock files remain
     run(["inspect", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--out", str(tmp_path / "a.png")])
     assert "layer2.3" in capsys.readouterr().out
     assert (tmp_path / "a.png").exists()

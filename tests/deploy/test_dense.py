@@ -1,4 +1,4 @@
-"""Networks whose outputs are maps or boxes: lowered, exported, and run."""
+"""Lower, export and run segmentation networks and detectors."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_segmentation_network_is_exported_without_auxiliary_head(kind: str, tmp_
 
 @pytest.mark.slow
 def test_candidates_are_split_in_a_segmentation_network(tmp_path: Path) -> None:
-    # its Resize leaves inputs out
+    # the Resize operator of the network has optional inputs
     arguments = {"config": MoDConfig(c=16, candidates=4), "channels": (32, 64, 64, 64)}
     model = fcn("resnet18_mod", 5, head_channels=16, backbone_args=arguments).eval()
     report = export(model, EXAMPLE, tmp_path / "network.onnx")
@@ -92,7 +92,7 @@ def test_detection_backbone_is_exported(kind: str, tmp_path: Path) -> None:
 
 
 class InOnnxRuntime(nn.Module):
-    """An exported backbone in the place of the one that it was made of."""
+    """A backbone that runs an exported file in ONNX Runtime."""
 
     def __init__(self, path: Path, out_channels: int) -> None:
         super().__init__()

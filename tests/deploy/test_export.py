@@ -32,7 +32,7 @@ def network(**fields):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network, and its ONNX file, which is called tied."""
+    """A network and its ONNX file, which is named tied.onnx."""
     torch.manual_seed(0)
     model, path = network(), tmp_path_factory.mktemp("exported") / "tied.onnx"
     export(model, EXAMPLE, path)
@@ -93,7 +93,7 @@ def test_options_that_are_not_in_the_paper_equal_eager_in_every_format(fields, k
         nn.init.normal_(block.write.weight, std=0.1)
     report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}")
     assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
-    assert report.largest_error < 1e-5  # of all images: a file names the channels of a top-k, but not those of slots
+    assert report.largest_error < 1e-5  # includes all images, since files do not name the channels of slots
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -129,7 +129,7 @@ def test_file_named_tied_is_not_overwritten_by_the_tied_copy(exported):
 
 
 def test_openvino_keeps_selectors_in_float32_under_bfloat16(tmp_path):
-    """As the runtime says of the graph that it executes."""
+    """The precisions are read from the graph that the runtime executes."""
     import openvino
 
     core = openvino.Core()
@@ -185,7 +185,7 @@ def test_one_session_supports_many_threads(exported):
 
 
 class Calls(nn.Module):
-    """A convolution, in a forward that a test gives."""
+    """A convolution followed by a function."""
 
     def __init__(self, forward):
         super().__init__()
@@ -197,7 +197,7 @@ class Calls(nn.Module):
 
 
 class Wrapper(nn.Module):
-    """As PEFT's and others' are."""
+    """A wrapper with variable arguments, as in PEFT."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +233,7 @@ def test_examples_with_gradients_or_without_variance_are_accepted(tmp_path):
 
 
 class Masked(nn.Module):
-    """Infinite where its mask is, and NaN for a black image."""
+    """Return infinite values where the mask is set, and NaN for a black image."""
 
     def __init__(self):
         super().__init__()
@@ -318,7 +318,7 @@ class TestErrors:
         self.refused(message, tmp_path, model, name="a.pt2", format="pt2")
 
     def test_error_has_the_reason_of_the_exporter(self, tmp_path):
-        """Not the advice that torch.onnx puts before it."""
+        """The error does not include the advice of torch.onnx."""
         model = Calls(lambda y: y if y.sum() > 0 else -y)
         with pytest.raises(ValueError, match=r"cannot be exported: Calls \(Calls\): Could not guard on data") as caught:
             find_format("onnx").write(model, EXAMPLE, tmp_path / "network.onnx", dynamic_batch=True)
@@ -332,7 +332,7 @@ class TestErrors:
 
 @pytest.mark.slow
 def test_onnx_file_runs_without_torch_and_cnnmod(tmp_path):
-    """In an environment with onnxruntime alone."""
+    """The environment has onnxruntime but not torch."""
     model = network()
     export(model, EXAMPLE, tmp_path / "network.onnx")
     venv.create(tmp_path / "bare", with_pip=True)
@@ -359,7 +359,7 @@ class Half(nn.Module):
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_parametrized_selector_is_exported(kind, tmp_path):
-    """Its layers are called in the file too; and its ties are compared."""
+    """The parametrization is part of the file, and tie-breaking is verified."""
     model = network()
     for block in mod_blocks(model).values():
         nn.utils.parametrize.register_parametrization(block.selector.expand, "weight", Half())

@@ -1,4 +1,4 @@
-"""A batch norm is folded into a convolution where that is right for every input, not for the example alone."""
+"""Batch norms are folded only if this is correct for every input, not only for the example."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Further(Net):
-    """An option that decides what is read."""
+    """An optional argument decides whether the output of the convolution is returned."""
 
     def forward(self, x, raw=False):
         y = self.conv(x)
@@ -67,7 +67,7 @@ class Given(Net):
 
 
 class Inside(nn.Module):
-    """A block without branches in a network with some."""
+    """A block without branches inside a network with branches."""
 
     def __init__(self, net):
         super().__init__()
@@ -79,7 +79,7 @@ class Inside(nn.Module):
 
 
 class OneByOne(nn.Module):
-    """The sequence is walked through, and the convolution's output kept at some sizes."""
+    """Call the layers of a sequential one by one, and keep the output of the convolution at some sizes."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ class OneByOne(nn.Module):
 
 
 def of(end, name="end"):
-    """A network of this end."""
+    """Return a subclass of `Net` with this method."""
     return type(end.__name__, (Net,), {name: end})
 
 
@@ -134,7 +134,7 @@ def asks_torch(self, z, y, x):
 def asks_carefully(self, z, y, x):
     try:
         large = bool(x.shape[-1] > 8)
-    except Exception:  # the broad except of a user's network is what is tested
+    except Exception:  # the test is about a user's network with a broad except
         large = False
     return z + y if large else z
 
@@ -280,7 +280,7 @@ def test_pruned_and_parametrized_convolutions_are_not_folded():
 
 def test_norm_of_another_class_is_not_folded():
     class Own(nn.BatchNorm2d):
-        """With children of timm's names."""
+        """A user's norm with the same child names as timm's."""
 
         def __init__(self, channels):
             super().__init__(channels)

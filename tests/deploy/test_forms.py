@@ -21,7 +21,7 @@ def conv_block(k):
 
 
 def pair(form, config=MoDConfig(reduction=2), channels=64, k=6, inner=conv_block):
-    """A MoD block, and its form."""
+    """Return a MoD block and its form."""
     block = MoDBlock(inner(k), channels, k, config).eval().requires_grad_(False)
     if block.gain_K is not None:
         block.gain_K.uniform_(0.5, 2)
@@ -29,7 +29,7 @@ def pair(form, config=MoDConfig(reduction=2), channels=64, k=6, inner=conv_block
 
 
 def check(block, made, x_NCHW, *args, tolerance=1e-5):
-    """Both compute the same; the block goes first, since the form may overwrite its input."""
+    """Check that both compute the same. The block is called first, since the form may overwrite its input."""
     with torch.inference_mode():
         expected = block(x_NCHW, *args)
         torch.testing.assert_close(made(x_NCHW, *args), expected, atol=tolerance, rtol=tolerance)
@@ -107,8 +107,8 @@ def test_a_conv_block_that_changes_its_input_in_place_leaves_the_map(select, for
 @pytest.mark.parametrize("form", [EagerForm, GraphForm])
 @pytest.mark.parametrize("order", ["score", "index"])
 def test_equals_the_training_form_with_equal_scores(order, form):
-    """OnnxForm leaves ties to the runtime's own TopK: see test_export.py."""
-    for tie in (4, 64):  # in groups of four, of which the second is selected in part, and all
+    """OnnxForm is not tested here, since the TopK of the runtime breaks ties. See test_export.py."""
+    for tie in (4, 64):  # equal in groups of four, of which the second is partly selected, and all equal
         block = MoDBlock(conv_block(6), 64, 6, MoDConfig(order=order)).eval().requires_grad_(False)
         weight = block.selector.expand.weight
         weight.copy_(weight[torch.arange(64) // tie].clone())
@@ -184,7 +184,7 @@ class TestEager:
             made(torch.rand(1, 64, 8, 8, requires_grad=True))
 
     def test_equal_logits_use_the_exact_ranking(self, monkeypatch):
-        """`topk` alone is taken where all logits differ, and only there."""
+        """`topk` alone is used only if all logits differ."""
         _, made = pair(EagerForm)
         exact = []
         plain = MoDBlock.select
@@ -251,7 +251,7 @@ class TestPointwise:
 
 
 class TestUnknownOptions:
-    """A block of which a form does not know everything keeps the training form."""
+    """A form does not accept blocks with unknown options."""
 
     FORMS = (EagerForm, FusedForm, TritonForm, GraphForm, OnnxForm)
 
@@ -276,7 +276,7 @@ class TestUnknownOptions:
         assert not any(form.accepts(block) for form in self.FORMS)
 
     def test_every_config_field_is_listed_in_handles(self):
-        """By the forms together; a new one must be added to `handles`, or else no form is taken any more."""
+        """A field that is missing in `handles` would make every form refuse every block."""
         assert set(EagerForm.handles) == {field.name for field in fields(MoDConfig)}
 
     def test_subclassed_hooked_and_patched_blocks_are_not_accepted(self):

@@ -23,7 +23,7 @@ def conv_block(k, groups=1):
 
 
 def pair(config, channels=64, k=6, groups=1):
-    """A MoD block, and its fused form."""
+    """Return a MoD block and its fused form."""
     block = MoDBlock(conv_block(k, groups), channels, k, config).eval().requires_grad_(False)
     if block.gain_K is not None:
         block.gain_K.uniform_(0.5, 2)
@@ -135,7 +135,7 @@ def test_unsupported_conv_blocks_are_not_fused(layers):
 
 
 class Ends(nn.Module):
-    """A convolution, and then whatever the function makes of its result and the input."""
+    """A convolution followed by a function of its output and its input."""
 
     def __init__(self, end):
         super().__init__()
@@ -153,7 +153,7 @@ class Ends(nn.Module):
         (lambda y, x: torch.relu(y + x), True),
         (lambda y, x: y.relu_().add_(x), True),
         (lambda y, x: y.relu() + y, True),
-        (lambda y, x: y.relu_() + y, False),  # reads what was overwritten
+        (lambda y, x: y.relu_() + y, False),  # reads an overwritten tensor
         (lambda y, x: x.relu_() + y + x, False),
         (lambda y, x: torch.add(y, x, alpha=2), False),
         (lambda y, x: y + 1, False),

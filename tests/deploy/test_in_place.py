@@ -1,4 +1,4 @@
-"""A lowered network computes what the network does, at every size, batch and memory format, whoever reads what."""
+"""Lowered networks compute the same for every size, batch size and memory format, although blocks overwrite inputs."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 @pytest.fixture
 def overwritten(monkeypatch):
-    """The MoD blocks that overwrote their input, one after the other."""
+    """The MoD blocks that overwrote their input, in order."""
     blocks = []
     plain = EagerForm.may_overwrite
 
-    def may_overwrite(self):  # which is asked where nobody else holds the input
+    def may_overwrite(self):  # called only if nothing else holds the input
         if may := plain(self):
             blocks.append(self)
         return may
@@ -58,7 +58,7 @@ NETWORKS = {
     ],
 )
 def test_mod_blocks_in_sequentials_overwrite_their_input(name, overwritten):
-    """The networks that are made of plain sequences, which is nearly all of them."""
+    """These networks consist of plain `Sequential`s."""
     model = NETWORKS[name]().eval()
     lowered = lower(model)
     blocks = [block for block in mod_blocks(lowered).values() if isinstance(block, EagerForm)]
@@ -71,7 +71,7 @@ def test_mod_blocks_in_sequentials_overwrite_their_input(name, overwritten):
 
 
 class Net(nn.Module):
-    """A standard block and one that becomes a MoD block, in a sequence; subclasses use what is between."""
+    """A sequential of a standard block and a future MoD block. Subclasses use the feature map between the blocks."""
 
     def __init__(self):
         super().__init__()
@@ -151,7 +151,7 @@ class Interpolated(Net):
 
 
 class OneByOne(Net):
-    """The sequence is walked through, and what is between two layers is kept at some sizes."""
+    """Call the blocks one by one, and keep the feature maps at some sizes."""
 
     def forward(self, x):
         kept = []
@@ -187,7 +187,7 @@ NETS = [
 
 def converted(net=Net, between=None):
     model = trained_norms_(convert_(net(), MoDConfig(c=4), example=EXAMPLE))
-    if between is not None:  # in the sequence, between the two blocks
+    if between is not None:  # a layer between the two blocks
         model.blocks.insert(1, between)
     return model
 
@@ -219,7 +219,7 @@ def test_operations_between_two_blocks_do_not_change_the_result(net, example):
 
 
 class Keeps(nn.Module):
-    """Passes its input on, or something that shares its memory, and holds on to something that does."""
+    """Return the input or a tensor that shares its memory, and keep another reference to the memory."""
 
     def __init__(self, passes, keeps):
         super().__init__()
@@ -292,7 +292,7 @@ def test_views_and_shared_memory_are_not_overwritten(name):
 
 
 def test_images_are_not_overwritten():
-    """Also where everything before the MoD block passes them on."""
+    """The layers before the MoD block return the image itself."""
     model = converted()
     model.blocks[0] = nn.Sequential(nn.Identity(), nn.Dropout(0.5), nn.Flatten(0, 0))
     for network in (model, model.blocks):
@@ -310,7 +310,7 @@ def test_images_are_not_overwritten():
     ids=str,
 )
 def test_hooks_see_unchanged_feature_maps(options):
-    """Also those that keep what they see until the forward pass is over."""
+    """The hooks keep the tensors until the forward pass has ended."""
     kind, where, when = options.values()
     model = converted(between=nn.Identity())
     model.blocks = nn.Sequential(model.blocks[0], model.blocks[2])
@@ -331,7 +331,7 @@ def test_hooks_see_unchanged_feature_maps(options):
         return only(lambda m, inputs, output: hook(m, inputs, output) if m is module else None)
 
     if when == "before" and kind == "global":
-        pytest.skip("names a module, which is another one in the copy")
+        pytest.skip("a global hook compares with the original module, not with its copy")
     if when == "before":
         keep(model)
         lowered = lower(model, example=EXAMPLE)
@@ -341,7 +341,7 @@ def test_hooks_see_unchanged_feature_maps(options):
             model(x_NCHW)
             theirs = seen.pop(model)
             lowered(x_NCHW)
-        ours = seen.pop(model)  # the copy's hooks are the same functions
+        ours = seen.pop(model)  # the copy has the same hook functions
     else:
         lowered = lower(model, example=EXAMPLE)
         handles = [keep(model), keep(lowered)]
@@ -356,7 +356,7 @@ def test_hooks_see_unchanged_feature_maps(options):
     for (our_input, our_output, then), (their_input, their_output, _) in zip(ours, theirs, strict=True):
         assert torch.equal(our_input, then)
         torch.testing.assert_close(our_input, their_input, atol=1e-5, rtol=1e-5)
-        if where not in ("blocks.0.conv2",):  # whose norm is folded into it
+        if where not in ("blocks.0.conv2",):  # its norm is folded, so its output differs
             torch.testing.assert_close(our_output, their_output, atol=1e-5, rtol=1e-5)
 
 
@@ -381,7 +381,7 @@ def test_in_place_sequential_keeps_hooks_and_attributes():
 
 
 def test_training_mode_disables_overwriting(overwritten):
-    """Dropout is on again; maps are copied."""
+    """In training mode, feature maps are copied."""
     lowered = lower(converted(), example=EXAMPLE).train()
     with torch.no_grad():
         lowered(EXAMPLE)
@@ -397,7 +397,7 @@ def test_lowered_network_works_outside_of_inference_mode():
 
 
 class MadeForInference(nn.Module):
-    """Returns a tensor that torch does not allow to change afterwards."""
+    """Return an inference tensor, which cannot be changed outside of inference mode."""
 
     @torch.inference_mode()
     def forward(self, x):

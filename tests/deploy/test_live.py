@@ -1,4 +1,4 @@
-"""What is done to a lowered block's layers counts: the form computes what the training form does, changed alike."""
+"""Changes to the layers of a lowered block take effect. The form computes the same as the changed training form."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def results(*blocks):
 
 
 def check(form, change):
-    """The change counts, and equally."""
+    """Check that the change has the same effect on the block and on its form."""
     block, made = pair(form)
     _, before = results(block, made)
     for one in (block, made):
@@ -58,7 +58,7 @@ def test_changed_conv_block_layers_take_effect(form, change, layer):
 @pytest.mark.parametrize("form", [EagerForm, FusedForm, GraphForm])
 @pytest.mark.parametrize("change", SELECTOR_CHANGES)
 def test_changed_selector_layers_take_effect(form, change):
-    """`OnnxForm` is for files, which are written right after lowering."""
+    """`OnnxForm` is not tested, since files are written immediately after lowering."""
     check(form, lambda block: change(block.selector))
 
 
@@ -133,7 +133,7 @@ def test_changed_block_takes_effect(form, change):
 
 
 def test_weight_of_another_size_raises():
-    """And nothing is read beyond its end."""
+    """The operator does not read out of bounds."""
     _, made = pair(FusedForm)
     for layer, size in (
         (made.conv_block[2], (6, 5, 3, 3)),
@@ -161,7 +161,7 @@ def test_global_hooks_are_called_for_every_layer(form):
 
 
 class Networks:
-    """Two lowered networks of other weights."""
+    """Two lowered networks with different weights."""
 
     def __init__(self, runtime):
         config = MoDConfig(c=4, reduction=2, identity_start=True)
@@ -173,7 +173,7 @@ class Networks:
         self.lowered = [lower(model, runtime, example=SMALL) for model in self.models]
 
     def check(self, changed, dtype=torch.float32):
-        """It computes what the second network does."""
+        """Check that a network computes the same as the second network."""
         x_NCHW = torch.rand(3, 1, 8, 8, dtype=dtype)
         with torch.inference_mode():
             expected = self.models[1].to(dtype)(x_NCHW)

@@ -21,7 +21,7 @@ def forms(model, kind=EagerForm):
 
 
 FORMS = {
-    "eager": EagerForm,  # or its subclass for a CPU, where there is a compiler
+    "eager": EagerForm,  # or its subclass FusedForm if there is a compiler
     "compile": FusedForm,
     "onnxruntime": OnnxForm,
     "openvino": OnnxForm,
@@ -130,7 +130,7 @@ def test_lowered_network_can_become_a_control():
 
 
 def test_layers_with_hooks_are_not_folded():
-    """A convolution or norm with a hook is not folded."""
+    """The hooks change the output of a norm and of a convolution."""
     model = trained_norms_(build("resnet18_cifar"))
     model.bn1.register_forward_hook(lambda module, inputs, output: output * 2)
     model.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: output * 0)
@@ -140,7 +140,7 @@ def test_layers_with_hooks_are_not_folded():
 
 
 class TestUncopyableTensors:
-    """What a training step leaves is named, with what to do."""
+    """Tensors of a training step raise an error that names them and says what to do."""
 
     def check(self, model, message):
         x_NCHW = torch.rand(2, 1, 8, 8)
@@ -177,7 +177,7 @@ class TestUncopyableTensors:
         self.check(small_resnet, r"layer1\.mean cannot be copied")
 
     def test_weight_of_old_weight_norm_is_named(self):
-        """The old one, which keeps the weight that it computed."""
+        """torch.nn.utils.weight_norm, which is deprecated, keeps the computed weight."""
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         with pytest.warns(FutureWarning, match="deprecated"):
             nn.utils.weight_norm(model[3])

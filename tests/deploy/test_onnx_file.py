@@ -51,7 +51,7 @@ def test_onnx_graph_is_static_and_has_no_metadata(tmp_path):
         assert node.op_type != "TopK" or node.input[1] in initial
         assert not node.metadata_props
     assert not proto.metadata_props
-    assert [*tmp_path.iterdir()] == [path]  # no second file of weights
+    assert [*tmp_path.iterdir()] == [path]  # weights are not in a second file
     assert b"site-packages" not in path.read_bytes()
 
 
@@ -67,7 +67,7 @@ def test_onnx_graph_is_static_and_has_no_metadata(tmp_path):
     ],
 )
 def test_selected_channels_are_named_after_their_blocks(order, kind, tmp_path):
-    """Also where one block's name is the beginning of another's, and where there is a second TopK, a sort's."""
+    """One block name is a prefix of another, and with order "index" a sort adds a second TopK."""
     model = build("resnet18_cifar", layers=(1, 12, 1, 1), channels=(16, 16, 16, 16), in_chans=1)
     model = trained_norms_(convert_(model, MoDConfig(c=4, reduction=2, order=order), example=EXAMPLE))
     assert {"layer2.1", "layer2.11"} <= mod_blocks(model).keys()
@@ -89,7 +89,7 @@ def test_fixed_batch_size_is_enforced(kind, tmp_path):
     run = find_format(kind).load(written(model, tmp_path, kind, images, dynamic_batch=False), 1).run
     with torch.inference_mode():
         torch.testing.assert_close(next(iter(run(images).values())), model(images), atol=1e-5, rtol=1e-4)
-    with pytest.raises(Exception, match=r"(?i)dimension|shape|size"):  # of the runtime's own kind
+    with pytest.raises(Exception, match=r"(?i)dimension|shape|size"):  # each runtime raises its own exception
         run(images[:2])
 
 
@@ -118,7 +118,7 @@ def test_half_stores_only_matrices_in_16_bits(tmp_path):
 
 @pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_openvino_writes_two_files_with_stable_topk(half, tmp_path):
-    """No ONNX file is left, and every TopK is stable."""
+    """The temporary ONNX file is deleted, and every TopK is stable."""
     path = written(network(), tmp_path, "openvino", half=half)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["network.bin", "network.xml"]
     text = path.read_text(encoding="utf-8")
@@ -168,7 +168,7 @@ def test_logger_level_of_the_exporter_is_restored(tmp_path):
 
 
 class CachedGrid(nn.Module):
-    """Makes its grid for the size of the images that it sees, if it has no other."""
+    """A network that caches a grid for each image size."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What outputs are called in a file, and that each name holds its value, in the real runtimes."""
+"""Names and values of the outputs of files, in each runtime."""
 
 import dataclasses
 import enum
@@ -31,7 +31,7 @@ class Output:
 
 
 class ModelOutput(OrderedDict):
-    """As Hugging Face's: a dictionary that is a dataclass too, without the fields that are None."""
+    """A dictionary that is also a dataclass and has no entries for `None`, as in Hugging Face's transformers."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -51,7 +51,7 @@ class Part(enum.Enum):
 
 
 class Net(nn.Module):
-    """Returns what a function makes of the images, of y (N, 4, H, W) and of z (N, 4); its tensors have bad names."""
+    """Return a function of the images x, y (N, 4, H, W) and z (N, 4). The names of its tensors collide with outputs."""
 
     def __init__(self, returns):
         super().__init__()
@@ -67,7 +67,7 @@ class Net(nn.Module):
         return self.returns(self, x, y, y.mean((2, 3)))
 
 
-# What a network returns, and the values by the names that they must have.
+# case → function that returns the outputs, function that returns the expected values by name
 RETURNED = {
     "the issue's": (
         lambda net, x, y, z: {"loss": None, "logits": y, "f": [y * 2, y * 3]},
@@ -211,7 +211,7 @@ def test_pt2_returns_plain_python_containers(tmp_path):
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_int8_files_keep_the_output_names(kind, tmp_path):
-    """Also where the features that are returned are cut into candidates and the rest."""
+    """The returned feature maps are split into candidates and the rest."""
 
     class Features(nn.Module):
         def __init__(self):

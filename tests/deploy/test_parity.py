@@ -14,7 +14,7 @@ EXAMPLE = torch.rand(4, 1, 8, 8)
 
 
 def eager(model):
-    """What a runtime gives, from the network itself."""
+    """Return a function with the interface of a runtime that runs the network itself."""
 
     def run(images_NCHW):
         with torch.no_grad(), recorded_selection(model) as selected:
@@ -56,7 +56,7 @@ def test_agreement_counts_classes_and_channels():
     assert (own.images, own.top1, own.selection, own.selection_in_order) == (4, 1, 1, 1)
 
     def turned(images_NCHW):
-        """The same channels in another order, and the class with the lowest logit."""
+        """Return the same channels in another order, and negated logits."""
         found = eager(model)(images_NCHW)
         return {name: -value if name == "logits" else value.roll(1, 1) for name, value in found.items()}
 
@@ -117,7 +117,7 @@ def test_nan_on_any_input_is_an_infinite_error(call):
 
 
 def test_all_zero_outputs_agree():
-    """Without biases every logit is 0, and the largest output is no unit."""
+    """Without biases, all outputs on a black image are zero, so there is no largest output to divide by."""
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Flatten())
     assert check_parity(model, eager(model), EXAMPLE, (1,)).largest_error == 0
 
@@ -154,7 +154,7 @@ def test_tied_scores_include_the_last_selected_and_the_first_unselected_channel(
 
 
 class Several(torch.nn.Module):
-    """A network without weights, of several outputs."""
+    """A network without weights that returns a function of the images."""
 
     def __init__(self, returns):
         super().__init__()
@@ -186,7 +186,7 @@ def test_outputs_are_compared_by_name():
     ],
 )
 def test_different_names_shapes_and_dtypes_raise(outputs, message):
-    """A batch that is fixed to one would be broadcast."""
+    """A batch size that is fixed to one must not be broadcast."""
     with pytest.raises(ValueError, match=message):
         check_parity(Several(lambda x: {"a": x, "b": x}), (outputs), EXAMPLE, (2,))
 
@@ -235,7 +235,7 @@ def test_outputs_without_batch_dimension_need_equal_selections():
 
         return one
 
-    first = run(lambda images: bool(images.any()), 0)  # all but the black ones
+    first = run(lambda images: bool(images.any()), 0)  # different selections on all inputs except the black images
     assert check_parity(model, first, EXAMPLE, (2,)).largest_error == 0
     assert check_parity(model, run(lambda images: False, 1), EXAMPLE, (2,)).output == "sum"
     never = check_parity(model, run(lambda images: True, 0), EXAMPLE, (2,))

@@ -1,4 +1,4 @@
-"""A lowered network goes where any module goes: into copies, files and other processes, also where no compiler is."""
+"""Lowered networks can be copied, saved and sent to other processes, with and without a compiler."""
 
 import copy
 import multiprocessing
@@ -36,7 +36,7 @@ def saved(request):
 
 
 def agrees(saved):
-    torch.set_num_threads(1)  # what any network needs after a fork
+    torch.set_num_threads(1)  # OpenMP threads do not work after a fork
     with torch.inference_mode():
         torch.testing.assert_close(saved["lowered"](saved["x"]), saved["expected"], atol=1e-5, rtol=1e-5)
 

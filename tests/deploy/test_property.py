@@ -1,4 +1,4 @@
-"""lower computes what the training form computes, for small random networks on several inputs."""
+"""Lowered random networks compute the same as the training form, for several inputs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""INT8 files, made by the real quantizers and run in the real runtimes."""
+"""Quantize files to INT8 and run them in their runtimes."""
 
 import logging
 import sys
@@ -37,14 +37,14 @@ def int8_of(model, kind, folder, dynamic_batch=True):
 
 @pytest.fixture(scope="module")
 def int8_files(tmp_path_factory):
-    """One network and, for each format, its INT8 file."""
+    """A network and its INT8 file in each format."""
     torch.manual_seed(0)
     model = network()
     return model, {kind: int8_of(model, kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
 def graph_of(path):
-    """Operator by name, what each reads, and who selects."""
+    """Return the type of each operator, the operators that it reads, and the operators with the selected channels."""
     if path.suffix == ".onnx":
         import onnx
 
@@ -73,7 +73,7 @@ def graph_of(path):
 
 
 def selector_of(operators, reads, top):
-    """The names of the operators between pooling and top-k, pooling included."""
+    """Return the names of the operators from pooling to the top-k."""
     found, left = set(), [top]
     while left:
         for read in reads[left.pop()]:
@@ -113,7 +113,7 @@ def check_selectors(model, path):
         assert not {*kinds} & {*QUANTIZED}
     for name, operator in operators.items():
         if operator in ("Conv", "Convolution") and name not in selectors:
-            assert operators[reads[name][0]] in (*QUANTIZED, "Reshape", "Transpose"), name  # of what was quantized
+            assert operators[reads[name][0]] in (*QUANTIZED, "Reshape", "Transpose"), name  # the input is quantized
         if operator == "Sigmoid":
             assert not {operators[read] for read in reads[name]} & set(QUANTIZED)
 
@@ -126,7 +126,9 @@ def test_int8_file_agrees_with_the_network(kind, int8_files):
     assert agreement.top1 is not None
     assert agreement.top1 > 0.8
     assert agreement.selection > 0.9
-    assert 0.5 < agreement.selection_in_order <= agreement.selection  # these scores are random, and close
+    assert (
+        0.5 < agreement.selection_in_order <= agreement.selection
+    )  # the scores of a random network are close to each other
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

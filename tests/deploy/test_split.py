@@ -19,7 +19,7 @@ POOL_OF_16 = MoDConfig(c=8, candidates=1)
 
 
 def written(model, path, kind="onnx"):
-    """The file's nodes, after it was found to compute what the network computes."""
+    """Write a file, check that it computes the same as the network, and return its nodes."""
     lowered = lower(model, "onnxruntime", example=EXAMPLE[:1])
     find_format(kind).write(lowered, EXAMPLE, path, dynamic_batch=True)
     session = onnxruntime.InferenceSession(path)
@@ -32,7 +32,7 @@ def written(model, path, kind="onnx"):
 
 
 def first_channels(nodes: Any):
-    """How many channels the maps have that channels are sliced off."""
+    """Return the numbers of channels of the feature maps that are sliced."""
     maps = [node.inputs[0].shape for node in nodes if node.op_type == "Slice"]
     return [shape[1] for shape in maps if len(shape) == 4]
 
@@ -42,7 +42,7 @@ def test_mod_blocks_access_only_their_candidates(tmp_path):
     nodes: Any = written(model, tmp_path / "network.onnx")
     gathers = [node for node in nodes if node.op_type == "GatherND"]
     assert [block.channels for block in mod_blocks(model).values()] == [16, 32, 32, 64, 64]
-    # Of 16 channels all are candidates; of 32 and 64 the first 16 are in a tensor of their own.
+    # With 16 channels, all are candidates. With 32 and 64, the first 16 are in a separate tensor.
     assert [gather.inputs[0].shape[1] for gather in gathers] == [16] * len(gathers)
     assert not first_channels(nodes)
     added = [use.node for gather in gathers for use in gather.inputs[0].uses() if use.node.op_type == "Add"]
@@ -51,7 +51,7 @@ def test_mod_blocks_access_only_their_candidates(tmp_path):
 
 @pytest.mark.slow
 def test_convolutions_with_zero_weights_are_kept(tmp_path):
-    """A network that is timed before it is trained, its last norms at zero, does all of its work."""
+    """An untrained network, whose last norms are zero, keeps all convolutions, so that timings are valid."""
     model = trained_norms_(convert_(shallow_resnet(), POOL_OF_16, example=EXAMPLE))
     convolutions = []
     for name in ("trained.onnx", "fresh.onnx"):
@@ -66,14 +66,14 @@ def test_convolutions_with_zero_weights_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("config", "sliced"),
     [
-        (MoDConfig(c=8, candidates=1, fuse_to="original"), [32]),  # any channel may be written
+        (MoDConfig(c=8, candidates=1, fuse_to="original"), [32]),  # fusion may change any channel
         pytest.param(
             MoDConfig(c=8, candidates=1, fuse_to="last"), [], marks=pytest.mark.slow
-        ),  # the last are written, which are in the other part
+        ),  # fusion changes the last channels, which are not candidates
         pytest.param(
             MoDConfig(c=8, candidates=1, select="first"), [16, 16], marks=pytest.mark.slow
-        ),  # k channels of the candidates
-        pytest.param(MoDConfig(c=8), [], marks=pytest.mark.slow),  # all are candidates
+        ),  # the first k candidates are sliced
+        pytest.param(MoDConfig(c=8), [], marks=pytest.mark.slow),  # all channels are candidates
     ],
     ids=str,
 )
@@ -83,7 +83,7 @@ def test_split_file_equals_eager_for_every_config(config, sliced, tmp_path):
 
 
 class Features(nn.Module):
-    """Returns the feature map itself, and what an operator makes of it that needs all channels."""
+    """Return a feature map, and a softmax over all of its channels."""
 
     def __init__(self):
         super().__init__()

@@ -29,7 +29,7 @@ def test_every_runtime_equals_eager(runtime):
 
 @pytest.mark.slow
 def test_ten_networks_of_one_class_are_compiled():
-    """torch compiles a class's forward eight times, and runs in eager from then on."""
+    """By default, torch compiles the forward of a class at most eight times."""
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
     for channels in range(1, 11):

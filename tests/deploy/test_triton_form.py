@@ -15,7 +15,11 @@ from cnnmod.deploy.triton_form import runs_on
 from small import tiny_network
 
 CASES = Path(__file__).with_name("triton_cases.py")
-POINTERS = {"sum_NSC": "*fp32", "score_NK": "*fp32", "index_NK": "*i64"}  # the others are of the network's dtype
+POINTERS = {
+    "sum_NSC": "*fp32",
+    "score_NK": "*fp32",
+    "index_NK": "*i64",
+}  # all other pointers have the dtype of the network
 TILE = {"CHANNELS": 4, "PIXELS": 256}
 LAST = {"CHANNELS": 64, "PIXELS": 16}
 
@@ -23,7 +27,7 @@ LAST = {"CHANNELS": 64, "PIXELS": 16}
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_cases_pass(device):
-    """Interpreted on the CPU, compiled on a GPU."""
+    """Run the cases in the Triton interpreter on the CPU, and compiled on a GPU."""
     pytest.importorskip("triton")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")
@@ -47,7 +51,7 @@ def test_cases_pass(device):
     ],
 )
 def test_kernels_compile_without_a_gpu(kernel, constants, tmp_path, monkeypatch):
-    """Triton's interpreter runs what its compiler refuses."""
+    """The interpreter accepts code that the compiler does not."""
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     function = getattr(importlib.import_module("cnnmod.deploy.triton_kernels"), kernel)
@@ -59,12 +63,12 @@ def test_kernels_compile_without_a_gpu(kernel, constants, tmp_path, monkeypatch)
 
 
 def test_unusable_kernels_log_one_warning(monkeypatch, caplog):
-    """The eager form, and one line for all blocks."""
+    """The eager form is used, and one warning is logged for all blocks."""
     monkeypatch.setattr(triton_form, "_DEVICE", "cpu")
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "cnnmod.deploy.triton_kernels", raising=False)
     runs_on.cache_clear()
-    config = MoDConfig(c=4, fuse_to="original")  # which is not for the fused operator
+    config = MoDConfig(c=4, fuse_to="original")  # not supported by the fused operator
     model = convert_(tiny_network(), config, example=torch.rand(1, 1, 8, 8))
     with caplog.at_level(logging.WARNING, "cnnmod"):
         lowered = lower(model, example=torch.rand(1, 1, 8, 8))

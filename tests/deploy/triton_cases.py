@@ -1,5 +1,5 @@
-"""The Triton form's cases. test_triton_form.py runs them in a process of their own, since whether Triton compiles its
-kernels for a GPU or interprets them on the CPU is settled when triton is imported."""
+"""Tests of the Triton form. test_triton_form.py runs them in a separate process, since importing triton decides whether
+kernels are compiled for a GPU or interpreted on the CPU."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def images(*shape, memory_format=torch.contiguous_format):
 
 @torch.no_grad()
 def pair(config=MoDConfig(), channels=96, k=6):
-    """A MoD block, and its Triton form."""
+    """Return a MoD block and its Triton form."""
     conv_block = nn.Sequential(nn.Conv2d(k, 5, 1), nn.ReLU(), nn.Conv2d(5, k, 3, padding=1))
     block = MoDBlock(conv_block, channels, k, config).to(DEVICE).eval().requires_grad_(False)
     if block.gain_K is not None:
@@ -73,7 +73,7 @@ def test_equals_the_training_form(options):
     ("channels", "k", "size"), [(1, 1, (3, 3)), (24, 1, (1, 5)), (130, 64, (1, 2)), (3, 2, (67, 65))], ids=str
 )
 def test_unusual_sizes_equal_the_training_form(channels, k, size, memory_format):
-    """One channel, one row, as many selected as can be, more pixels than the strips do at once."""
+    """One channel, one row, the largest k, and more pixels than one tile has."""
     block, form = pair(MoDConfig(reduction=5), channels, k)
     x_NCHW = images(2, channels, *size, memory_format=memory_format)
     torch.testing.assert_close(*both(block, form, x_NCHW), atol=1e-5, rtol=1e-5)
@@ -93,7 +93,7 @@ def test_ties_go_to_the_lower_channel(order):
 
 @pytest.mark.parametrize("order", ["score", "index"])
 def test_special_logits_are_ranked_like_select_channels(order):
-    """Zeros of both signs, infinities and NaN: the image's mean is 1, so that the weights are the logits."""
+    """Logits of 0.0, -0.0, infinity and NaN. The mean of the image is 1, so the weights are the logits."""
     block, form = pair(MoDConfig(order=order, reduction=96), k=9)
     with torch.inference_mode():
         block.selector.reduce.weight.zero_()[0, 0] = 1
@@ -124,7 +124,7 @@ def test_unselected_channels_are_copied_exactly_and_nan_stays_in_its_image(memor
 @both_formats
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_16_bit_networks_equal_the_training_form(dtype, memory_format):
-    """To two roundings of the larger values, since the training form rounds the scaled result and the sum."""
+    """The tolerance is two rounding errors, since the training form rounds the scaled result and the sum."""
     block, form = pair(MoDConfig(identity_start=True))
     block.to(dtype)
     form.to(dtype)

@@ -1,4 +1,4 @@
-"""What holds of every broken file: it is refused in one line, and no other file is touched."""
+"""Check that a broken file is refused with a one-line error, and that no other file changes."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ SEEDS = [pytest.param(range(20), id="20"), pytest.param(range(1000), id="1000", 
 
 
 def fault_of(call: Callable[[], Any]) -> str | None:
-    """What is wrong with how a function takes a broken file: any error but `ValueError` and `OSError` of one line."""
+    """Return an error of a function on a broken file that is not a one-line `ValueError` or `OSError`, or `None`."""
     try:
         call()
     except (ValueError, OSError) as error:
@@ -27,7 +27,7 @@ def fault_of(call: Callable[[], Any]) -> str | None:
 
 
 def fault_of_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
-    """What is wrong with how a command takes it: an exception, or anything but one line with exit code 2."""
+    """Return the fault of a command on a broken file: an exception, or not one line and exit code 2. `None` without."""
     path = [*sys.path]
     capsys.readouterr()
     try:
@@ -36,16 +36,16 @@ def fault_of_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         out, err = capsys.readouterr()
         fine = stop.code == 2 and out == "" and err.startswith("cnnmod: ") and err.count("\n") == 1
         return None if fine else f"exit code {stop.code}, {out!r}, {err!r}"
-    except Exception as error:  # a traceback at the command line is a fault
+    except Exception as error:  # a command must not raise
         return repr(error)[:500]
     finally:
-        sys.path[:] = path  # to which run adds the current folder
+        sys.path[:] = path  # run appends the current folder
     return None
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """A gibibyte more than is used: what a broken number asks for beyond that is refused, as on any machine at last."""
+    """Limit the memory to one GiB more than is used, since a broken number can request any size."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 2**30, before[1]))

@@ -1,4 +1,4 @@
-"""Files as they get broken: bytes and JSON values changed at random, the same for each seed."""
+"""Change bytes and JSON values of files at random. The same seed gives the same changes."""
 
 import copy
 import json
@@ -20,10 +20,10 @@ _ODD_VALUES: tuple[Any, ...] = (
 
 
 def mutated(content: bytes, seed: int) -> bytes:
-    """The content with one to three faults: cut off, overwritten, repeated, with other numbers in it, replaced.
+    """Return the content with one to three faults: truncated, overwritten, repeated, changed numbers or replaced.
 
     Args:
-        content: A file's content.
+        content: The content of a file.
         seed: The same seed gives the same faults.
     """
     draw = random.Random(seed)
@@ -33,7 +33,7 @@ def mutated(content: bytes, seed: int) -> bytes:
 
 
 def mutated_json(content: bytes, seed: int) -> bytes:
-    """JSON with one to three faults that leave it JSON: values of other types, keys missing, added or renamed.
+    """Return JSON with one to three faults: values of other types, and missing, added or renamed keys.
 
     Every fourth seed changes the bytes instead, as `mutated` does.
     """
@@ -49,7 +49,7 @@ def mutated_json(content: bytes, seed: int) -> bytes:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every list or dictionary in the value, with every key in it."""
+    """Return all pairs of a list or dictionary in the value and one of its keys."""
     found: list[tuple[Any, Any]] = []
     left = [value]
     while left:
@@ -136,9 +136,9 @@ _FAULTS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def mutated_safetensors(content: bytes, seed: int) -> bytes:
-    """A safetensors file with faults in its bytes, in its header, in the JSON within its metadata, or in its tensors.
+    """Return a safetensors file with faults in its bytes, its header, the JSON in its metadata, or its tensors.
 
-    The latter is a file that safetensors reads: tensors are missing, renamed, of other types or shapes, or NaN.
+    A file with faults in its tensors is valid: tensors are missing, renamed, of other dtypes or shapes, or NaN.
     """
     if seed % 4 == 0:
         return mutated(content, seed)
@@ -170,7 +170,7 @@ def _with_header(header: bytes, data: bytes) -> bytes:
 
 
 def _other_tensor(name: str, dtype: str, shape: list[int], data: bytes, draw: random.Random) -> dict[str, Any]:
-    """No tensor, or others, of as many bytes as they say."""
+    """Return no tensor, or changed tensors whose size in bytes matches their dtype and shape."""
     same_size = {2: ("F16", "BF16", "I16"), 4: ("F32", "I32", "U32"), 8: ("F64", "I64", "U64", "C64")}
     width = {"F16": 2, "BF16": 2, "I16": 2, "F64": 8, "I64": 8, "C64": 8}.get(dtype, 4)
     kinds: tuple[Callable[[], dict[str, Any]], ...] = (

@@ -1,4 +1,4 @@
-"""What a command may do with a broken file: end well or with one line and exit code 2, and touch nothing else."""
+"""Check how a command handles a broken file: it succeeds, or prints one line and exits with code 2."""
 
 import hashlib
 import signal
@@ -11,9 +11,9 @@ _LIMIT_S = 60
 
 
 def outcome(arguments: list[str], capsys, watched: Path, but: Path | None = None) -> int:
-    """Run a command line, check what it says and that nothing in a folder but one in it has changed; its exit code.
+    """Run a command, check its output and that files in `watched` outside of `but` are unchanged. Return its exit code.
 
-    A command that is still at work after some time, on what looks like a whole file, is interrupted.
+    A command that runs longer than a limit, for example because the file is valid, is interrupted.
     """
     before = _content(watched, but)
     capsys.readouterr()

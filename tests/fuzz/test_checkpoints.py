@@ -1,4 +1,4 @@
-"""Broken checkpoints."""
+"""Load broken checkpoints."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_broken_checkpoint_exits_2_on_the_command_line(seeds, checkpoint, capsys
     faults = {}
     for seed in seeds:
         checkpoint.write_bytes(mutated_safetensors(content, seed))
-        with untouched(checkpoint.parents[1]):  # also where it can be read: the folder is not there
+        with untouched(checkpoint.parents[1]):  # valid checkpoints fail too, since the output folder does not exist
             faults[seed] = fault_of_command(
                 ["export", str(checkpoint), "--out", "nowhere/network.pt2", "--format", "pt2", "--size", "8", "8"],
                 capsys,
@@ -76,7 +76,7 @@ def test_invalid_files_raise_one_line(checkpoint, capsys):
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
 def test_weights_of_another_dtype_class_raise(dtype, tmp_path):
-    """Floats of other widths are converted; others are refused."""
+    """Other floating-point dtypes are converted. Other dtypes are refused."""
     model, path = build("resnet18_cifar_mod", **NETWORK), tmp_path / "a.safetensors"
     save(model, path)
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Data sets with a broken file: the right images, or an error of one line that names the file."""
+"""Read data sets with a broken file. The result is correct images or a one-line error that names the file."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def _cache(tmp_path_factory, monkeypatch) -> None:
 
 
 def broken(write: Callable[[Path], None], seeds: range, folder: Path) -> Iterator[tuple[int, Path]]:
-    """A seed, and the file that is broken by it; each time another one, and afterwards whole again."""
+    """Yield each seed and the file that it breaks. The file is restored afterwards."""
     folder.mkdir()
     write(folder)
     whole = contents(folder)
@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def images(data: Data) -> list[tuple[bytes, int]]:
-    """All images with their labels."""
+    """Return all images with their labels."""
     return [
         (image.numpy().tobytes(), int(label))
         for split in (data.train, data.test)

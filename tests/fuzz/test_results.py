@@ -1,4 +1,4 @@
-"""Broken result files, files of accuracies, and records of runs."""
+"""Read broken result files, accuracy files and run.json files."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ BROKEN = {
 }
 
 
-ARGUMENTS = {"channels": [8, 8, 8, 8]}  # not the layers too: of a billion, building takes for ever
+ARGUMENTS = {"channels": [8, 8, 8, 8]}  # without `layers`, since building a billion layers would not end
 RECIPE = recipe("digits", [f"network_args={json.dumps(ARGUMENTS)}"])
 
 
@@ -76,7 +76,7 @@ def experiment():
 
 @pytest.fixture
 def file_of(tmp_path, monkeypatch):
-    """A whole file of a kind, in a folder of its own; the current folder is another one."""
+    """A function that writes a valid file of a kind to the folder `files`, which is also the current folder."""
     (tmp_path / "files").mkdir()
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "files")
@@ -101,7 +101,7 @@ def file_of(tmp_path, monkeypatch):
 
 
 def read(path):
-    """As all that reads such a file does."""
+    """Read a file as all functions and commands do."""
     if path.name == "result.json":
         comparison = read_result(path)
         for runtime, batch_size in comparison.conditions:
@@ -119,8 +119,8 @@ def read(path):
 
 
 def command(path):
-    """One that reads it. Where it can be read, the second and the third are refused for another reason, since they
-    would go on for long."""
+    """Return a command that reads the file. If the file is valid, the second and the third command fail for another
+    reason, since they would take long."""
     if path.name == "result.json":
         return ["plot", str(path), "--out", str(path.parents[1] / "out" / "figure.png")]
     if path.name == "accuracy.json":
@@ -142,7 +142,7 @@ def test_broken_file_raises_one_line(kind, seeds, file_of):
     assert not {seed: fault for seed, fault in faults.items() if fault}
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # a name in a figure
+@pytest.mark.filterwarnings("ignore:Glyph")  # names can have characters that the font does not have
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("kind", ["result", "accuracy", "run"])
 def test_broken_file_exits_2_on_the_command_line(kind, seeds, file_of, capsys):

@@ -1,4 +1,4 @@
-"""The files of a run's folder as they get broken, taken up again by `cnnmod train --resume`."""
+"""Resume runs with broken files."""
 
 import resource
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run."""
+    """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     run(["train", "digits", "--data", "digits", "--out", str(folder), "--row", "baseline", "--set", *SHORT])
     return folder
@@ -27,7 +27,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _little_memory():
-    """A recipe may ask for any number of pixels or channels."""
+    """Limit the memory, since a mutated recipe can have any number of pixels or channels."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (4 << 30), limits[1]))
     yield

@@ -1,4 +1,4 @@
-"""Annotations, masks and folders of scenes as they get broken, read by `cnnmod train` and `cnnmod evaluate`."""
+"""Train and evaluate with broken annotations, masks and folders."""
 
 import random
 import shutil
@@ -20,12 +20,12 @@ CHANGES = {
 }
 MAKE = {"camvid": streets, "bccd": cells}
 
-pytestmark = pytest.mark.filterwarnings("default")  # PIL warns of some broken images
+pytestmark = pytest.mark.filterwarnings("default")  # PIL warns about some broken images
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A data set and a trained network of each kind."""
+    """A data set and a checkpoint for each recipe."""
     made = {}
     for name in CHANGES:
         folder = tmp_path_factory.mktemp(name)
@@ -37,7 +37,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture
 def read(checkpoints, tmp_path, capsys, monkeypatch):
-    """Have the data read by an evaluation, or by a training that is refused before its first step."""
+    """A function that reads the data in an evaluation, or in a training that fails before its first step."""
     monkeypatch.chdir(tmp_path)
 
     def check(name: str, data: Path, training: bool) -> None:

@@ -32,7 +32,7 @@ def test_invalid_example_raises():
 
 
 class Attention(nn.Module):
-    """Attention and a check of values, or without it."""
+    """A network with attention, with or without a check of values."""
 
     def __init__(self, checks):
         super().__init__()
@@ -47,6 +47,6 @@ class Attention(nn.Module):
 
 
 def test_pass_with_values_counts_the_same():
-    """Without fused attention, which torch does not count on a CPU."""
+    """A pass with values does not use fused attention, which torch does not count on a CPU."""
     image = torch.rand(1, 3, 64, 64)
     assert count_modules(Attention(True).eval(), image) == count_modules(Attention(False).eval(), image)

@@ -4,7 +4,7 @@ from torch import nn
 
 from cnnmod.measure.memory import peak_memory_mib
 
-MIB = 2**18  # elements of float32
+MIB = 2**18  # number of float32 elements in one MiB
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -13,8 +13,8 @@ def test_peak_memory_equals_manual_value(context):
 
     def run():
         with context():
-            y = x + 1  # 1 MiB beside x
-            z = torch.cat([y, y])  # and 2
+            y = x + 1  # 1 MiB in addition to x
+            z = torch.cat([y, y])  # 2 MiB more
             del y
             z.add_(1).view(2, -1)[0].mul_(2)
 

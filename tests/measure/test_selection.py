@@ -16,7 +16,7 @@ CONFIG = MoDConfig(c=16, reduction=1)
 
 
 class Channels(nn.Module):
-    """An image's row r is the constant value of channel r."""
+    """Convert an image to a feature map in which channel r has the value of row r."""
 
     def forward(self, x_NCHW):
         return x_NCHW[:, 0, :, :1, None].expand(-1, -1, 4, 4).contiguous()
@@ -31,7 +31,7 @@ def network(config=CONFIG):
 
 
 def images():
-    """Of each class its own row is bright, so that a selector of the identity selects the class's channel."""
+    """Return images in which the row of the class is bright, so that an identity selector selects that channel."""
     labels = torch.arange(COUNT) % CLASSES
     pixels = (torch.eye(CLASSES) * 255).byte()[labels].view(COUNT, 1, CLASSES, 1).expand(-1, -1, -1, CLASSES)
     return ImagesInMemory(pixels, labels, recipe("digits", [f"image_size={CLASSES}"]).images)

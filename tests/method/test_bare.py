@@ -1,4 +1,4 @@
-"""Wrapped networks are refused by every function that takes a network, before it changes or writes anything."""
+"""Every function that takes a network refuses wrapped networks, before it changes or writes anything."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ EXAMPLE = torch.rand(1, 1, 8, 8)
 
 
 class Ours(AveragedModel):
-    """As torchvision's moving average is."""
+    """A subclass of AveragedModel, like the moving average in torchvision's references."""
 
 
 def compiled_part(model):

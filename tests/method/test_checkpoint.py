@@ -76,7 +76,7 @@ def test_round_trip(config, tmp_path):
     assert torch.equal(fresh(x_NCHW), model(x_NCHW))
     for ours, theirs in zip(mod_blocks(fresh).values(), mod_blocks(model).values(), strict=True):
         assert ours.config == theirs.config
-    assert load_(fresh, tmp_path / "file") is fresh  # a converted network takes it too
+    assert load_(fresh, tmp_path / "file") is fresh  # a converted network can load the file too
 
 
 def test_vgg_in_channels_last_round_trip(tmp_path):
@@ -219,7 +219,7 @@ def test_wrapped_models_are_refused(tmp_path):
 
 
 def test_format_1_can_be_read():
-    """Written when format 1 was; every later version must read it. How: tests/format1.py."""
+    """Every later version must read this file. tests/format1.py wrote it."""
     model = load_(small_network(8), FILE, example=IMAGES).eval()
     expected = [
         [0.37192749977111816, -35.30234909057617, -7.590439319610596],
@@ -315,7 +315,7 @@ def test_permissions_and_links_are_kept(saved, tmp_path):
 
 
 def test_sharded_quantized_sparse_and_offloaded_weights_raise(saved, tmp_path):
-    """Sharded, quantized, sparse, offloaded: refused, before anything is written or loaded."""
+    """The error is raised before anything is written or loaded."""
     mesh = None
 
     def sharded(layer):
@@ -325,7 +325,7 @@ def test_sharded_quantized_sparse_and_offloaded_weights_raise(saved, tmp_path):
 
     def quantized(layer):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's quantized tensors are deprecated
+            warnings.simplefilter("ignore")  # quantized tensors are deprecated in torch
             layer.weight = nn.Parameter(torch.quantize_per_tensor(layer.weight.detach(), 0.1, 0, torch.qint8), False)
 
     def sparse(layer):

@@ -110,7 +110,7 @@ def test_default_c_is_the_width_of_the_paper(network, c):
 
 def test_c_divides_all_widths():
     ks = [block.k for block in mod_blocks(convert_(build("resnet18"), MoDConfig(c=100))).values()]
-    assert ks == [1, 1, 2, 5]  # 64 < c: its widths are divided by 64
+    assert ks == [1, 1, 2, 5]  # the first module has fewer channels than c, so its widths are divided by 64
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn_cifar"])
@@ -123,7 +123,9 @@ def test_converted_networks_can_be_trained(name):
 @pytest.mark.parametrize(
     "config",
     [
-        MoDConfig(c=4, reduction=2),  # so narrow a network's default selector, one unit wide, may start dead
+        MoDConfig(
+            c=4, reduction=2
+        ),  # with the default reduction, a selector has one hidden unit, which may be zero for all images
         MoDConfig(c=4, reduction=2, residual=False),
         MoDConfig(c=4, reduction=1),
         MoDConfig(c=4, reduction=2, placement="all"),
@@ -143,7 +145,7 @@ def test_two_training_steps_change_every_parameter(config):
 
 
 def without_blocks(model, names):
-    """Delete the blocks themselves from their sequentials."""
+    """Delete the blocks from their sequentials."""
     for name in reversed(names):
         parent, _, child = name.rpartition(".")
         del model.get_submodule(parent)[int(child)]
@@ -223,7 +225,7 @@ def test_identity_start_can_be_trained():
     model = convert_(digits_resnet(), MoDConfig(c=4, reduction=2, identity_start=True), **SMALL)
     before = bits(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for _ in range(4):  # the gains first, then, in Conv-Blocks with a norm that starts at zero, that, then the others
+    for _ in range(4):  # first the gains change, then norms that are initialized to zero, then all other parameters
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(torch.rand(16, 1, 8, 8)), torch.arange(16) % 10).backward()
         optimizer.step()
@@ -231,7 +233,7 @@ def test_identity_start_can_be_trained():
 
 
 def test_nhwc_blocks_are_converted():
-    """MambaOut passes (N, H, W, C) from block to block."""
+    """The blocks of MambaOut take and return (N, H, W, C)."""
     model = build("timm/mambaout_femto").eval()
     shallow = copy.deepcopy(model)
     convert_(model)
@@ -249,7 +251,7 @@ def test_nhwc_blocks_are_converted():
 
 
 def test_torch_fx_traces_converted_networks():
-    """As torchvision's feature extraction does."""
+    """torchvision's feature extraction uses torch.fx."""
     for select in ("learned", "random", "first"):
         model = convert_(build("torchvision/resnet18"), MoDConfig(select=select, identity_start=True)).eval()
         nn.init.ones_(model.layer2[1].gain_K)
@@ -327,7 +329,7 @@ def test_converting_resnet152_needs_little_memory():
     assert peak_memory_mib(lambda: convert_(model)) < 2 * parameters_mib
 
 
-@pytest.mark.slow  # a time, which a busy machine stretches
+@pytest.mark.slow  # fails on a busy machine
 def test_converting_resnet152_takes_less_than_a_second():
     times_s: list[float] = []
     for _ in range(3):
@@ -339,7 +341,7 @@ def test_converting_resnet152_takes_less_than_a_second():
 
 
 class TestErrors:
-    """Each leaves the model as it was."""
+    """Every error leaves the model unchanged."""
 
     def check(self, model, message, *args, **kwargs):
         before, modules = bits(model), list(map(type, model.modules()))
@@ -456,7 +458,7 @@ def test_c_does_not_depend_on_the_chosen_blocks():
 
 
 class Twice(nn.Module):
-    """Its blocks are registered under two names each."""
+    """A network that registers each block under two names."""
 
     def __init__(self):
         super().__init__()

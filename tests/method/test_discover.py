@@ -21,7 +21,7 @@ def test_resnet50_modules_are_found():
 
 def test_flat_and_nested_mobilenetv2_have_the_same_modules():
     assert lengths(torchvision.models.mobilenet_v2()) == [1, 2, 3, 4, 3, 3, 1]
-    assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first is of another class there
+    assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first block has another class
 
 
 @pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_100", "convnext_tiny", "vgg16_bn_cifar"])
@@ -75,7 +75,7 @@ def test_nothing_to_convert_lists_the_block_types():
 
 def test_subclass_of_sequential_can_be_a_block():
     class Residual(nn.Sequential):
-        def forward(self, input):  # noqa: A002  the name that Sequential gives it
+        def forward(self, input):  # noqa: A002  the name in nn.Sequential
             return input + super().forward(input)
 
     def block():
@@ -96,7 +96,7 @@ def test_plain_sequentials_are_blocks_if_there_are_no_others():
 
 @pytest.mark.parametrize("name", ["rexnet_100", "resnest14d", "timm/dpn68"])
 def test_parts_of_larger_blocks_are_not_modules(name):
-    """Their blocks change the shape or take several maps; what is inside them, or in the stem, does not count."""
+    """The blocks change the shape or take several feature maps. Layers inside of blocks are not modules."""
     with torch.device("meta"):
         model = build(name)
     with pytest.raises(ValueError, match="nothing to convert"):
@@ -135,7 +135,7 @@ def test_consecutive_in_place_blocks_are_one_module():
 
 
 def test_parts_of_a_single_block_are_not_modules():
-    """nfnet_f0's first stage has one block, which holds two squeeze-excites in a row."""
+    """The first stage of nfnet_f0 has one block, which contains two consecutive squeeze-and-excitation layers."""
     with torch.device("meta"):
         model = build("nfnet_f0")
     kinds = {type(model.get_submodule(name)).__name__ for module in find_modules(model) for name in module}

@@ -7,7 +7,7 @@ from cnnmod.method.fit import fit_
 
 
 class Branches(nn.Module):
-    """Branches of 20, 20 and 24 channels, joined."""
+    """Concatenated branches with 20, 20 and 24 channels."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def test_fitting_layers_are_unchanged():
 
 def test_linear_layers_are_rebuilt_for_their_input_width():
     class Condition(nn.Module):
-        """Takes a vector besides the feature map, as the blocks of a diffusion network do."""
+        """A block with a vector as a second input, as in diffusion networks."""
 
         def __init__(self):
             super().__init__()
@@ -90,5 +90,5 @@ def test_layer_with_a_registered_rule_is_unchanged():
 
     host = Branches()
     host.end = Own(64, 64, 1)
-    with pytest.raises(ValueError, match="does not run on an example"):  # 3 channels arrive
+    with pytest.raises(ValueError, match="does not run on an example"):  # the input has 3 channels
         fit_(shrink(host, 16), host, torch.empty(1, 4, 9, 9, device="meta"))

@@ -1,4 +1,4 @@
-"""The skeleton for an operator: numbers by hand, properties, gradients, compiled, errors."""
+"""Test the functions with manual values, properties, gradients, compilation and errors."""
 
 import hypothesis.extra.numpy as npst
 import numpy as np
@@ -35,13 +35,13 @@ class TestSelectChannels:
     )
     @settings(max_examples=200, deadline=None)
     def test_equals_a_stable_sort(self, logits, data):
-        """Ties of all kinds go to the lower index, -0.0 and 0.0 among them."""
+        """Between equal logits, including -0.0 and 0.0, the lower index is selected."""
         k = data.draw(st.integers(1, logits.shape[1]))
         expected = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         assert select_channels(torch.from_numpy(logits), k)[1].tolist() == expected.tolist()
 
     def test_saturated_scores_are_ranked_by_logit(self):
-        logit_NC = torch.tensor([[200.0, 300.0, 100.0]])  # all sigmoids are 1.0
+        logit_NC = torch.tensor([[200.0, 300.0, 100.0]])  # the sigmoids of all logits are 1.0
         assert select_channels(logit_NC, 2)[1].tolist() == [[1, 0]]
 
     def test_infinite_and_16_bit_logits_are_ranked(self):
@@ -52,7 +52,7 @@ class TestSelectChannels:
         assert index_NK.tolist() == [[2, 0, 3]]
 
     def test_nan_is_ranked_highest_for_any_bits(self):
-        """As in `torch.topk`; its sign is negative on an x86, where it comes of inf - inf, and positive elsewhere."""
+        """As in `torch.topk`. The sign of inf - inf is negative on x86 and positive on other processors."""
         nan_4 = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
         assert nan_4.isnan().all()
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -192,7 +192,7 @@ class TestFuse:
 def test_slots_select_the_highest_channel_of_each_group():
     logit_NC = torch.tensor([[0.0, 5.0, 1.0, 4.0, 9.0], [3.0, 3.0, 3.0, 3.0, 9.0]])
     score_NK, index_NK = select_slots(logit_NC, 2)
-    assert index_NK.tolist() == [[2, 1], [0, 1]]  # channel 4 is in no group of two; ties go to the lower channel
+    assert index_NK.tolist() == [[2, 1], [0, 1]]  # channel 4 is in no group; equal logits select the lower channel
     torch.testing.assert_close(score_NK, logit_NC.gather(1, index_NK).sigmoid())
     with pytest.raises(ValueError, match="k must be from 1 to 5, the number of channels, not 6"):
         select_slots(logit_NC, 6)

@@ -13,7 +13,7 @@ def test_trained_weights_use_the_resnet_initializer():
 
 
 def test_nearest_initializer_is_used():
-    host = nn.init.trunc_normal_(torch.empty(96, 1, 7, 7), std=0.02)  # fan out would predict 0.0206
+    host = nn.init.trunc_normal_(torch.empty(96, 1, 7, 7), std=0.02)  # the fan-out initializer would give 0.0206
     weight = torch.empty(8, 1, 7, 7)
     initialize_like(weight, 8, host, 96)
     assert weight.std().item() == pytest.approx(0.02, rel=0.15)

@@ -45,7 +45,7 @@ def test_mixed_precision_blocks_are_converted():
 
 
 def test_blocks_with_nan_output_are_refused():
-    """timm's SimpleNorm divides by the spread over the channels, which one channel does not have."""
+    """timm's SimpleNorm divides by the standard deviation over the channels, which is zero for one channel."""
     model = convert_(build("timm/convnext_zepto_rms"))
     assert "stages.0.blocks.1" not in mod_blocks(model)
     assert model(torch.rand(1, 3, 64, 64)).isfinite().all()

@@ -56,7 +56,7 @@ def test_every_block_has_its_reason():
 
 
 class Grid(nn.Module):
-    """Works at its own width only."""
+    """A block that works only at its original width."""
 
     def __init__(self, width=32):
         super().__init__()
@@ -67,7 +67,7 @@ class Grid(nn.Module):
 
 
 class Pair(nn.Sequential):
-    """Works at any width."""
+    """A block that works at any width."""
 
 
 def mixed():
@@ -76,7 +76,7 @@ def mixed():
 
 
 class TestUnconvertibleBlocks:
-    """They stay standard blocks; the others are converted."""
+    """Blocks that cannot be converted stay standard blocks."""
 
     def test_blocks_stay_standard_blocks(self, caplog):
         model = mixed()
@@ -108,7 +108,7 @@ class TestUnconvertibleBlocks:
     ],
 )
 def test_convolutional_parts_of_attention_blocks_are_converted(name):
-    """Their convolutional parts with a residual become MoD blocks."""
+    """The parts with a residual connection become MoD blocks."""
     model = build(name)
     made = plan(model)
     assert made.mod_blocks

@@ -61,7 +61,7 @@ def test_hooks_are_removed_after_an_error(model):
 
 
 def test_nhwc_block_selects_the_same_channels():
-    """A block of (N, H, W, C) selects what the same block of (N, C, H, W) does."""
+    """A block with the layout NHWC selects the same channels as with NCHW."""
     block = MoDBlock(nn.Identity(), 16, 4, layout="NHWC").eval()
     x_NCHW = torch.rand(2, 16, 5, 7)
     with recorded_selection(nn.Sequential(block)) as selected:

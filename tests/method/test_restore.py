@@ -1,4 +1,4 @@
-"""After a forward pass, whatever it does, the network and what its code keeps elsewhere are what they were."""
+"""`restored` undoes all changes of a forward pass to the network and to the caches of its code."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ def cached_grid(size):
 
 @functools.cache
 def registered(name):
-    """Of a package that may do this only once."""
+    """Register a name, which must happen only once per process."""
     REGISTRY.add(name)
     return object()
 
@@ -64,10 +64,10 @@ class Slots:
 
 
 class Keeping(nn.Module):
-    """Keeps what it sees wherever something can be kept."""
+    """A network that stores tensors in every kind of attribute, container and cache."""
 
     on_the_class = None
-    grids_of_the_class: dict = {}  # noqa: RUF012  this is what is tried
+    grids_of_the_class: dict = {}  # noqa: RUF012  the mutable class attribute is tested
 
     def __init__(self):
         super().__init__()
@@ -119,7 +119,7 @@ class Keeping(nn.Module):
 
 
 def content(value, seen=()):
-    """All that can be compared of what a value holds, by itself and not by its address."""
+    """Return the content of a value in a form that can be compared."""
     if id(value) in seen or isinstance(value, (types.FunctionType, types.MethodType, type)):
         return type(value)
     seen = (*seen, id(value))
@@ -159,7 +159,7 @@ def test_all_state_is_restored():
     assert all(vars(model)[name] is value for name, value in held.items())
     assert model.alias is model.nested["list"]
     assert cached_grid.cache_info().currsize == 0
-    assert list(REGISTRY) == ["a"]  # without tensors: this is not the network's alone
+    assert list(REGISTRY) == ["a"]  # a cache without tensors is not restored
     assert registered.cache_info().currsize == 1
 
 
@@ -195,7 +195,7 @@ def test_existing_cache_entries_are_kept():
 
 
 def test_unchanged_tensors_are_not_written_to():
-    """A version that went up would break a backward that is still to come."""
+    """Writing would increase the tensor versions, so a later backward would fail."""
     model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
     model.kept = torch.rand(3, requires_grad=True)
     output = (model(torch.rand(2, 2, 3, 3)) * model.kept.sum()).sum()

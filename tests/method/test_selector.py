@@ -1,4 +1,4 @@
-"""The channel selector calls its two layers: whatever is attached to one, or stands in its place, takes part."""
+"""The channel selector calls its two layers, so hooks, parametrizations and replaced layers take effect."""
 
 import contextlib
 import warnings
@@ -30,14 +30,14 @@ def images(dtype=torch.float32):
 
 
 def by_hand(x_NCHW, reduce, expand):
-    """The logits of two weights, computed in float32 at least."""
+    """Compute the logits from two weights in float32 or a wider dtype."""
     dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
     pooled_NC = x_NCHW.mean((2, 3), dtype=dtype)
     return linear(linear(pooled_NC, reduce.to(dtype)).relu(), expand.to(dtype))
 
 
 def train(block, dtype):
-    """Three steps, after which every trained parameter of the selector has a gradient."""
+    """Train for three steps, and check that every trainable parameter of the selector has a gradient."""
     optimizer = torch.optim.SGD([p for p in block.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
@@ -93,7 +93,7 @@ def test_pruned_layers_take_effect(dtype, select):
     prune.random_structured(layers[1], "weight", 0.5, dim=0)
     train(block, dtype)
     with torch.no_grad():
-        for layer in layers:  # in evaluation no weight of before is used
+        for layer in layers:  # weights from before this change must not be used
             layer.weight_orig.mul_(-2)
         weights = [layer.weight_orig * layer.weight_mask for layer in layers]
         assert torch.equal(block.eval().selector(x_NCHW), by_hand(x_NCHW, *weights))
@@ -117,7 +117,7 @@ def test_parametrized_layers_take_effect(dtype, attach):
             parametrize.register_parametrization(layer, "weight", Doubled())
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # nn.utils.weight_norm, which is still much used
+                warnings.simplefilter("ignore", FutureWarning)  # nn.utils.weight_norm is deprecated but still used
                 attach(layer)
     train(block, dtype)
     logit_NC = block.eval().selector(x_NCHW)
@@ -126,7 +126,7 @@ def test_parametrized_layers_take_effect(dtype, attach):
 
 
 class LoRA(nn.Module):
-    """As PEFT's: it holds the layer and has no weight itself."""
+    """A LoRA layer as in PEFT: it contains the layer and has no attribute `weight`."""
 
     def __init__(self, base, product):
         super().__init__()
@@ -182,7 +182,7 @@ def test_16_bit_layers_are_supported(dtype):
 def test_dynamic_quantization_is_supported(dtype):
     model, x_NCHW = convert_(build("resnet18")).eval(), torch.rand(2, 3, 32, 32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao is to move to torchao
+        warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=dtype)
         assert type(quantized.layer4[1].selector.reduce) is torch.ao.nn.quantized.dynamic.Linear
         with torch.no_grad():
@@ -260,4 +260,4 @@ def test_torchscript_raises(select):
             torch.jit.trace(model, x_NCHW)
         with pytest.raises(ValueError, match=r"^torch\.jit\.script does not support MoD blocks; use torch\.export on"):
             torch.jit.script(model)
-    model(x_NCHW)  # as before
+    model(x_NCHW)  # the model still works

@@ -1,4 +1,4 @@
-"""shrink(block, c) equals what the family's own constructor builds at that width."""
+"""`shrink` builds the same block as the constructor of the architecture at the smaller width."""
 
 import math
 from functools import partial
@@ -97,7 +97,7 @@ LAWS = {
 
 @pytest.mark.parametrize("law", LAWS)
 def test_weights_have_the_standard_deviation_of_the_family(law):
-    """The standard deviation is that which the family's own initialization gives a layer of this width."""
+    """The standard deviation is that of the architecture's own initialization at this width."""
     network, name, c, layers = LAWS[law]
     host = build(network).get_submodule(name)
     narrow = shrink(host, c)
@@ -116,7 +116,7 @@ def test_default_initialization_of_torch_is_recognized():
 
 
 def test_norms_keep_the_initial_value_of_the_host():
-    host = ResNet(Bottleneck, (1, 2, 1, 1)).layer2[1]  # timm starts the last norm of a block at zero
+    host = ResNet(Bottleneck, (1, 2, 1, 1)).layer2[1]  # timm initializes the last norm of a block to zero
     assert shrink(host, 64).bn3.weight.tolist() == [0.0] * 8
     nn.init.normal_(host.bn3.weight)
     host.bn3.running_mean.fill_(3.0)
@@ -180,7 +180,7 @@ def test_parameters_with_unknown_widths_raise():
 
 
 class Splitting(nn.Module):
-    """Its widths stand in integers, as in FasterNet, MixNet and FocalNet."""
+    """A block that stores widths in integer attributes, as in FasterNet, MixNet and FocalNet."""
 
     def __init__(self):
         super().__init__()
@@ -197,15 +197,19 @@ class Splitting(nn.Module):
 def test_integer_attributes_named_like_widths_are_divided():
     narrow = shrink(Splitting(), 16)
     assert (narrow.dim, narrow.spatial_dim, narrow.kernel_size) == (4, (2, 3), 64)
-    assert narrow.split_indexes == (2, 1, 1)  # 2, 0 and 0, at least 1 each; together 64 // 16
-    assert shrink(Splitting(), 8).split_indexes == (6, 1, 1)  # rounding down leaves 5, 1 and 1 of 8
-    assert narrow.gate_split == [4, 4, 4]  # 4 gates are no width
-    assert narrow.mix.out_channels == 12  # makes what is split
+    assert narrow.split_indexes == (2, 1, 1)  # each at least 1, and the sum is 64 // 16
+    assert shrink(Splitting(), 8).split_indexes == (
+        6,
+        1,
+        1,
+    )  # 5, 1 and 1 after rounding; the first part gets the difference to 8
+    assert narrow.gate_split == [4, 4, 4]  # the number of gates, 4, is not divided
+    assert narrow.mix.out_channels == 12  # equal to the sum of the parts
     assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)
 
 
 def test_weight_standardized_convolutions_keep_their_scale():
-    """Their gain is cut; their scale is gamma / sqrt(fan in)."""
+    """The gain is shortened, and the scale is gamma / sqrt(fan-in)."""
     narrow, expected = shrink(ScaledStdConv2d(64, 128, 3), 16), ScaledStdConv2d(4, 8, 3)
     assert narrow.gain.shape == expected.gain.shape
     assert narrow.scale == pytest.approx(expected.scale)
@@ -221,7 +225,7 @@ def test_frozen_norms_start_as_the_identity():
 
 
 class NormedConv(nn.Conv2d):
-    """A convolution that holds its norm and activation, as detectron2's, and a number of its own."""
+    """A convolution with its own norm, activation and scalar parameter, as in detectron2."""
 
     def __init__(self):
         super().__init__(64, 64, 3, padding=1)

@@ -48,11 +48,16 @@ def test_too_small_input_raises():
 
 
 def test_in_chans_overrides_the_first_convolution():
-    assert example_for(build("tresnet_m")).shape == (1, 3, 224, 224)  # it folds pixels into channels first
+    assert example_for(build("tresnet_m")).shape == (
+        1,
+        3,
+        224,
+        224,
+    )  # the network moves pixels to channels before its first convolution
 
 
 class Keeping(nn.Module):
-    """Keeps a grid for the image that it sees, and counts."""
+    """A network that caches a grid and counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +85,7 @@ def test_attributes_set_by_the_pass_are_restored():
 def test_overridden_train_is_not_called():
     class Merging(nn.Sequential):
         def train(self, mode=True):
-            raise AssertionError("its weights would change")
+            raise AssertionError("train was called, which would change the weights")
 
     model = Merging(nn.Conv2d(3, 3, 1))
     meta_forward(model)
@@ -93,7 +98,7 @@ def test_example_that_is_not_a_tensor_raises():
 
 
 class Body(nn.Module):
-    """(N, 3, H, W) → (N, 5); its second block can be a MoD block."""
+    """(N, 3, H, W) → (N, 5). Its second block can be a MoD block."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +133,7 @@ class IntoNumpy(Body):
 
 
 class Anchors(Body):
-    """Keeps its grid and anchors, as YOLO's head does; made from values."""
+    """A network that caches a grid and anchors, as YOLO's head does."""
 
     def forward(self, x):
         if self.anchors is None or tuple(x.shape[-2:]) not in self.grids:
@@ -151,7 +156,7 @@ class Item(Body):
 
 class Assert(Body):
     def forward(self, x):
-        if not (x >= 0).all():  # an assert, as Python compiles it; pytest's own reaches everything that pytest holds
+        if not (x >= 0).all():  # not an assert statement, since pytest rewrites it
             raise AssertionError("images are not negative")
         return super().forward(x)
 
@@ -162,14 +167,14 @@ def halve(x: torch.Tensor) -> torch.Tensor:
 
 
 class Custom(Body):
-    """Calls an operator that has no kernel for the meta device."""
+    """A network that calls an operator without a kernel for the meta device."""
 
     def forward(self, x):
         return super().forward(halve(x))
 
 
 class InABlock(nn.Module):
-    """Its blocks ask for values."""
+    """A network whose blocks need values."""
 
     class Block(BasicBlock):
         def forward(self, x):
@@ -184,7 +189,7 @@ class InABlock(nn.Module):
 
 
 class InAList(Body):
-    """Its image goes through layers that are in a plain list, in training mode, where nobody sees them."""
+    """A network with layers in a plain list, which are in training mode."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +243,7 @@ def test_networks_that_need_values_run_once_on_their_device(network, caplog):
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not calls
-    assert made.mod_blocks == []  # since the blocks have hooks
+    assert made.mod_blocks == []  # blocks with hooks are not converted
     model = trained_norms_(convert_(network(), config, example=IMAGES))
     assert mod_blocks(model)
     with torch.inference_mode():
@@ -332,10 +337,10 @@ def test_example_is_not_changed():
 @pytest.mark.parametrize("network", [Body, PlainTensor])
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_weight_hooks_are_called(spoil, network):
-    """Without them the weight would be the one of the last call, which is none of the meta device's."""
+    """Without the hooks, the pass would use the weight that the last call computed, which is not on the meta device."""
     model = network()
     spoil(model.stem, "weight")
-    if spoil is not parametrizations.weight_norm:  # the only one that is no hook
+    if spoil is not parametrizations.weight_norm:  # all others are hooks
         vars(model.stem)["weight"] = torch.zeros(1)
     before = attributes(model)
     assert meta_forward(model, IMAGES).shape == (2, 5)

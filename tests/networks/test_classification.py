@@ -1,4 +1,4 @@
-"""The network matrix: exact sizes, forward, backward, features, classes, channels."""
+"""Test sizes, forward and backward passes, features, classes and channels of all classification networks."""
 
 import json
 from importlib import resources
@@ -113,7 +113,7 @@ def test_gmacs_of_convolutions_and_linear_layers_are_correct(name):
     ],
 )
 def test_ptflops_gmacs_equal_the_paper(name):
-    """ptflops does not see timm's fused norm-activations, so the MobileNets are torchvision's here."""
+    """torchvision's MobileNets are used, since ptflops does not count the fused norm-activation layers of timm."""
     from ptflops import get_model_complexity_info
 
     if name.startswith("mobilenetv2"):
@@ -165,10 +165,10 @@ def test_config_and_reset_classifier_are_supported():
 
 
 def test_paper_figures_equal_the_shared_facts():
-    """The figures above and the packaged ones against the project's source of facts, where it is at hand."""
+    """The figures above and the packaged figures equal the project's facts, if the file with the facts exists."""
     path = Path(__file__).parents[3] / "shared" / "paper_figures.json"
     if not path.exists():
-        pytest.skip("the folder with the paper's figures as data is not here")
+        pytest.skip("the file with the paper's figures does not exist")
     facts = json.loads(path.read_text())
     assert facts["gmacs_ptflops_3_decimals"] == GMACS_PTFLOPS
     assert facts["parameters_m_3_decimals"] == MILLIONS

@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {"min_size": 64, "max_size": 96, "pyramid_channels": 16}
 
 
 def weights(model: nn.Module) -> int:
-    """Of convolutions and linear layers, without biases."""
+    """Return the number of weights in convolutions and linear layers, without biases."""
     return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear)))
 
 

@@ -23,7 +23,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 class TestLoad:
-    """A file that names its factory."""
+    """`load` for files that name a factory."""
 
     ARGUMENTS = MappingProxyType({"num_classes": 7, "in_chans": 1})
 

@@ -21,8 +21,8 @@ def test_build_finds_torchvision_networks():
 
 
 def test_build_downloads_no_backbone_weights(monkeypatch):
-    """torchvision's segmentation networks fetch their backbone unless told not to."""
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched"))
+    """By default, torchvision's segmentation networks download backbone weights."""
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("downloaded weights"))
     build("torchvision/fcn_resnet50", num_classes=3)
 
 

@@ -115,7 +115,7 @@ def test_pipes_and_devices_are_written_to_directly(tmp_path):
 
 
 def test_replace_keeps_permissions_and_links(tmp_path):
-    """For files that others write: permissions and links are kept as by `write_whole`."""
+    """`replace` is for files that other libraries write."""
     target, path, written = tmp_path / "target", tmp_path / "link", tmp_path / "written"
     target.write_text("old")
     target.chmod(0o600)

@@ -29,7 +29,7 @@ def comparison(device="cpu", baseline="resnet50"):
 
 
 def drawn(comparisons, path, monkeypatch, draw=four_panels):
-    """The panels' marks: (label, xs)."""
+    """Draw a figure and return the marks of each panel as (label, x values)."""
     figures = []
     monkeypatch.setattr(figure, "Figure", lambda **kw: figures.append(original(**kw)) or figures[-1])
     draw(comparisons, path)
@@ -42,7 +42,7 @@ original = figure.Figure
 def test_figure_without_results_shows_the_paper(tmp_path, monkeypatch):
     panels = drawn([], tmp_path / "figure.png", monkeypatch)
     assert [[label for label, _ in lines] for lines in panels] == [["dense, the paper's", "MoD, the paper's"]] * 4
-    assert dict(panels[2])["dense, the paper's"][2] == 1  # ResNet50's own time
+    assert dict(panels[2])["dense, the paper's"][2] == 1  # the time of ResNet50 relative to itself
     assert dict(panels[0])["MoD, the paper's"][5] == 3.48
     assert imread(tmp_path / "figure.png").shape[:2] == (1080, 1560)
 
@@ -76,7 +76,7 @@ def with_accuracies(values, **changes):
 def test_measured_panels_show_the_networks_with_accuracies(tmp_path, monkeypatch):
     own = with_accuracies([90.0, 89.0, None], baseline="dense")
     panels = drawn([own], tmp_path / "figure.png", monkeypatch, measured_panels)
-    assert panels[0] == [("dense", [2.0]), ("resnet75_mod", [2.0])]  # the control's was not measured
+    assert panels[0] == [("dense", [2.0]), ("resnet75_mod", [2.0])]  # the control has no accuracy
     assert panels[1][1] == ("resnet75_mod", [10.0])
     assert panels[2] == [("dense", [1.0]), ("resnet75_mod", [0.75])]
 

@@ -67,7 +67,7 @@ def test_comparison_table_has_all_rows_and_fits_80_columns():
 
 
 def experiment(name, rows, changes=()):
-    """Of made-up accuracies."""
+    """Return an experiment with these accuracies."""
     found = [
         RowResult(
             row=row,
@@ -102,7 +102,7 @@ def test_experiments_are_shown_in_one_table():
 
 
 def test_equal_accuracies_in_all_runs_are_supported():
-    """As networks do that did not learn."""
+    """For example, networks that did not learn have equal accuracies."""
     cells = experiment_cells(experiment("fast", {"mod": [10.0, 10.0, 10.0], "control": [10.0, 10.0, 82.8]}))
     assert cells.rows[0][2:4] == ["10.00 ±0.00", "-24.27 ±104.41"]
 

@@ -36,7 +36,7 @@ def rewritten(folder: Path, text: str, *numbers: int) -> Path:
 
 class TestMasks:
     def test_class_missing_in_all_splits_is_logged_once(self, tmp_path, caplog):
-        """The one class that is left is found everywhere, which looks like an mIoU of 100 %."""
+        """With a single remaining class, the mIoU would be 100 %."""
         streets(tmp_path, train=2, val=2)
         recolored(tmp_path, {0: 0, 1: 255, 9: 255})
         how = recipe("camvid", [*MASKS, "ignore=255"])

@@ -39,7 +39,7 @@ class TestDepth:
         assert (values == GRADIENT_HW // 256).all()
 
     def test_12_bits_are_converted_to_8(self):
-        """Two values in three bytes, which PIL reads and does not write."""
+        """Two 12-bit values are stored in three bytes. PIL can read this format but not write it."""
         tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 3)]
         entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
         file = b"II*\0" + (12).to_bytes(4, "little") + bytes([0x80, 0x0F, 0xFF, 0]) + bytes([len(tags), 0]) + entries
@@ -88,7 +88,7 @@ class TestModes:
 
     @pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128])])
     def test_palette_and_transparency_are_converted(self, transparency):
-        """PIL warns of some kinds of transparency, and a warning is an error here."""
+        """PIL warns about some forms of transparency. Warnings are errors in these tests."""
         image = Image.new("P", (4, 2), 1)
         image.putpalette([0, 0, 0, 200, 100, 50])
         kwargs = {} if transparency is None else {"transparency": transparency}
@@ -110,13 +110,15 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
     def test_is_applied(self, orientation, kind):
-        """A red corner, where viewers show it: upper left as stored."""
+        """The corner that is red and stored at the upper left is at its oriented position."""
         image = Image.new("RGB", (32, 16))
         image.paste((255, 0, 0), (0, 0, 8, 8))
         shown = decode(content(image, kind, exif=oriented(orientation)), "x", 3)
         right, lower, turned = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8), orientation > 4
         assert shown.size == ((16, 32) if turned else (32, 16))
-        assert shown.info.get(ORIENTATION, 1) == (1 if kind == "TIFF" else orientation)  # PIL turns TIFF itself
+        assert shown.info.get(ORIENTATION, 1) == (
+            1 if kind == "TIFF" else orientation
+        )  # PIL applies the orientation of TIFF files itself
         corner = ((shown.width - 4) if right else 3, (shown.height - 4) if lower else 3)
         assert numpy.asarray(shown)[corner[1], corner[0], 0] > 200
         opposite = (shown.width - 1 - corner[0], shown.height - 1 - corner[1])

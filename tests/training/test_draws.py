@@ -1,7 +1,7 @@
-"""What is drawn for an image is a function of seed, epoch and image index, and stays so from version to version.
+"""The augmentation of an image is a function of seed, epoch and image index, and is the same in all versions.
 
-The numbers below were made by the first version. They are sums, not digests of bytes, so that another processor or
-another release of Pillow does not change them; another crop, mirror image or order does.
+The expected numbers are from the first version. They are weighted sums, not hashes, so they do not depend on the
+processor or the release of Pillow. A different crop, flip or order changes them.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ DRAW = mix_seeds("epoch", 0, 1)
 
 
 def textured(folder: Path, pattern: str) -> None:
-    """The images get textures, so that each shift of one shows."""
+    """Overwrite images with random textures, so that every shift changes the sums."""
     for number, path in enumerate(sorted(folder.glob(pattern))):
         with Image.open(path) as image:
             size = image.size
@@ -52,7 +52,7 @@ def smears(folder: Path) -> Path:
 
 
 def sums(values: Any) -> list[float]:
-    """A weighted sum of each image, mask, or set of boxes, which tells places apart."""
+    """Return a weighted sum of each image, mask or set of boxes. It depends on the positions of the values."""
     if not isinstance(values, Tensor):
         return [
             round(sum(sums(value["boxes"][None].double())), 2) if isinstance(value, dict) else sums(value[None])[0]

@@ -10,7 +10,7 @@ from pictures import classes
 
 
 def images(count, wrong):
-    """Each image is 255 at its class's place, and labelled so, but for the last ones."""
+    """Return images with the value 255 in the column of their class. The last `wrong` images have a wrong label."""
     labels = torch.arange(count) % 10
     pixels = (torch.eye(10) * 255)[labels].byte().view(count, 1, 1, 10).expand(count, 1, 10, 10)
     labels = torch.where(torch.arange(count) >= count - wrong, (labels + 1) % 10, labels)
@@ -23,7 +23,7 @@ class FirstRow(nn.Module):
 
 
 def test_counts_every_image():
-    """In the last, uneven batch too."""
+    """The last batch is smaller than the others."""
     model = FirstRow().train()
     found = evaluate(model, images(300, wrong=3), 10, batch_size=64)
     assert (found.top1_pct, found.images, found.broken) == (99, 300, 0)

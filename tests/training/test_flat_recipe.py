@@ -1,4 +1,4 @@
-"""Every file with a flat recipe that is committed is read, and says what it said."""
+"""Committed files with flat recipes are read, and their values do not change."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ ACCURACIES = sorted(
     if json.loads(path.read_text()).get("schema") == "cnnmod.accuracy/1"
 )
 PLANS = [*BENCHMARKS.glob("pays/*.json"), *BENCHMARKS.glob("runs/pays/*/run.json")]
-# The defaults of the fields that tasks did not share, as they were when these files were written.
+# The defaults of task fields when these files were written.
 DEFAULTS: dict[str, Any] = {
     "task": "classification",
     "scale": [1.0, 1.0],
@@ -98,7 +98,7 @@ def test_accuracy_files_are_read(path: Path) -> None:
 
 
 def test_int8_file_is_read() -> None:
-    """This file holds the recipe of the runs that were measured."""
+    """int8.json has the recipe of the measured runs."""
     flat = json.loads((BENCHMARKS / "results" / "int8.json").read_text())["recipe"]
     check_same(parse(Recipe, flat, "int8.json"), flat)
 

@@ -17,7 +17,7 @@ SMALL = ["image_size=8", "epochs=1", "batch_size=2"]
 
 @pytest.mark.parametrize("name", ["cifar10_fast", "imagenet"])
 def test_augmentation_does_not_depend_on_the_batch(name, tmp_path):
-    """Alone or in a batch, in whatever process, in an epoch from its start or from its middle."""
+    """The result is the same in batches of any size and order."""
     for split in ("train", "val"):
         classes(tmp_path, split, ["cat", "dog"], count=8)
     for path in tmp_path.glob("train/*/*.png"):
@@ -87,7 +87,7 @@ def test_two_channels_raise():
 
 
 class Numbers:
-    """A data set of its own: gray images as bright as their number, of which some are broken."""
+    """A user's data set. The gray value of an image is its number, and images 1 and 4 are broken."""
 
     def __len__(self):
         return 6
@@ -125,7 +125,7 @@ def test_decoded_images_accept_any_data_set(stacked, workers):
 
 
 def test_subset_keeps_the_augmentation_of_each_image():
-    """What is drawn for one depends on its number there, not on its place among them."""
+    """The augmentation depends on the index in the data set, not on the index in the subset."""
 
     def drawn(image, label):
         return torch.rand(3), label

@@ -7,7 +7,7 @@ from pictures import classes
 
 
 def test_crop_flip_shifts_and_mirrors_images(tmp_path):
-    """Each is the image itself, shifted by no more than an eighth, and mirrored or not."""
+    """Each result is the image, shifted by at most one eighth and possibly mirrored."""
     side = torch.arange(16 * 16, dtype=torch.uint8).view(16, 16, 1).expand(16, 16, 3).numpy()
     for split in ("train", "test"):
         classes(tmp_path, split, ["cat", "dog"], count=15)

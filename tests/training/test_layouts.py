@@ -5,7 +5,7 @@ from pictures import classes, parquet, shards
 
 
 def test_torchvision_cifar_checksums_are_verified(tmp_path):
-    """In its own layout; the checksums are those of the real files, so these are refused."""
+    """The test data does not have the checksums of CIFAR."""
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(ValueError, match="Dataset not found or corrupted"):
         find_sources(tmp_path)

@@ -25,7 +25,7 @@ with hold(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Start a process that holds the folder `run`, alone or with a forked child; the process, and what it printed."""
+    """A function that starts a process holding the folder `run`, and returns the process and the printed process ID."""
     started = []
 
     def start(how: str = "alone") -> tuple[subprocess.Popen[str], int]:
@@ -62,7 +62,7 @@ def test_forked_process_does_not_inherit_the_lock(holder, tmp_path):
     process, child = holder("fork")
     process.kill()
     process.wait()
-    os.kill(child, 0)  # it runs
+    os.kill(child, 0)  # the child is running
     with hold(tmp_path / "run"):
         pass
 
@@ -88,7 +88,7 @@ class TestStaleLocks:
 
     @pytest.mark.parametrize("kernel", ["the same", "another"])
     def test_stale_lock_of_this_machine_is_ignored(self, kernel, tmp_path):
-        """By a container, which has a host name of its own, or before the machine was started again."""
+        """The lock is from a container with another host name, or from before a reboot."""
         host, name = ("3f2a", lock._kernel()) if kernel == "the same" else (socket.gethostname(), "kernel")
         (tmp_path / LOCK).write_text(f"{os.getpid()} {host} {name}\n")
         with hold(tmp_path):

@@ -15,7 +15,7 @@ SHORT = ["epochs=2", "warmup_epochs=0", "train_images=256", "network_args.layers
 
 
 class Looks:
-    """A record that remembers what it was told, and saves nothing."""
+    """A record that stores what the loop logs and saves no files."""
 
     def __init__(self):
         self.logged, self.best = [], []
@@ -34,7 +34,7 @@ class Looks:
 
 
 def trained(*changes, row="mod", seed=0, model=None):
-    """A network after a short training, and the record of it."""
+    """Return a network after a short training, and its record."""
     made = recipe("digits", [*SHORT, *changes])
     torch.manual_seed(seed)
     record = Looks()
@@ -77,7 +77,7 @@ def test_learning_rate_follows_the_schedule():
     for schedule in (["schedule=cosine"], ["schedule=step", "milestones=[1]", "decay=0.5"]):
         _, record = trained(*schedule, "epochs=4", "batch_size=8", "learning_rate=0.1", model=linear())
         rates[schedule[0]] = [line["learning_rate"] for line in record.logged]
-    assert rates["schedule=step"] == [0.1] + [0.05] * 9  # looks at 20, 32, 40, 60, …
+    assert rates["schedule=step"] == [0.1] + [0.05] * 9  # logged at the steps 20, 32, 40, 60, …
     assert all(first > second for first, second in itertools.pairwise(rates["schedule=cosine"]))
     _, record = trained("warmup_epochs=1", "batch_size=8", "learning_rate=0.1", model=linear())
     assert record.logged[0]["learning_rate"] == pytest.approx(0.1 * 19 / 32)
@@ -107,7 +107,7 @@ def test_each_option_changes_the_weights(change, plain):
 
 
 def test_channels_last_does_not_change_the_result():
-    """In the first step; then rounding grows."""
+    """Only one epoch of one step is compared, since rounding errors grow."""
     one = ["epochs=1", "train_images=64"]
     model, _ = trained("channels_last=true", *one)
     assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
@@ -121,7 +121,7 @@ def test_moving_average_is_returned():
 
 
 def test_student_equal_to_its_teacher_does_not_change():
-    """With nothing but the teacher's logits, and the teacher's own weights, there is nothing to learn."""
+    """With distill_weight=1 and the weights of the teacher, the loss is zero."""
     made = recipe("digits", SHORT)
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

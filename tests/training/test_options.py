@@ -1,4 +1,4 @@
-"""Each part checks its own options, and so does each task."""
+"""Each part of a recipe and each task checks the ranges of its options."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import pytest
 
 from cnnmod.training.recipes import recipe
 
-RANGES = {  # the error's words: a value below, one that is accepted, one above
+RANGES = {  # text of the error → a value below, an accepted value, a value above
     "≥ 1": (0, 1, None),
     "> 0": (0, 1e-9, None),
     "≥ 0": (-1, 0, None),

@@ -1,4 +1,4 @@
-"""A task from outside, tests/bars.py, does all that cnnmod's own do; and classes that are no tasks are refused."""
+"""A user's task, tests/bars.py, supports everything that built-in tasks support. Invalid tasks are refused."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> Non
     out, checkpoint = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
     found = of_command([*start, "--out", str(out), "--workers", "0", "--set", "task.held_out=10"], capsys)
     assert found["accuracy"]["images"] == 20
-    assert found["accuracy"]["error_deg"] < 12  # 45 by chance
+    assert found["accuracy"]["error_deg"] < 12  # random predictions have an error of 45 degrees
     written = json.loads((out / "run.json").read_text())
     assert written["run"]["recipe"]["task"] == {"name": "angle", "held_out": 10}
     assert read_run(out).recipe == recipe(BARS, ["held_out=10"])
@@ -53,7 +53,7 @@ def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> Non
     assert data.validation is not None
     chosen = evaluate(best, data.validation, 2, task=read_run(out).recipe.task)
     assert isinstance(chosen, Error)
-    assert chosen.error_deg == pytest.approx(min(errors), abs=1e-3)  # the least is the best
+    assert chosen.error_deg == pytest.approx(min(errors), abs=1e-3)  # the best checkpoint has the smallest error
 
     assert of_command(["evaluate", checkpoint, "--data", "bars"], capsys) == found["accuracy"]
     run(["evaluate", checkpoint, "--data", "bars"])
@@ -140,7 +140,7 @@ def test_run_of_an_unknown_task_raises(tmp_path: Path, capsys: Any, monkeypatch:
 
 
 class TestRefused:
-    """With one line, and nothing is registered."""
+    """Invalid classes raise a one-line error and are not registered."""
 
     @pytest.fixture(autouse=True)
     def _registered(self) -> Any:
@@ -217,7 +217,7 @@ class TestRefused:
 
 
 class TestEntryPoints:
-    """A package may name its task in its metadata."""
+    """Packages can declare tasks as entry points."""
 
     @pytest.fixture
     def name_in_metadata(self, monkeypatch: Any) -> Any:

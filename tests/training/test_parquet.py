@@ -23,7 +23,7 @@ def test_reads_files_named_as_on_the_hub(tmp_path):
     assert done[2:] == [("reading train files", 2, 2), ("reading test files", 0, 1), ("reading test files", 1, 1)]
     assert sources.classes == ("a", "b")
     assert sorted(sources.splits) == ["test", "train"]
-    train = pickle.loads(pickle.dumps(sources.splits["train"]))  # as it goes to the processes that decode
+    train = pickle.loads(pickle.dumps(sources.splits["train"]))  # worker processes get a pickled copy
     assert (len(train), list(train.labels)) == (5, [0, 1, 0, 0, 1])
     assert [train.open(number, 1)[0].getpixel((0, 0)) for number in range(5)] == [0, 1, 2, 0, 1]
     assert train.name(4) == f"{tmp_path}/data/train-00001-of-00002.parquet, row 1"

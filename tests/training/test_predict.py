@@ -39,7 +39,7 @@ def trained(name: str, changes: list[str], data: Path, folder: Path, **kwargs: A
 
 @pytest.fixture(scope="module")
 def street_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Scenes, and the checkpoint of a segmentation network that was trained on them."""
+    """A data set, and the checkpoint of a segmentation network trained on it."""
     folder = tmp_path_factory.mktemp("streets")
     data = streets(folder / "data", train=4, val=2)
     trained("camvid", [*STREETS, "epochs=1"], data, folder / "run")
@@ -48,7 +48,7 @@ def street_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module", params=["crop_flip", "resized_crop"])
 def class_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Images of three classes, and the checkpoint of a classifier that was trained on them."""
+    """A data set with three classes, and the checkpoint of a classifier trained on it."""
     folder = tmp_path_factory.mktemp("classes")
     for split in ("train", "val"):
         classes(folder / "data", split, ["cat", "dog", "owl"])
@@ -130,7 +130,7 @@ def test_class_map_applies_the_exif_orientation(street_run: tuple[Path, Path], t
     ((file, found),) = Predictor.load(street_run[1]).predict([tmp_path / "turned.jpg"])
     assert isinstance(found, ClassMap)
     assert found.labels_HW.shape == (60, 48)
-    prediction_figure(file, found, str, tmp_path / "drawn.png")  # which needs map and image of one size
+    prediction_figure(file, found, str, tmp_path / "drawn.png")  # requires a class map of the size of the image
 
 
 @pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
@@ -147,7 +147,7 @@ def test_backbone_is_initialized_from_a_classifier(name: str, changes: list[str]
         started = build_row(made, row, 3).backbone
         body = started.body if name == "bccd" else started
         assert torch.equal(body.get_parameter("layer3.0.conv2.weight"), model.layer3[0].conv2.weight)
-        assert len(body.state_dict()) == len(model.state_dict()) - 2  # the classifier's two
+        assert len(body.state_dict()) == len(model.state_dict()) - 2  # without the weight and bias of the last layer
     (tmp_path / "mod.safetensors").unlink()
     shutil.copy(tmp_path / "baseline.safetensors", tmp_path / "mod.safetensors")
     with pytest.raises(ValueError, match=r"of another backbone: layer1.1.* is missing in the file"):

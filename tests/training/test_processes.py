@@ -1,4 +1,4 @@
-"""Two processes over gloo do what one does."""
+"""Two processes over gloo compute the same as one process."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ run_training(run, Path(sys.argv[1]), open_data(data, run.recipe))
 """
 CHANGES = "epochs=1 warmup_epochs=0 train_images=160 batch_size=32 sync_batch_norm=true validation_fraction=0.2 "
 CHANGES += "network_args.layers=[2,2,1,1] "
-CHANGES += "learning_rate=0.01"  # so that rounding does not grow
+CHANGES += "learning_rate=0.01"  # small, so that rounding errors do not grow
 
 
 def trained(folder, processes, name="digits", data="digits", changes=CHANGES):
@@ -71,7 +71,7 @@ def test_two_processes_train_like_one(tmp_path):
     for name, one in states[0].items():
         torch.testing.assert_close(one, states[1][name], rtol=1e-3, atol=1e-4)
     results = [json.loads((run / "result.json").read_text())["accuracy"] for run in runs]
-    assert results[0]["images"] == results[1]["images"] == 450  # an uneven last batch
+    assert results[0]["images"] == results[1]["images"] == 450  # the last batch is smaller
     assert results[0]["top1_pct"] == pytest.approx(results[1]["top1_pct"], abs=0.5)
 
 

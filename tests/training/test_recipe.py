@@ -31,7 +31,7 @@ def test_dictionary_round_trip_with_every_part_changed():
         system=System(precision="bf16"),
     )
     values = made.to_dict()
-    assert values["optimization"]["milestones"] == [1, 2]  # JSON's, not a tuple
+    assert values["optimization"]["milestones"] == [1, 2]  # a list, as in JSON
     assert values["networks"]["config"]["order"] == "index"
     assert values["task"] | {"name": "classification", "teacher": "timm/resnet18"} == values["task"]
     assert Recipe.from_dict(json.loads(json.dumps(values))) == made

@@ -1,4 +1,4 @@
-"""A run in its folder: killed, resumed, refused."""
+"""Runs in a run folder: killed, resumed and refused runs."""
 
 import json
 import random
@@ -53,7 +53,7 @@ def trained(run, folder):
 
 
 def begin(run, folder):
-    """The folder as it is before the first step."""
+    """Create a run folder as it is before the first step."""
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"run": run.to_dict()}))
 
@@ -65,7 +65,7 @@ def steps(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was never cut off."""
+    """The folder and the result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return folder, trained(a_run(), folder)
 
@@ -100,7 +100,7 @@ def test_run_killed_at_random_times_reaches_the_same_weights(kills, whole, tmp_p
     for _ in range(kills):
         kill_at_random(folder, draws.uniform(0.2, 2.5))
         if (folder / "state.safetensors").exists():
-            load_file(folder / "state.safetensors")  # whole
+            load_file(folder / "state.safetensors")  # raises if the file is incomplete
             states += 1
         if (folder / "result.json").exists():
             check_same(folder, whole[0])
@@ -128,7 +128,7 @@ Path.write_bytes = torn
 @pytest.mark.slow
 @pytest.mark.parametrize("much", ["half", "all"])
 def test_run_killed_while_writing_the_state_reaches_the_same_weights(much, whole, tmp_path):
-    """Half of it, or all of it but not yet renamed: the state before it is still there, and is gone on from."""
+    """The file is half written, or written but not renamed. The run resumes from the previous state."""
     folder = tmp_path / "torn"
     begin(a_run(), folder)
     killed = subprocess.run([sys.executable, "-c", TEAR + SCRIPT, str(folder), much], stdout=subprocess.DEVNULL)
@@ -192,7 +192,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("done", [True, False])
     def test_different_classes_raise(self, done, tmp_path):
-        """In another order they would be other labels."""
+        """The order of the classes must be the same too, since it sets the labels."""
         run = a_run("epochs=1")
         data = open_data("digits", run.recipe)
         run_training(run, tmp_path / "run", data)
@@ -230,7 +230,7 @@ class TestRefused:
 
 
 class TestFailedStarts:
-    """Nothing of them is left, so that the corrected start finds an empty place."""
+    """A failed start leaves no files, so that the corrected command can use the same folder."""
 
     @pytest.mark.parametrize(
         ("change", "error"),
@@ -304,7 +304,7 @@ run(sys.argv[1:])
 
 @pytest.fixture
 def going_on(tmp_path):
-    """A run of the command line that goes on in a folder: its process, and its arguments."""
+    """The process and the arguments of a running `cnnmod train`."""
     arguments = ["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--set", "epochs=1000"]
     process = subprocess.Popen([sys.executable, "-c", GO_ON, *arguments], stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / "metrics.jsonl").exists():

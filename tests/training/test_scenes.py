@@ -191,7 +191,7 @@ class TestErrors:
 
 
 class TestOrientation:
-    """Photographs of a camera that was turned: 48 × 64 pixels as they are stored, 64 × 48 as they are shown."""
+    """Photographs with an EXIF orientation: stored with 48 × 64 pixels, upright with 64 × 48."""
 
     def turned(self, folder: Path, mask_size: tuple[int, int]):
         splits, _ = find_scenes(streets(folder, train=1, val=1), STREETS)

@@ -40,7 +40,7 @@ A, B, FAR = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 70.0,
 
 def test_precision_equals_manual_values() -> None:
     metric = make_metric("detection", 3)
-    # class 1: a hit, a miss, a hit: precision 1 up to half of them, then 2/3; class 2: nothing of it is found
+    # class 1 is hit, missed, hit: precision 1 up to recall 0.5, then 2/3; class 2 has no prediction
     metric.update([boxes((1, 0.9, A), (1, 0.8, FAR), (1, 0.7, B))], [boxes((1, 1, A), (1, 1, B), (2, 1, FAR))])
     precision = metric.compute(1, 0)
     assert isinstance(precision, AveragePrecision)
@@ -94,7 +94,7 @@ def test_classes_without_labels_are_absent() -> None:
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_nan_logits_raise(task) -> None:
-    """The highest of them would be a class, and a score."""
+    """Without the error, `argmax` would return a class for NaN."""
     metric = make_metric(task, 2)
     for value in (0.0, float("nan"), 0.0):
         if task == "segmentation":

@@ -106,7 +106,7 @@ class TestBrokenShards:
         ],
     )
     def test_raise_an_error_that_names_the_shard(self, change, error, tmp_path):
-        """Two members of a header and a block each, then zeros."""
+        """The shard has two members, each with a header and one block, followed by blocks of zeros."""
         shard(tmp_path / "train-0.tar", {"a.png": image(1), "a.cls": b"0"})
         path = tmp_path / "train-0.tar"
         path.write_bytes(change(path.read_bytes()))

@@ -54,7 +54,7 @@ def test_invalid_file_raises(tmp_path):
 
 
 def test_full_disk_keeps_the_previous_state(tmp_path):
-    """The process may write no more than some bytes to a file, which is what a full disk looks like."""
+    """A limit on the file size simulates a full disk."""
     import resource
 
     first = state()
@@ -73,7 +73,7 @@ def test_full_disk_keeps_the_previous_state(tmp_path):
 
 
 def test_changed_bit_is_detected(tmp_path):
-    """One bit of a weight is another: nothing else would tell."""
+    """A changed bit in a weight is detected by the checksum."""
     state().save(tmp_path / "state", {"step": 1})
     content = bytearray((tmp_path / "state").read_bytes())
     content[-5] ^= 1

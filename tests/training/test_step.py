@@ -20,12 +20,12 @@ RECIPE = recipe("digits", ["optimizer=momentum", "momentum=0", "weight_decay=0",
 
 
 def changed(**fields):
-    """The recipe with other options of its optimization or system."""
+    """Return the recipe with changed options."""
     return RECIPE.changed([f"{name}={json.dumps(value)}" for name, value in fields.items()])
 
 
 def network():
-    """Without batch norm, whose statistics are a part's own."""
+    """Return a network without batch norm, whose statistics would differ between the parts of a batch."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
@@ -62,7 +62,7 @@ def test_step_is_one_step_of_gradient_descent():
 
 
 def test_gradients_are_reset_between_steps():
-    """A second step with a learning rate of 0 leaves the gradient of its own batch alone."""
+    """With almost no learning rate, two steps with the same batch have the same gradient."""
     step = make_step(changed(learning_rate=1e-20))
     step(batch())
     first = [parameter.grad.clone() for parameter in step.model.parameters() if parameter.grad is not None]
@@ -140,7 +140,7 @@ def test_forward_runs_in_the_precision_of_the_recipe(precision, dtype):
 
 @pytest.mark.parametrize(("images", "shared"), [(12, [True, True, False]), (4, [True, False]), (1, [False])])
 def test_gradients_are_synchronized_once_per_step(images, shared, monkeypatch):
-    """All parts but the last run within no_sync, also where there are fewer parts than wanted."""
+    """All parts except the last run in `no_sync`, even if there are fewer parts than `accumulate`."""
     within, seen = [False], []
 
     class Shared(nn.Sequential):
@@ -187,7 +187,7 @@ class TestOptimizer:
 
     def test_step_schedule_lowers_the_rate_at_the_milestones(self):
         found = self.rates(10, schedule="step", milestones=(1, 3), decay=0.5, epochs=4, warmup_epochs=0)
-        assert found == [0.1] * 9 + [0.05] * 20 + [0.025] * 11  # timm's milestones come one step early
+        assert found == [0.1] * 9 + [0.05] * 20 + [0.025] * 11  # timm's schedule reaches milestones one step early
 
     def test_poly_schedule_decays_to_one_hundredth(self):
         found = self.rates(10, schedule="poly", decay=0.9, epochs=4, warmup_epochs=0)
@@ -221,10 +221,10 @@ def test_only_sgd_uses_the_full_learning_rate_for_selectors(optimizer, scale):
 
 @pytest.mark.slow
 def test_selectors_do_not_collapse_with_muon():
-    """With full steps every hidden unit of some selectors is below zero for every image after these."""
+    """With the full learning rate, all hidden units of some selectors would be zero for all images."""
     made = recipe("digits", ["optimizer=muon", "learning_rate=0.02", "epochs=4", "warmup_epochs=0", "batch_size=32"])
     data = open_data("digits", made)
-    torch.manual_seed(1)  # with which all are alive at the start; with 0 those of one selector are not
+    torch.manual_seed(1)  # with seed 0, all hidden units of one selector are zero at the start
     model = train(build_row(made, "mod", 10), data, made).eval()
     alive = []
     for block in mod_blocks(model).values():

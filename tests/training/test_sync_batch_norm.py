@@ -1,4 +1,4 @@
-"""What two processes compute together is tested in test_processes.py."""
+"""Tests in one process. test_processes.py tests two processes."""
 
 import copy
 

@@ -1,5 +1,4 @@
-"""A target from outside: files that NumPy runs. It exports, is checked for parity, and is timed; cnnmod has no line of
-it."""
+"""A user's target that runs files with NumPy is exported, checked and timed without changes to cnnmod."""
 
 import json
 from collections import Counter
@@ -24,7 +23,7 @@ EXAMPLE = torch.rand(1, 1, 8, 8)
 
 
 class NumPyTarget(FileTarget):
-    """One .npz file: the weights, and the graph of torch.export as JSON."""
+    """Files in .npz format with the weights and the graph of torch.export as JSON."""
 
     name = "numpy"
     forms = (GraphForm,)
@@ -69,7 +68,7 @@ class NumPyTarget(FileTarget):
 
 
 class _Positional(torch.nn.Module):
-    """Of `forward(*inputs)` and `forward(images)` alike, the latter."""
+    """A network whose forward takes only the images."""
 
     def __init__(self, network):
         super().__init__()
@@ -161,7 +160,7 @@ OPERATORS = {
 
 
 class NumPyNetwork:
-    """The file, run node by node."""
+    """A loaded file. It is run node by node."""
 
     def __init__(self, path: Path, selected: bool) -> None:
         with np.load(path) as arrays:

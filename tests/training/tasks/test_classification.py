@@ -19,7 +19,7 @@ def test_loss_is_cross_entropy_with_label_smoothing():
 
 
 def test_labels_are_mixed_like_the_images():
-    """Every pixel of an image is its class's number, so that a mixture's labels can be read off it."""
+    """Every pixel has the class index as its value, so the mean shows how images are mixed."""
     labels = torch.arange(4)
     images = labels.float()[:, None, None, None].expand(4, 1, 8, 8)
     seen = []
@@ -37,7 +37,7 @@ def test_labels_are_mixed_like_the_images():
 
 
 def test_distillation_loss_is_zero_for_the_logits_of_the_teacher():
-    """The teacher's own logits leave its cross-entropy alone; others cost more; the teacher does not learn."""
+    """Other logits have a higher loss, and the teacher gets no gradient."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).train()
     images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     loss = recipe("digits", ["distill_weight=1", "distill_temperature=3"]).task.loss_with(teacher, 3, CPU)

@@ -74,7 +74,7 @@ def test_boxes_are_flipped_with_their_image(tmp_path: Path) -> None:
         (image_CHW,), (label,) = batch.images, batch.labels
         left, top, right, bottom = label["boxes"][0].int().tolist()
         middle = image_CHW[:, (top + bottom) // 2, (left + right) // 2]
-        assert middle[0] > 2 * middle[1]  # the cell is red, all else is not
+        assert middle[0] > 2 * middle[1]  # only the cell is red
         mirrored += left != 14
     assert 0 < mirrored < 8
 
