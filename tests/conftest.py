@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # set before torch is imported, since each worker of pytest-xdist has one core
+# Set before torch is imported, since each worker of pytest-xdist has one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ class Demo:
     files: list[Path]
 
 
-def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> Demo:
+def run_demo(out: Path, progress: Progress = lambda description, done, total: None) -> Demo:
     """Train a small dense network, its MoD network and its control, time ResNet50 and ResNet75-MoD, and write results.
 
     Args:
@@ -60,7 +60,7 @@ def run_demo(out: Path, progress: Progress = lambda what, done, total: None) -> 
     accuracies: dict[str, float] = {}
     for name, model in networks.items():
         task = f"training {name}"
-        train(model, data, _RECIPE, progress=lambda done, total, rate: progress(task, done, total))  # noqa: B023  called at once
+        train(model, data, _RECIPE, progress=lambda done, total, rate: progress(task, done, total))  # noqa: B023  called immediately
         accuracies[name] = evaluate(model, data.test, data.num_classes).value
     (batch,) = data.test.batches([torch.arange(len(data.test))])
 

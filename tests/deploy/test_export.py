@@ -16,7 +16,7 @@ from torch import nn
 
 from cnnmod import MoDConfig, control_, convert_, mod_blocks
 from cnnmod.deploy.export import export
-from cnnmod.deploy.parity import tied
+from cnnmod.deploy.parity import with_tied_scores
 from cnnmod.deploy.targets.table import TARGETS, find_format
 from conftest import trained_norms_
 from small import shallow_resnet, tiny_network
@@ -363,7 +363,7 @@ def test_parametrized_selector_is_exported(kind, tmp_path):
     model = network()
     for block in mod_blocks(model).values():
         nn.utils.parametrize.register_parametrization(block.selector.expand, "weight", Half())
-    for block in mod_blocks(tied(model)).values():
+    for block in mod_blocks(with_tied_scores(model)).values():
         logit_NC = block.selector(torch.rand(2, block.channels, 8, 8))
         assert logit_NC.unique(dim=1).shape[1] < block.channels
     report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}", format=kind)

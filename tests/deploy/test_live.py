@@ -237,6 +237,6 @@ def test_changes_are_detected_after_copying_and_pickling():
     torch.save(layer, file)
     file.seek(0)
     for one in (layer, copy.deepcopy(layer), torch.load(file, weights_only=False)):
-        assert one.watched.are_the_same()
+        assert one.watched.are_unchanged()
         one[0][0].register_forward_hook(lambda *_: None)
-        assert not one.watched.are_the_same()
+        assert not one.watched.are_unchanged()

@@ -113,7 +113,7 @@ def test_unknown_runtime_raises():
 
 def test_invalid_networks_and_inputs_raise():
     model = build("resnet18_mod")
-    with pytest.raises(ValueError, match="a network, not a MoD block alone"):
+    with pytest.raises(ValueError, match="a network, not a single MoD block"):
         lower(mod_blocks(model)["layer1.1"])
     with pytest.raises(ValueError, match="before it is wrapped in DataParallel"):
         lower(nn.DataParallel(model))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cnnmod import MoDBlock, MoDConfig, convert_, mod_blocks
-from cnnmod.deploy.parity import check_agreement, check_parity, tied
+from cnnmod.deploy.parity import check_agreement, check_parity, with_tied_scores
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.method.record import recorded_selection
 from conftest import trained_norms_
@@ -126,7 +126,7 @@ def test_all_zero_outputs_agree():
 @pytest.mark.parametrize("c", [4, 5])
 def test_tied_scores_reveal_a_different_tie_breaking(order, c, monkeypatch):
     model = network(order=order, c=c)
-    ours = tied(model)
+    ours = with_tied_scores(model)
     plain = eager(ours)
     weight = mod_blocks(ours)["layer1.1"].selector.expand.weight
     assert not torch.equal(weight, mod_blocks(model)["layer1.1"].selector.expand.weight)
@@ -148,7 +148,7 @@ def test_tied_scores_reveal_a_different_tie_breaking(order, c, monkeypatch):
 
 @pytest.mark.parametrize("c", [4, 5, 16])
 def test_tied_scores_include_the_last_selected_and_the_first_unselected_channel(c):
-    for block in mod_blocks(tied(network(c=c))).values():
+    for block in mod_blocks(with_tied_scores(network(c=c))).values():
         sorted_NC = block.selector(torch.rand(8, block.channels, 4, 4)).sort(1, descending=True).values
         assert (sorted_NC[:, block.k - 1] == sorted_NC[:, block.k]).float().mean() > 0.5
 

@@ -126,9 +126,8 @@ def test_int8_file_agrees_with_the_network(kind, int8_files):
     assert agreement.top1 is not None
     assert agreement.top1 > 0.8
     assert agreement.selection > 0.9
-    assert (
-        0.5 < agreement.selection_in_order <= agreement.selection
-    )  # the scores of a random network are close to each other
+    # The scores of a random network are close to each other.
+    assert 0.5 < agreement.selection_in_order <= agreement.selection
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -67,12 +67,10 @@ def test_convolutions_with_zero_weights_are_kept(tmp_path):
     ("config", "sliced"),
     [
         (MoDConfig(c=8, candidates=1, fuse_to="original"), [32]),  # fusion may change any channel
-        pytest.param(
-            MoDConfig(c=8, candidates=1, fuse_to="last"), [], marks=pytest.mark.slow
-        ),  # fusion changes the last channels, which are not candidates
-        pytest.param(
-            MoDConfig(c=8, candidates=1, select="first"), [16, 16], marks=pytest.mark.slow
-        ),  # the first k candidates are sliced
+        # Fusion changes the last channels, which are not candidates.
+        pytest.param(MoDConfig(c=8, candidates=1, fuse_to="last"), [], marks=pytest.mark.slow),
+        # The first k candidates are sliced.
+        pytest.param(MoDConfig(c=8, candidates=1, select="first"), [16, 16], marks=pytest.mark.slow),
         pytest.param(MoDConfig(c=8), [], marks=pytest.mark.slow),  # all channels are candidates
     ],
     ids=str,

@@ -15,11 +15,8 @@ from cnnmod.deploy.triton_form import runs_on
 from small import tiny_network
 
 CASES = Path(__file__).with_name("triton_cases.py")
-POINTERS = {
-    "sum_NSC": "*fp32",
-    "score_NK": "*fp32",
-    "index_NK": "*i64",
-}  # all other pointers have the dtype of the network
+# All other pointers have the dtype of the network.
+POINTERS = {"sum_NSC": "*fp32", "score_NK": "*fp32", "index_NK": "*i64"}
 TILE = {"CHANNELS": 4, "PIXELS": 256}
 LAST = {"CHANNELS": 64, "PIXELS": 16}
 

@@ -45,7 +45,7 @@ def test_reasons_state_why_a_layer_cannot_be_a_block():
     assert calls["twice"] == Refused("the network calls it 2 times")
     assert calls["never"] == Refused("the network does not call it")
     assert calls["flat"] == Refused("its input is (4, 5, 5), not a feature map (N, C, H, W)")
-    assert calls["listed"] == Refused("one of its further arguments is a list, tuple or dictionary")
+    assert calls["listed"] == Refused("one of its other arguments is a list, tuple or dictionary")
     extra = calls["extra"]
     assert isinstance(extra, Call)
     assert extra.args == (2,)

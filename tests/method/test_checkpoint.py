@@ -144,7 +144,7 @@ def test_newer_format_raises(tmp_path):
 
 
 def test_file_of_another_network_raises(saved):
-    message = r"is of another network: layer2\.3 is a MoD block in the file, but no block of the model"
+    message = r"is of another network: layer2\.3 is a MoD block in the file, but not a block of the model"
     check_untouched(build("resnet18", in_chans=1), lambda model: load_(model, saved), ValueError, message)
     other = digits_resnet()
     other.fc = nn.Linear(128, 11)

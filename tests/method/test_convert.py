@@ -123,9 +123,8 @@ def test_converted_networks_can_be_trained(name):
 @pytest.mark.parametrize(
     "config",
     [
-        MoDConfig(
-            c=4, reduction=2
-        ),  # with the default reduction, a selector has one hidden unit, which may be zero for all images
+        # With the default reduction, a selector has one hidden unit, which may be zero for all images.
+        MoDConfig(c=4, reduction=2),
         MoDConfig(c=4, reduction=2, residual=False),
         MoDConfig(c=4, reduction=1),
         MoDConfig(c=4, reduction=2, placement="all"),

@@ -198,11 +198,8 @@ def test_integer_attributes_named_like_widths_are_divided():
     narrow = shrink(Splitting(), 16)
     assert (narrow.dim, narrow.spatial_dim, narrow.kernel_size) == (4, (2, 3), 64)
     assert narrow.split_indexes == (2, 1, 1)  # each at least 1, and the sum is 64 // 16
-    assert shrink(Splitting(), 8).split_indexes == (
-        6,
-        1,
-        1,
-    )  # 5, 1 and 1 after rounding; the first part gets the difference to 8
+    # 5, 1 and 1 after rounding; the first part gets the difference to 8.
+    assert shrink(Splitting(), 8).split_indexes == (6, 1, 1)
     assert narrow.gate_split == [4, 4, 4]  # the number of gates, 4, is not divided
     assert narrow.mix.out_channels == 12  # equal to the sum of the parts
     assert narrow(torch.rand(1, 4, 5, 5)).shape == (1, 4, 5, 5)

@@ -48,12 +48,8 @@ def test_too_small_input_raises():
 
 
 def test_in_chans_overrides_the_first_convolution():
-    assert example_for(build("tresnet_m")).shape == (
-        1,
-        3,
-        224,
-        224,
-    )  # the network moves pixels to channels before its first convolution
+    # The network moves pixels to channels before its first convolution.
+    assert example_for(build("tresnet_m")).shape == (1, 3, 224, 224)
 
 
 class Keeping(nn.Module):

@@ -26,9 +26,8 @@ def test_parameters_equal_the_paper(name):
         with torch.device("meta"):
             model = build(name, num_classes=classes)
         found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        assert abs(found - millions) <= (0.0005 if digits == 3 else 0.011), (
-            found
-        )  # the paper truncates some numbers and rounds others
+        # The paper truncates some numbers and rounds others.
+        assert abs(found - millions) <= (0.0005 if digits == 3 else 0.011), found
 
 
 def test_dense_networks_do_not_accept_config():

@@ -116,9 +116,8 @@ class TestOrientation:
         shown = decode(content(image, kind, exif=oriented(orientation)), "x", 3)
         right, lower, turned = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8), orientation > 4
         assert shown.size == ((16, 32) if turned else (32, 16))
-        assert shown.info.get(ORIENTATION, 1) == (
-            1 if kind == "TIFF" else orientation
-        )  # PIL applies the orientation of TIFF files itself
+        # PIL applies the orientation of TIFF files itself
+        assert shown.info.get(ORIENTATION, 1) == (1 if kind == "TIFF" else orientation)
         corner = ((shown.width - 4) if right else 3, (shown.height - 4) if lower else 3)
         assert numpy.asarray(shown)[corner[1], corner[0], 0] > 200
         opposite = (shown.width - 1 - corner[0], shown.height - 1 - corner[1])

@@ -30,7 +30,7 @@ def textured(folder: Path, pattern: str) -> None:
         Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR).save(path)
 
 
-def labelled(folder: Path) -> Path:
+def labeled(folder: Path) -> Path:
     for split in ("train", "val"):
         classes(folder, split, ["cat", "dog"], count=6)
     for path in folder.glob("*/*/*.png"):
@@ -77,8 +77,8 @@ EXPECTED: dict[str, Any] = {  # sums of images, of labels
 @pytest.mark.parametrize(
     ("name", "make", "changes"),
     [
-        ("cifar10_fast", labelled, CIFAR),
-        ("imagenet", labelled, PHOTOS),
+        ("cifar10_fast", labeled, CIFAR),
+        ("imagenet", labeled, PHOTOS),
         ("camvid", photographs, [*STREETS, "train_images=4"]),
         ("bccd", smears, ["image_size=[64,80]", "train_images=4"]),
     ],

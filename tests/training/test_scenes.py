@@ -91,10 +91,10 @@ def test_other_split_names_are_accepted(tmp_path: Path) -> None:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("labelled", [True, False])
-    def test_two_folders_of_one_split_raise(self, labelled: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("labeled", [True, False])
+    def test_two_folders_of_one_split_raise(self, labeled: bool, tmp_path: Path) -> None:
         streets(tmp_path, train=1, val=1, valid=1)
-        if not labelled:
+        if not labeled:
             shutil.rmtree(tmp_path / "validannot")
         both = f"{tmp_path}/val and {tmp_path}/valid are both the validation split; keep one of them"
         with pytest.raises(ValueError, match=f"^{both}$"):

@@ -16,7 +16,8 @@ def run(args: list[str] | None = None) -> None:
 
     An error that the user can fix is printed as one line on standard error, and the exit code is 2.
     """
-    sys.path.append(str(Path.cwd()))  # for the user's own package.module:factory; last, so that it hides no package
+    # For the user's package.module:factory; appended, so that it does not shadow packages.
+    sys.path.append(str(Path.cwd()))
     warnings.filterwarnings("ignore", module=r"PIL\.")  # these warnings do not name the image file
     try:
         app.cli(

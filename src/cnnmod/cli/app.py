@@ -1,4 +1,4 @@
-"""What the subcommands share: the app that registers them, and printing."""
+"""The app that registers the subcommands, and functions that print."""
 
 import json
 from typing import Annotated
@@ -29,7 +29,7 @@ def show(table: Cells | str, values: object, as_json: bool) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print text as it is. Paths are not broken at the width of the terminal, and brackets in them are not markup."""
+    """Print text unchanged. Paths are not wrapped at the width of the terminal, and brackets are not markup."""
     console.print(text, soft_wrap=True, markup=False)
 
 

@@ -29,8 +29,8 @@ def export(
     data: str | None = None,
     as_json: Json = False,
 ) -> None:
-    """Write a network as a file for ONNX Runtime, OpenVINO or torch.export. MoD blocks get the form that is fastest
-    there. The file is compared with eager PyTorch before it is kept.
+    """Write a network as a file for ONNX Runtime, OpenVINO or torch.export. MoD blocks get the fastest form for this
+    runtime. The file is compared with eager PyTorch before it is kept.
 
     Example: cnnmod export runs/fast/best.safetensors --out network.onnx
 

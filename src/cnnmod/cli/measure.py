@@ -235,7 +235,7 @@ def _seeds(experiment: Experiment) -> str:
 
 
 def _counterpart(name: str) -> str:
-    build(name)  # a misspelled name is the more likely mistake, and its error suggests the nearest name
+    build(name)  # a misspelled name is more likely, and `build` suggests the nearest name
     row = paper_rows().get(name)
     if row is None or row.baseline is None:
         raise ValueError(f"the paper has no dense counterpart of {name!r}; set the baseline with --against")

@@ -1,4 +1,4 @@
-"""The command predict."""
+"""The subcommand `predict`."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""The commands train, evaluate and inspect."""
+"""The subcommands `train`, `evaluate` and `inspect`."""
 
 import dataclasses
 import os
@@ -98,7 +98,7 @@ def train(
                 "train needs a recipe, --data and --out, such as: cnnmod train digits --data digits --out runs/digits"
             )
         run_recipe, title = recipe(name, changes), ", ".join([name, *changes])
-        if data != "digits" and Path(data).exists():  # another name may be known to the task
+        if data != "digits" and Path(data).exists():  # otherwise a name that the task defines
             data = str(Path(data).resolve())
     with hold(out):  # fail before reading the images if the folder is in use
         pass

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.lower import fold, lower
-from cnnmod.deploy.parity import RunFile, check_agreement, check_parity, tied
+from cnnmod.deploy.parity import RunFile, check_agreement, check_parity, with_tied_scores
 from cnnmod.deploy.targets.table import file_targets, find_format
 from cnnmod.deploy.targets.target import INT8, FileTarget
 from cnnmod.deploy.weights import check_finite
-from cnnmod.method.bare import check_bare
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import check_writable, replace
 
 logger = logging.getLogger("cnnmod")
@@ -29,7 +29,7 @@ def export(
     example: Tensor,
     path: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002  the usual word
+    format: str | None = None,  # noqa: A002  shadows a builtin
     dynamic_batch: bool = True,
     half: bool = False,
     int8: Tensor | None = None,
@@ -55,11 +55,11 @@ def export(
             `report.int8` says how closely it agrees with the network. Supported for `"onnx"` and `"openvino"`.
 
     Returns:
-        What was written, and how closely it agrees with the network.
+        A report of the file and its agreement with the network.
 
     Raises:
         ValueError: If the format is unknown, the example, images or path are not valid, the network cannot be exported
-            (the error names the layer), or the file computes something else (the error names the seed of the input).
+            (the error names the layer), or the outputs of the file differ (the error names the seed of the input).
         ModuleNotFoundError: If the runtime is not installed. The error names the extra that installs it.
         OSError: If the file cannot be written.
 
@@ -104,8 +104,8 @@ def export(
         tied_agreement = 1.0
         if mod_blocks(model):
             tied_file = Path(folder) / f"tied-{path.name}"
-            target.write(tied(lowered), example, tied_file, dynamic_batch=dynamic_batch)
-            tied_parity = check_parity(tied(reference), _run(tied_file, target), example.cpu(), batch_sizes)
+            target.write(with_tied_scores(lowered), example, tied_file, dynamic_batch=dynamic_batch)
+            tied_parity = check_parity(with_tied_scores(reference), _run(tied_file, target), example.cpu(), batch_sizes)
             tied_agreement = tied_parity.selection_agreement
         agreement = None
         if int8 is not None:
@@ -127,7 +127,7 @@ def export(
             tied_agreement=tied_agreement,
             int8=agreement,
         )
-        for file in sorted(files, key=lambda file: file.name == path.name):  # the file that users open comes last
+        for file in sorted(files, key=lambda file: file.name == path.name):  # the file that users open is moved last
             replace(file, path.with_name(file.name))
     return report
 
@@ -141,7 +141,7 @@ def _target_for(path: Path) -> FileTarget:
 
 
 def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, half: bool) -> None:
-    check_bare(model)
+    check_unwrapped(model)
     target.check_installed()
     if path.suffix != target.suffix:
         raise ValueError(f"the suffix of a file in format {target.format!r} must be {target.suffix}, not {str(path)!r}")
@@ -195,7 +195,7 @@ def _versions(target: FileTarget, int8: bool) -> dict[str, str]:
 
 
 def _version(module: str) -> str:
-    """The name of a package can differ from the name of the module that it installs. To look that up takes a second."""
+    """Return the version of the package that installs a module. The slow lookup is used only if their names differ."""
     try:
         return version(module)
     except PackageNotFoundError:

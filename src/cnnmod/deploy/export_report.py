@@ -1,4 +1,4 @@
-"""`ExportReport`: what `export` wrote, and how closely it agrees with the network."""
+"""`ExportReport`: the file that `export` wrote, and its agreement with the network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +9,20 @@ from cnnmod.records.text import TextTable
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What `export` wrote. It is printed as a table.
+    """The file that `export` wrote, and its agreement with the network. It is printed as a table.
 
     Attributes:
         path: The file.
         format: `"onnx"`, `"openvino"`, `"pt2"`, or the format of a registered target.
-        form: The names of the forms of the MoD blocks. `None` without MoD blocks.
+        form: The names of the forms of the MoD blocks, or `None` if there are no MoD blocks.
         opset: The version of the ONNX operators. `None` for other formats.
         versions: The versions of the packages that wrote and checked the file, by name.
         operators: The number of operators, by name.
         file_bytes: The size of the file. For OpenVINO, the size of both files.
         weight_bytes: The size of the network's weights in float32.
         largest_error: The largest difference to eager PyTorch, relative to the largest output.
-        selection_agreement: The share of selected channels that are the same as in eager PyTorch. ONNX and OpenVINO
-            files name the channels of a top-k. Those of `select="slots"` are verified only by the outputs.
+        selection_agreement: The share of selected channels that are the same as in eager PyTorch. The channels
+            of `select="slots"` are not named in ONNX and OpenVINO files, so only the outputs are compared.
         tied_agreement: The same for a copy of the network in which importance scores are equal in groups.
         int8: How closely an INT8 file agrees with eager PyTorch on the calibration images. `None` for a float file. For
             an INT8 file, the three fields above describe the float file that was quantized.

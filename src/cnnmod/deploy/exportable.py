@@ -1,4 +1,4 @@
-"""Find out why a network cannot be exported: the innermost layer that cannot be exported."""
+"""Find the innermost layer of a network that cannot be exported, and the reason."""
 
 import copy
 from typing import Any
@@ -29,15 +29,15 @@ def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> Value
         )
     inputs: dict[nn.Module, tuple[Any, Any]] = {}
 
-    def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
+    def record_inputs(layer: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[layer] = (args, kwargs)
 
     layer, path = copy.deepcopy(model).eval(), type(model).__name__
-    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in layer.modules()]
+    hooks = [module.register_forward_pre_hook(record_inputs, with_kwargs=True) for module in layer.modules()]
     try:
         with torch.no_grad():
             layer(example)
-    except Exception:  # the network does not run, so the exporter's error is the right one
+    except Exception:  # the network does not run, so the error of the exporter is raised
         raise error from None
     for hook in hooks:
         hook.remove()
@@ -52,7 +52,7 @@ def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> Value
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of the error of torch's exporters. The ONNX exporter wraps this error in advice."""
+    """Return the first line of the exporter's error. The ONNX exporter wraps the error in an error with advice."""
     while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

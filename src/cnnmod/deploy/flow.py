@@ -15,7 +15,7 @@ from cnnmod.method.trace import trace
 
 
 def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str, str]:
-    """Return the convolutions whose output only a batch norm reads, as a dictionary from convolution to norm, by name.
+    """Return the convolutions whose output is read only by a batch norm, as a dictionary from convolution to norm.
 
     The pairs are found in the graph of a forward pass without branches, since they must be valid for all sizes, batch
     sizes and memory formats. If the forward pass of a module has branches, or a module has hooks, its own pairs are not
@@ -47,10 +47,10 @@ def foldable_norms(model: nn.Module, example: Tensor | None = None) -> dict[str,
 def _count_calls(run: Pass) -> Counter[str]:
     calls: Counter[str] = Counter()
 
-    def note(name: str, *_: Any) -> None:
+    def record(name: str, *_: Any) -> None:
         calls[name] += 1
 
-    run(note)
+    run(record)
     return calls
 
 
@@ -68,7 +68,7 @@ def _read(module: nn.Module) -> tuple[dict[str, str], list[str]]:
 
 
 def _ways_to_call(module: nn.Module) -> list[dict[str, Any]]:
-    """Return the arguments to trace with: none, and all further arguments that have defaults."""
+    """Return the sets of arguments to trace with: none, and all optional arguments with their defaults."""
     parameters = list(signature(module.forward).parameters.values())[1:]
     defaults = {
         parameter.name: parameter.default for parameter in parameters if parameter.default is not Parameter.empty

@@ -1,4 +1,4 @@
-"""The forms of a MoD block for inference. Each is a small class, and each target lists the forms that it supports."""
+"""The forms of a MoD block for inference. Each target lists the forms that it supports."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -24,7 +24,7 @@ OURS: Handles = {  # the values of these fields that are not in the paper, for f
 
 
 class Form(MoDBlock):
-    """A MoD block that is made of the parts of another MoD block.
+    """Base class of forms. A form has the layers of another MoD block.
 
     Attributes:
         handles: The fields of `MoDConfig` that the form supports, each with the supported values. `None` stands for all
@@ -39,7 +39,7 @@ class Form(MoDBlock):
         "fuse_to": ("first", "last", "original"),
         "candidates": None,
         "identity_start": (False, True),
-        # These four fields decide what a block is made of. They do not affect its forward pass.
+        # These four fields affect how a block is built. They do not affect its forward pass.
         "c": None,
         "reduction": None,
         "residual": (False, True),
@@ -60,7 +60,7 @@ class Form(MoDBlock):
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
         """Return whether the form computes what the block computes. An unknown field or value is not accepted."""
-        has_known_class = type(block) is MoDBlock or isinstance(block, Form)  # a form is made of the same parts
+        has_known_class = type(block) is MoDBlock or isinstance(block, Form)  # a form has the same layers
         if not has_known_class or not is_plain(block) or block.layout not in cls.layouts:
             return False
         for field in fields(block.config):
@@ -73,7 +73,7 @@ class Form(MoDBlock):
 class EagerForm(Form):
     """The MoD block for eager PyTorch, where dispatching small operators takes most of its time.
 
-    The result is added in the memory of a copy of the input, or of the input itself if `InPlaceSequential` finds that
+    The result is added to a copy of the input in place, or to the input itself if `InPlaceSequential` finds that
     nothing else can read it. Small 1×1 convolutions of the Conv-Block are computed as matrix products. On a CPU in
     float32, one `topk` ranks the channels.
     """
@@ -86,17 +86,17 @@ class EagerForm(Form):
         self.conv_block = with_pointwise_products(block.conv_block)
         self.start = 0 if block.config.fuse_to == "first" else block.channels - block.k
         self.to_original = block.config.fuse_to == "original"
-        self.one_topk = block.config.select == "learned" and block.config.order == "score"
-        self.direct = DirectLayers(self, "selector") if has_plain_selector(block) else None
+        self.uses_one_topk = block.config.select == "learned" and block.config.order == "score"
+        self.direct_selector = DirectLayers(self, "selector") if has_plain_selector(block) else None
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
-        if torch.compiler.is_compiling():  # the compiler decides what is overwritten
+        if torch.compiler.is_compiling():  # the compiler decides which tensors are overwritten
             return super().forward(x_NCHW, *args, **kwargs)
         return self.overwrite(x_NCHW.clone(), *args, **kwargs)
 
     def may_overwrite(self) -> bool:
-        """Return whether `overwrite` may be called instead of the form. A tensor that a hook sees must not change."""
+        """Return whether `overwrite` may be called. It must not change a tensor that a hook can see."""
         return is_plain(self) and not self.training and not _has_any_global_hook()
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -134,8 +134,8 @@ class EagerForm(Form):
         return x_NCHW
 
     def _is_selector_changed(self) -> bool:
-        """Return whether a hook or another layer than the plain selector gets the input, and may keep it."""
-        return hasattr(self, "selector") and (self.direct is None or not self.direct.are_the_same())
+        """Return whether the selector has a hook or a replaced layer, which may keep the input."""
+        return hasattr(self, "selector") and (self.direct_selector is None or not self.direct_selector.are_unchanged())
 
     def _select_default(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the scores (N, K, 1, 1) and the channel indices (N, K) of `select`."""
@@ -145,9 +145,9 @@ class EagerForm(Form):
     def _select_quickly(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the result of `_select_default`, or `None` if it could differ.
 
-        It uses few operators and little Python, since the overhead of both is large compared with the arithmetic.
+        This method uses few operators, since the overhead of operators and of Python is larger than the arithmetic.
         """
-        if not self.one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_selector_changed():
+        if not self.uses_one_topk or not x_NCHW.is_cpu or x_NCHW.dtype != torch.float32 or self._is_selector_changed():
             return None
         weights = selector_weights(self)
         if weights is None or torch.is_autocast_enabled("cpu"):
@@ -176,7 +176,7 @@ class GraphForm(Form):
 
     The selected channels are gathered along one axis, which combines images and channels. Fusion is a constant 1×1
     convolution from k to C channels and an addition. Runtimes run both as one operator and keep the layout of the
-    feature map. With `fuse_to="all"` that convolution is the learned one.
+    feature map. With `fuse_to="all"`, the learned convolution is used instead.
     """
 
     handles: ClassVar[Handles] = {**Form.handles, **OURS}
@@ -203,7 +203,7 @@ class GraphForm(Form):
         return self._fuse(x_NCHW, y_NKHW.to(x_NCHW.dtype), index_NK)
 
     def _select_from(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the map that is selected from, the scores (N, K, 1, 1) and the channel indices (N, K)."""
+        """Return the feature map to select from, the scores (N, K, 1, 1) and the channel indices (N, K)."""
         score_NK, index_NK = self.select(x_NCHW)
         return x_NCHW, None if score_NK is None else score_NK[:, :, None, None], index_NK
 
@@ -212,8 +212,8 @@ class GraphForm(Form):
             return self.activation(x_NCHW + self.write(y_NKHW))
         if self.config.fuse_to != "original":
             return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
-        place_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)
-        return x_NCHW + (place_NCK @ y_NKHW.flatten(2)).unflatten(2, x_NCHW.shape[2:])
+        one_hot_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)
+        return x_NCHW + (one_hot_NCK @ y_NKHW.flatten(2)).unflatten(2, x_NCHW.shape[2:])
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
         if self.config.select == "first":
@@ -234,7 +234,7 @@ class OnnxForm(GraphForm):
 
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
-        # This is checked here, since an exporter's tensors are not plain tensors.
+        # Checked here, since the tensors of an exporter are not plain tensors.
         self.reads_weights = block.config.select == "learned" and has_plain_selector(block)
 
     def _select_from(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -25,7 +25,7 @@ _NO_BIAS = torch.empty(0)
 
 
 class FusedForm(EagerForm):
-    """The MoD block for eager PyTorch and torch.compile: one operator for float32 images on a CPU, else several.
+    """The MoD block for eager PyTorch and torch.compile. It is one operator for float32 images on a CPU, else several.
 
     It supports Conv-Blocks of convolutions with stride 1, ReLUs, ReLU6s and sums, such as those of ResNets and
     MobileNetV2.
@@ -38,7 +38,7 @@ class FusedForm(EagerForm):
         super().__init__(block)
         self.layers = tuple(self.conv_block.get_submodule(name) for name in program.layers)
         self.program = (program.steps, program.registers, self.k, block.config.order == "index", self.start)
-        self.fused = DirectLayers(self, "selector", "conv_block")
+        self.direct_layers = DirectLayers(self, "selector", "conv_block")
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
@@ -56,7 +56,7 @@ class FusedForm(EagerForm):
         if torch.compiler.is_compiling() and self._fits(x_NCHW, args, kwargs):
             arguments = self.arguments()
             if arguments is not None:
-                x_NCHW = x_NCHW.clone()  # the compiler removes the copy if it is not needed
+                x_NCHW = x_NCHW.clone()  # the compiler removes unnecessary copies
                 torch.ops.cnnmod.mod_block_(x_NCHW, *arguments)
                 return x_NCHW
         return super().forward(x_NCHW, *args, **kwargs)
@@ -73,7 +73,7 @@ class FusedForm(EagerForm):
 
         Return `None` if the block's layers are no longer plain layers.
         """
-        if not self.fused.are_the_same() or (selector := selector_weights(self)) is None:
+        if not self.direct_layers.are_unchanged() or (selector := selector_weights(self)) is None:
             return None
         parameters = [layer._parameters for layer in self.layers]
         weights = [tensors.get("weight") for tensors in parameters]

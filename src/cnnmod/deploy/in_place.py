@@ -1,7 +1,7 @@
 """Let a MoD block overwrite its input if nothing else can read this memory.
 
-This is checked at each call, so it is valid for all sizes, batch sizes, memory formats and hooks. If the only reference
-to a tensor is one variable that is not read again, its memory is about to be freed, so it can be overwritten.
+This is checked at each call, so it is valid for all sizes, batch sizes, memory formats and hooks. If one variable holds
+the only reference to a tensor and is not read again, the memory is about to be freed and can be overwritten.
 """
 
 from sys import getrefcount
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnmod.deploy.forms import EagerForm
 
 
-def overwrite_where_nobody_reads_(model: nn.Module) -> None:
+def allow_overwriting_(model: nn.Module) -> None:
     """Let MoD blocks overwrite their input if a plain `nn.Sequential` or a `torch.fx.GraphModule` calls them.
 
     Such callers do not read the variable that holds the input again. An example is torchvision's feature extractor.
@@ -34,7 +34,11 @@ class InPlaceSequential(nn.Sequential):
             return super().forward(input)
         for layer in self._modules.values():
             # The references are counted here, since a function would hold one more reference.
-            if isinstance(layer, EagerForm) and getrefcount(input) == _ALONE and _may_overwrite(layer, input):
+            if (
+                isinstance(layer, EagerForm)
+                and getrefcount(input) == _REFERENCES_OF_VARIABLE
+                and _may_overwrite(layer, input)
+            ):
                 input = layer.overwrite(input)  # noqa: A001
             else:
                 input = layer(input)  # noqa: A001
@@ -48,15 +52,15 @@ def _overwrite_in_graph_(module: torch.fx.GraphModule) -> None:
         is_read_once = [[*value.users] for value in node.all_input_nodes] == [[node]]
         if isinstance(block, EagerForm) and is_read_once and len(node.args) == 1 and not node.kwargs:
             with graph.inserting_before(node):
-                call = graph.call_function(call_for_the_last_time, (graph.get_attr(str(node.target)), node.args[0]))
+                call = graph.call_function(call_with_unused_input, (graph.get_attr(str(node.target)), node.args[0]))
             node.replace_all_uses_with(call)
             graph.erase_node(node)
             module.recompile()
 
 
-def call_for_the_last_time(block: EagerForm, x_NCHW: Tensor) -> Tensor:
+def call_with_unused_input(block: EagerForm, x_NCHW: Tensor) -> Tensor:
     """Call a block with a tensor that the caller holds in one variable and does not read again."""
-    if _is_tracing() or getrefcount(x_NCHW) != _ALONE_AS_ARGUMENT or not _may_overwrite(block, x_NCHW):
+    if _is_tracing() or getrefcount(x_NCHW) != _REFERENCES_OF_ARGUMENT or not _may_overwrite(block, x_NCHW):
         return block(x_NCHW)
     return block.overwrite(x_NCHW)
 
@@ -75,7 +79,7 @@ def _may_overwrite(block: EagerForm, x: Tensor) -> bool:
         return False  # a subclass may wrap other tensors, and an expanded tensor has one value in several places
     if x.is_inference() and not torch.is_inference_mode_enabled():
         return False  # torch raises if it is changed
-    if _references_to_memory(x) != _ALONE_IN_MEMORY or not x.untyped_storage().resizable():
+    if _references_to_memory(x) != _REFERENCES_OF_MEMORY or not x.untyped_storage().resizable():
         return False  # memory that is not resizable belongs to something else, such as NumPy
     return block.may_overwrite()
 
@@ -101,5 +105,5 @@ def _references_of(value: object) -> int:
 
 
 # These are measured, since the reference counts of a variable differ between versions of Python.
-_ALONE, _ALONE_AS_ARGUMENT = _references_of_a_variable(), _references_of_an_argument()
-_ALONE_IN_MEMORY = _references_to_memory(torch.empty(1))
+_REFERENCES_OF_VARIABLE, _REFERENCES_OF_ARGUMENT = _references_of_a_variable(), _references_of_an_argument()
+_REFERENCES_OF_MEMORY = _references_to_memory(torch.empty(1))

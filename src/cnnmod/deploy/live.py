@@ -10,11 +10,11 @@ from cnnmod.method.blocks import ChannelSelector, MoDBlock
 
 
 class DirectLayers:
-    """The layers of a form that the form computes from their weights, without calling them.
+    """Layers that a form computes from their weights, without calling them.
 
     Users can add hooks and replace layers at any time, so a form checks before each forward pass whether the layers are
-    still the same. The check compares the dictionaries in which torch keeps hooks and children, mostly in C, and takes
-    about two microseconds. The dictionaries are shared with the layers, including in a deep copy and after unpickling.
+    unchanged. The check compares the dictionaries in which torch stores hooks and children. It takes about two
+    microseconds. The dictionaries are shared with the layers, including in a deep copy and after unpickling.
 
     Args:
         form: The form.
@@ -32,7 +32,7 @@ class DirectLayers:
         self._of_form, self._names = form._modules, names
         self._layers = [form._modules[name] for name in names]
 
-    def are_the_same(self) -> bool:
+    def are_unchanged(self) -> bool:
         """Return whether no layer is replaced or has a new hook, parametrization, forward or padding."""
         return (
             self._children == self._original_children
@@ -54,7 +54,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def has_plain_selector(block: MoDBlock) -> bool:
-    """Return whether the channel selector is two weights, without hook, parametrization, bias or other layer."""
+    """Return whether the channel selector has only two weights: no hook, parametrization, bias or other layer."""
     selector = block._modules.get("selector")
     return (
         type(selector) is ChannelSelector

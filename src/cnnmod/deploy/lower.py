@@ -8,10 +8,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnnmod.deploy.flow import foldable_norms
 from cnnmod.deploy.live import is_plain
 from cnnmod.deploy.targets.table import find_target
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.copying import copied
+from cnnmod.method.unwrapped import check_unwrapped
 
 _TIMMS_NORM = ("timm.layers.norm_act", "BatchNormAct2d")  # a batch norm, followed by its children drop and act
 
@@ -26,12 +26,12 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     block takes (N, H, W, C), and in torch.compile if the block cannot run as one operator. A batch norm is folded if
     the network's code shows that nothing else reads the output of the convolution.
 
-    Lower a network on the device where it will run: the form for a GPU is selected only if the weights are on a GPU.
+    Lower a network on the device where it will run. The form for a GPU is selected only if the weights are on a GPU.
     Call the copy under `torch.inference_mode()`. For `torch.compile`, lower to `"compile"` and compile the copy.
     `export` lowers the network itself.
 
     The copy is an ordinary module. You can load a state dict into it, move it to another device, register hooks, pickle
-    it, and send it to another process. It computes with its current weights. The weights of a folded norm are part of
+    it, and send it to another process. It always uses its current weights. The weights of a folded norm are part of
     its convolution. In eager PyTorch, a MoD block in an `nn.Sequential` overwrites its input if nothing else holds a
     reference to it. This is checked at each call.
 
@@ -58,8 +58,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     """
     target = find_target(runtime)
     if isinstance(model, MoDBlock):
-        raise ValueError("lower takes a network, not a MoD block alone")
-    check_bare(model)
+        raise ValueError("lower takes a network, not a single MoD block")
+    check_unwrapped(model)
     model, _ = fold(model, example)
     forms: dict[str, nn.Module] = {}
     for name, block in mod_blocks(model).items():  # a block that no form accepts keeps the training form

@@ -42,7 +42,8 @@ def write_onnx(
     def outputs(output: Any) -> tuple[Tensor, ...]:
         named = named_outputs(output)
         names[:] = named
-        return tuple(value.clone() for value in named.values())  # distinct tensors, even if one is returned twice
+        # Distinct tensors, since a tensor may be returned twice.
+        return tuple(value.clone() for value in named.values())
 
     with quiet():
         program = exported(

@@ -18,8 +18,8 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
 
     A name is the path to the tensor: keys of dictionaries, fields of named tuples and dataclasses, and indices of lists
     and tuples, joined by dots. The names of the items of a list or tuple start with `output`. A single tensor has the
-    name `logits` if it has two dimensions, else `output`. `None` is skipped. A number is added to a name that the
-    input, another output or the selected channels of a MoD block already have.
+    name `logits` if it has two dimensions, else `output`. `None` is skipped. A number is appended to a name that
+    the input, another output or the selected channels of a MoD block already have.
 
     Args:
         output: What the network returns.
@@ -95,7 +95,7 @@ def _tensors(output: Any, path: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _named_fields(output: Any) -> dict[Any, Any] | None:
-    """Return the values by key or field, or `None` without any. Hugging Face's outputs are mappings and dataclasses."""
+    """Return the values by key or field, or `None` if the output has neither."""
     if isinstance(output, Mapping):
         return dict(output)
     if dataclasses.is_dataclass(output) and not isinstance(output, type):

@@ -22,14 +22,14 @@ RunFile = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and select
 
 @dataclass(frozen=True)
 class Parity:
-    """How closely a file computes what the network computes.
+    """The agreement of the outputs of a file and its network.
 
     Attributes:
-        largest_error: The largest error of any output, relative to the output's largest value. For integers and
-            booleans, the share of the values that differ. Only images for which both select the same channels count. It
-            is infinite if a value is finite in the network only, or if both select the same channels for no image.
+        largest_error: The largest error of any output, relative to the largest value of the output. For integers and
+            booleans, the share of values that differ. Only images with equal selections are compared. The error is
+            infinite if a value that differs is not finite, or if the selections differ for all images.
         selection_agreement: The share of the selected channels that are the same. If `config.order` is `"score"`, they
-            must also be in the same place. It is 1 without MoD blocks.
+            must also be at the same position. It is 1 without MoD blocks.
         output: The name of the output with the largest error.
         seed: The seed of the input with the largest error.
     """
@@ -42,13 +42,13 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How closely a file agrees with the network on real images.
+    """The agreement of the classes and selections of a file and its network on real images.
 
     Attributes:
         images: The number of images compared.
         top1: The share of images with the same highest logit. `None` if the network is not a classifier.
-        selection: The share of the selected channels that both select, in any order. It is 1 without MoD blocks.
-        selection_in_order: The share of the selected channels that both select in the same place.
+        selection: The share of selected channels that are the same, in any order. It is 1 without MoD blocks.
+        selection_in_order: The share of selected channels that are the same and at the same position.
     """
 
     images: int
@@ -125,7 +125,7 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
         for block, (index_NK,) in selected.items():
             if (file_index := outputs.pop(f"{block}{SELECTED}", None)) is not None:
                 file_index_NK = file_index.flatten(1)
-                if order[block] == "index":  # in a file the selected channels are in the order of their scores
+                if order[block] == "index":  # files have the selected channels in the order of their scores
                     index_NK, file_index_NK = index_NK.sort(1).values, file_index_NK.sort(1).values
                 equal_NK = index_NK == file_index_NK
                 same_channels += int(equal_NK.sum())
@@ -160,7 +160,7 @@ def _check_outputs(outputs: dict[str, Tensor], expected: dict[str, Tensor], seed
 
 
 def _comparable(value: Tensor, same_selection_N: Tensor) -> Any:
-    """Return an index of the part of an output that belongs to images with equal selections, or `None` without any."""
+    """Return an index of the part of an output that belongs to images with equal selections, or `None`."""
     if same_selection_N.all():
         return ...
     is_batch = value.ndim and len(value) == len(same_selection_N)
@@ -175,7 +175,7 @@ def _error(output: Tensor, expected: Tensor) -> float:
         output, expected = output.float(), expected.float()
     equal = (output == expected) | (output.isnan() & expected.isnan())
     if equal.all():
-        return 0.0  # this includes empty outputs and outputs of zeros
+        return 0.0  # includes empty outputs and outputs of zeros
     largest = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 0
     if not (output.isfinite() & expected.isfinite())[~equal].all() or largest == 0:
         return math.inf
@@ -185,17 +185,17 @@ def _error(output: Tensor, expected: Tensor) -> float:
 
 def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
     std, mean = torch.std_mean(example, correction=0)
-    std = torch.where(std > 0, std, 1.0)  # the images are random for a constant example too
+    std = torch.where(std > 0, std, 1.0)  # the images must be random for a constant example too
     for seed, count in enumerate(batch_sizes):
         generator = torch.Generator().manual_seed(seed)
         yield seed, torch.randn(count, *example.shape[1:], generator=generator) * std + mean
     yield -1, torch.zeros(batch_sizes[-1], *example.shape[1:])
 
 
-def tied(model: nn.Module) -> nn.Module:
+def with_tied_scores(model: nn.Module) -> nn.Module:
     """Return a copy in which importance scores are equal in groups of channels, to verify tie-breaking.
 
-    The size of the groups does not divide k, so that a group is selected only in part.
+    The group size does not divide k, so that one group is selected only in part.
     """
     model = copied(model)
     for block in mod_blocks(model).values():
@@ -211,7 +211,7 @@ def tied(model: nn.Module) -> nn.Module:
 
 
 class _Tied(nn.Module):
-    """A layer whose outputs are copies of some outputs of another layer: output `first_C[c]` in the place c."""
+    """A layer that repeats outputs of another layer. Its output c is the output `first_C[c]` of that layer."""
 
     first_C: Tensor
 

@@ -49,7 +49,7 @@ def read_program(conv_block: nn.Module, k: int) -> Program:
         raise NoProgramError
     registers: dict[Any, int] = {}
     channels = [k]  # of each register
-    overwritten: set[int] = set()  # registers that an in-place operator changed, which must not be read again
+    overwritten: set[int] = set()  # registers that an in-place operator changed and that must not be read again
     steps: list[int] = []
     layers: list[str] = []
 

@@ -48,7 +48,8 @@ def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
             nodes_to_exclude=sorted(selector_nodes(onnx_nodes(graph))),
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},  # 8 bits would tie logits
+            # Logits with 8 bits would often be equal.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SELECTED = ".selected"  # suffix to a MoD block's name: the tensor of its selected channel indices (N, K)
+SELECTED = ".selected"  # suffix of a MoD block's name that names the tensor of its selected channel indices (N, K)
 _POOLING = ("ReduceMean",)
 _ON_FEATURE_MAPS = ("Conv", "Convolution", "GroupConvolution", "MatMul", "Gather", "GatherND")
 
@@ -27,7 +27,7 @@ class Node:
 def selector_nodes(nodes: Mapping[str, Node]) -> set[str]:
     """Return the names of all operators that compute selections and scores, from pooling to the feature maps.
 
-    Pooling itself is not included. It reads the feature map in its precision and accumulates in float32 anyway.
+    Pooling is not included, because it reads the feature map in its own precision and accumulates in float32.
 
     Examples:
         >>> nodes = {"a": Node("Conv", []), "pool": Node("ReduceMean", ["a"]), "logits": Node("MatMul", ["pool"])}

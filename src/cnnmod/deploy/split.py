@@ -1,9 +1,9 @@
 """Split a module's feature map into two tensors in an ONNX graph, so that MoD blocks access only their candidates.
 
-With `candidates`, a MoD block reads and changes only the first channels. If these were a slice of the feature map, they
-would be converted to another layout and back, and the sum would write the whole map. If a module's map is computed by
-convolutions, sums and pointwise operators only, the convolutions that write the map are split by their outputs, and the
-convolutions that read it by their inputs. The MoD blocks then do not access the rest of the map.
+With `candidates`, a MoD block reads and changes only the first channels of a feature map. If these channels were a
+slice, the runtime would convert them to another layout and back, and the sum would write the whole map. A map can be
+split if only convolutions, sums and pointwise operators compute it. Convolutions that write the map are split along
+their outputs, and convolutions that read it along their inputs. The MoD blocks then do not access the rest of the map.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def split_candidates_(model: Any) -> int:
         model: The network as a model of `onnx_ir`. It is changed in place.
 
     Returns:
-        The number of feature maps, among those that MoD blocks read, that are split.
+        The number of split feature maps that MoD blocks read.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -48,7 +48,7 @@ def _first_channels(node: Any) -> int | None:
 
 
 def _same_map(value: Any, size: int, num_candidates: dict[Any, int]) -> set[Any] | None:
-    """Return all values that must be split together with this value, or `None` if one of them cannot be split."""
+    """Return this value and all values that must be split with it, or `None` if one of them cannot be split."""
     values: set[Any] = set()
     remaining = [value]
     while remaining:
@@ -88,7 +88,8 @@ class _Splitter:
 
     def __init__(self, graph: Any, sizes: dict[Any, int]) -> None:
         self.graph, self.sizes = graph, sizes
-        self.parts: dict[Any, tuple[Any, Any]] = {}  # value → candidates and the rest; None for zeros
+        # Value → its candidates and its rest; the rest is None if it is zero.
+        self.parts: dict[Any, tuple[Any, Any]] = {}
         self.next_node: Any = None  # new nodes are inserted before it; None for the end of the graph
 
     def run(self) -> None:

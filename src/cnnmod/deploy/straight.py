@@ -1,6 +1,6 @@
-"""Trace a forward pass with torch.fx, if its graph is the same for all inputs.
+"""Trace a forward pass with torch.fx if its graph is the same for all inputs.
 
-A forward pass that branches on a property of a tensor is refused. torch.fx itself misses some of these branches.
+A forward pass that branches on a property of a tensor is refused. torch.fx alone does not detect all such branches.
 """
 
 import sys
@@ -26,7 +26,7 @@ class StraightTracer(torch.fx.Tracer):
     are `call_module` nodes in the graph. Hooks are not called.
 
     Args:
-        leaves: Classes of further layers that are not traced.
+        leaves: Classes of other layers that are not traced.
         whole: Whether the module is refused if a module inside of it is refused.
 
     Attributes:
@@ -68,7 +68,7 @@ class StraightTracer(torch.fx.Tracer):
         try:
             if not is_plain(m):
                 raise BranchError
-            return m.forward(*args, **kwargs)  # the argument `forward` would call the hooks
+            return m.forward(*args, **kwargs)  # the parameter `forward` would call the hooks
         except (Exception, BranchError):
             if self.whole:
                 raise
@@ -84,20 +84,20 @@ class StraightTracer(torch.fx.Tracer):
         return value
 
     def to_bool(self, obj: Any) -> bool:
-        """Refuse `if x:`."""
+        """Raise an error for `if x:`."""
         raise BranchError
 
     def iter(self, obj: Any) -> Iterator[Any]:
-        """Refuse `for y in x:`."""
+        """Raise an error for `for y in x:`."""
         raise BranchError
 
     def keys(self, obj: Any) -> Any:
-        """Refuse `**x`."""
+        """Raise an error for `**x`."""
         raise BranchError
 
 
 class _Value(torch.fx.Proxy):
-    """A proxy that also refuses reads of its class, its length, and attributes that tensors do not have."""
+    """A proxy that raises an error if its class, its length or an attribute that tensors do not have is read."""
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -118,4 +118,4 @@ class _Value(torch.fx.Proxy):
 
 def _is_read_by_model() -> bool:
     name = sys._getframe(2).f_globals.get("__name__", "")
-    return not name.startswith("torch.")  # a model may call torch.is_tensor, which is in `torch` itself
+    return not name.startswith("torch.")  # torch.is_tensor, which a model may call, is in the module `torch`

@@ -17,7 +17,7 @@ from cnnmod.method.trace import meta_forward
 
 
 def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outputs: Callable[[Any], Any]) -> Any:
-    """Run an exporter on a network whose return value is converted by `outputs`.
+    """Run an exporter on a network, and convert the return value of the network with `outputs`.
 
     Args:
         export: A function that exports the network.
@@ -43,10 +43,10 @@ def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outpu
 
 
 def check_outputs(model: nn.Module, example: Tensor, *, for_numpy: bool) -> None:
-    """Check that a file can hold the outputs of a network, and NumPy arrays too if `for_numpy` is true.
+    """Check that a file can store the outputs of a network, and that NumPy supports them if `for_numpy` is true.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If an output is not supported.
     """
     try:
         output = meta_forward(model, example)
@@ -81,7 +81,7 @@ def images_for(example: Tensor, dynamic_batch: bool) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide the exporters' warnings, which are about their internals."""
+    """Hide warnings of the exporters about their own internals."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

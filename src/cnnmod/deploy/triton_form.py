@@ -14,15 +14,15 @@ from cnnmod.deploy.live import DirectLayers, has_plain_selector, selector_weight
 from cnnmod.method.blocks import MoDBlock
 
 logger = logging.getLogger("cnnmod")
-_DEVICE = "cuda"  # the device of the kernels; in tests, Triton interprets them on the CPU
+_DEVICE = "cuda"  # the device of the kernels; tests set it to "cpu", where Triton interprets them
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Blocks with more channels, and feature maps of one pixel, use several operators. Both together once caused an illegal
-# memory access (one H100, Triton 3.6). The cause is not known.
+# Blocks with more channels, and feature maps of one pixel, use several operators. Their combination once caused an
+# illegal memory access (one H100, Triton 3.6). The cause is not known.
 _MOST_CHANNELS = 64
 
 
 class TritonForm(EagerForm):
-    """The MoD block for eager PyTorch: two operators and the Conv-Block for images on a GPU, else several operators.
+    """The MoD block for eager PyTorch. On a GPU, it is two operators and the Conv-Block, else several operators.
 
     The operators support float32, float16 and bfloat16, contiguous and channels last, but not autocast.
     """
@@ -32,7 +32,7 @@ class TritonForm(EagerForm):
     def __init__(self, block: MoDBlock) -> None:
         super().__init__(block)
         self.by_index = block.config.order == "index"
-        self.around = DirectLayers(self, "selector")
+        self.direct_selector = DirectLayers(self, "selector")
 
     @classmethod
     def accepts(cls, block: MoDBlock) -> bool:
@@ -56,7 +56,7 @@ class TritonForm(EagerForm):
 
         Return `None` if the selector is no longer a plain selector.
         """
-        if not self.around.are_the_same() or (weights := selector_weights(self)) is None:
+        if not self.direct_selector.are_unchanged() or (weights := selector_weights(self)) is None:
             return None
         return (*weights, self.gain_K, self.k, self.by_index)
 

@@ -21,24 +21,28 @@ def select_and_gather(
     x_NCHW: Tensor, reduce: Tensor, expand: Tensor, gain_K: Tensor | None, k: int, by_index: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the selected channels (N, K, H, W), their scores (N, K) in float32 and their indices (N, K)."""
-    (images, _, height, width), (hidden, pool) = x_NCHW.shape, reduce.shape
+    (images, _, height, width), (hidden, candidates) = x_NCHW.shape, reduce.shape
     pixels = height * width
-    if expand.shape != (pool, hidden) or not k <= pool <= x_NCHW.shape[1] or (gain_K is not None and len(gain_K) != k):
+    if (
+        expand.shape != (candidates, hidden)
+        or not k <= candidates <= x_NCHW.shape[1]
+        or (gain_K is not None and len(gain_K) != k)
+    ):
         raise RuntimeError(f"select_and_gather: weights of shape {reduce.shape} and {expand.shape} do not match")
     reduce, expand = reduce.contiguous(), expand.contiguous()
     x_NKHW, score_NK, index_NK = _empty(x_NCHW, k)
     strips = min(_MOST_STRIPS, triton.cdiv(pixels, _STRIP_PIXELS))
-    sum_NSC = x_NCHW.new_empty((images, strips, pool), dtype=torch.float32)
-    all_channels = triton.next_power_of_2(pool)
+    sum_NSC = x_NCHW.new_empty((images, strips, candidates), dtype=torch.float32)
+    all_channels = triton.next_power_of_2(candidates)
     units = min(triton.next_power_of_2(hidden), max(1, _WEIGHTS // all_channels))
     with torch.cuda.device_of(x_NCHW):
-        tile_channels, tile_pixels = _tile(x_NCHW, pool)
-        _sum_strips[images, triton.cdiv(pool, tile_channels), strips](
-            x_NCHW, sum_NSC, pool, pixels, strips, *_strides(x_NCHW), tile_channels, tile_pixels
+        tile_channels, tile_pixels = _tile(x_NCHW, candidates)
+        _sum_strips[images, triton.cdiv(candidates, tile_channels), strips](
+            x_NCHW, sum_NSC, candidates, pixels, strips, *_strides(x_NCHW), tile_channels, tile_pixels
         )
         _select[(images,)](
             *(sum_NSC, reduce, expand, gain_K, score_NK, index_NK),
-            *(strips, pixels, pool, hidden, k, by_index, all_channels, units),
+            *(strips, pixels, candidates, hidden, k, by_index, all_channels, units),
             num_warps=8,
         )
         tile_channels, tile_pixels = _tile(x_NKHW, k)
@@ -67,7 +71,7 @@ def fuse_(x_NCHW: Tensor, y_NKHW: Tensor, score_NK: Tensor, index_NK: Tensor | N
 def _sum_strips(
     x,
     sum_NSC,
-    pool,
+    candidates,
     pixels,
     strips,
     x_image,
@@ -83,12 +87,14 @@ def _sum_strips(
     x += image * x_image
     sum_CP = tl.zeros([CHANNELS, PIXELS], tl.float32)
     for first in range(0, length, PIXELS):
-        place_P = first + tl.arange(0, PIXELS)
-        pixel_P = strip * length + place_P
-        inside_CP = (channel_C < pool)[:, None] & ((place_P < length) & (pixel_P < pixels))[None, :]
+        position_P = first + tl.arange(0, PIXELS)
+        pixel_P = strip * length + position_P
+        inside_CP = (channel_C < candidates)[:, None] & ((position_P < length) & (pixel_P < pixels))[None, :]
         x_CP = x + channel_C[:, None] * x_channel + pixel_P[None, :] * x_pixel
         sum_CP += tl.load(x_CP, mask=inside_CP, other=0.0).to(tl.float32)
-    tl.store(sum_NSC + (image * strips + strip) * pool + channel_C, tl.sum(sum_CP, 1), mask=channel_C < pool)
+    tl.store(
+        sum_NSC + (image * strips + strip) * candidates + channel_C, tl.sum(sum_CP, 1), mask=channel_C < candidates
+    )
 
 
 @triton.jit
@@ -101,7 +107,7 @@ def _select(
     index_NK,
     strips,
     pixels,
-    pool,
+    candidates,
     hidden,
     k,
     BY_INDEX: tl.constexpr,
@@ -111,10 +117,10 @@ def _select(
     """Compute the logits of one image, rank them as `select_channels` does, and compute the scores of the first k."""
     image = tl.program_id(0).to(tl.int64)
     channel_C = tl.arange(0, CHANNELS)
-    is_channel_C = channel_C < pool
+    is_channel_C = channel_C < candidates
     pooled_C = tl.zeros([CHANNELS], tl.float32)
     for strip in range(strips):
-        pooled_C += tl.load(sum_NSC + (image * strips + strip) * pool + channel_C, mask=is_channel_C, other=0.0)
+        pooled_C += tl.load(sum_NSC + (image * strips + strip) * candidates + channel_C, mask=is_channel_C, other=0.0)
     pooled_C /= pixels
 
     logit_C = tl.zeros([CHANNELS], tl.float32)
@@ -122,7 +128,7 @@ def _select(
         unit_U = first + tl.arange(0, UNITS)
         is_unit_U = unit_U < hidden
         reduce_UC = tl.load(
-            reduce + unit_U[:, None] * pool + channel_C[None, :],
+            reduce + unit_U[:, None] * candidates + channel_C[None, :],
             mask=is_unit_U[:, None] & is_channel_C[None, :],
             other=0.0,
         )
@@ -140,20 +146,20 @@ def _select(
     ordered_C = bits_C ^ ((bits_C >> 31) & 0x7FFFFFFF)
     key_C = (ordered_C.to(tl.int64) << 32) | (CHANNELS - channel_C)
     key_C = tl.where(is_channel_C, key_C, -(2**63))  # below all keys
-    place_C = tl.zeros([CHANNELS], tl.int32) + k
-    for place in range(k):  # k is small, and Triton compiles a sort for minutes
+    position_C = tl.zeros([CHANNELS], tl.int32) + k
+    for rank in range(k):  # k is small, and Triton compiles a sort for minutes
         is_highest_C = key_C == tl.max(key_C, 0)
-        place_C = tl.where(is_highest_C, place, place_C)
+        position_C = tl.where(is_highest_C, rank, position_C)
         key_C = tl.where(is_highest_C, -(2**63), key_C)
-    is_selected_C = place_C < k
+    is_selected_C = position_C < k
     if BY_INDEX:
-        place_C = tl.cumsum(is_selected_C.to(tl.int32), 0) - 1
+        position_C = tl.cumsum(is_selected_C.to(tl.int32), 0) - 1
 
     score_C = tl.sigmoid(logit_C)
     if gain_K is not None:
-        score_C *= tl.load(gain_K + place_C, mask=is_selected_C, other=0.0).to(tl.float32)
-    tl.store(score_NK + image * k + place_C, score_C, mask=is_selected_C)
-    tl.store(index_NK + image * k + place_C, channel_C, mask=is_selected_C)
+        score_C *= tl.load(gain_K + position_C, mask=is_selected_C, other=0.0).to(tl.float32)
+    tl.store(score_NK + image * k + position_C, score_C, mask=is_selected_C)
+    tl.store(index_NK + image * k + position_C, channel_C, mask=is_selected_C)
 
 
 @triton.jit
@@ -174,12 +180,12 @@ def _gather(
 ):
     """Copy the selected channels."""
     image = tl.program_id(0).to(tl.int64)
-    place_K = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    position_K = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     pixel_P = tl.program_id(2) * PIXELS + tl.arange(0, PIXELS)
-    inside_KP = (place_K < k)[:, None] & (pixel_P < pixels)[None, :]
-    index_K = tl.load(index_NK + image * k + place_K, mask=place_K < k, other=0)
+    inside_KP = (position_K < k)[:, None] & (pixel_P < pixels)[None, :]
+    index_K = tl.load(index_NK + image * k + position_K, mask=position_K < k, other=0)
     x_KP = x + image * x_image + index_K[:, None] * x_channel + pixel_P[None, :] * x_pixel
-    y_KP = y + image * y_image + place_K[:, None] * y_channel + pixel_P[None, :] * y_pixel
+    y_KP = y + image * y_image + position_K[:, None] * y_channel + pixel_P[None, :] * y_pixel
     tl.store(y_KP, tl.load(x_KP, mask=inside_KP), mask=inside_KP)
 
 
@@ -201,18 +207,18 @@ def _fuse(
     CHANNELS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """x += score · y in x's k channels."""
+    """Add score · y to k channels of x."""
     image = tl.program_id(0).to(tl.int64)
-    place_K = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    position_K = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     pixel_P = tl.program_id(2) * PIXELS + tl.arange(0, PIXELS)
-    inside_KP = (place_K < k)[:, None] & (pixel_P < pixels)[None, :]
-    score_K = tl.load(score_NK + image * k + place_K, mask=place_K < k, other=0.0)
+    inside_KP = (position_K < k)[:, None] & (pixel_P < pixels)[None, :]
+    score_K = tl.load(score_NK + image * k + position_K, mask=position_K < k, other=0.0)
     if index_NK is None:
-        index_K = start + place_K
+        index_K = start + position_K
     else:
-        index_K = tl.load(index_NK + image * k + place_K, mask=place_K < k, other=0)
+        index_K = tl.load(index_NK + image * k + position_K, mask=position_K < k, other=0)
     x_KP = x + image * x_image + index_K[:, None] * x_channel + pixel_P[None, :] * x_pixel
-    y_KP = y + image * y_image + place_K[:, None] * y_channel + pixel_P[None, :] * y_pixel
+    y_KP = y + image * y_image + position_K[:, None] * y_channel + pixel_P[None, :] * y_pixel
     scaled_KP = tl.load(y_KP, mask=inside_KP).to(tl.float32) * score_K[:, None]
     tl.store(x_KP, tl.load(x_KP, mask=inside_KP).to(tl.float32) + scaled_KP, mask=inside_KP)
 

@@ -9,7 +9,7 @@ def check_finite(model: nn.Module) -> None:
     Other buffers may be infinite, such as masks, but not NaN.
 
     Raises:
-        ValueError: If a layer has other weights. The error names the first such layer.
+        ValueError: If a weight is not finite or is on the meta device. The error names the first such layer.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3))

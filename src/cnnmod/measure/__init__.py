@@ -1,6 +1,6 @@
 """Measure what a network costs, and compare MoD networks with their baseline and their controls.
 
-Import `cnnmod.measure.experiment` and `cnnmod.measure.selection` by name, since they need the packages of training.
+Import `cnnmod.measure.experiment` and `cnnmod.measure.selection` explicitly. They need the packages for training.
 """
 
 from cnnmod.measure.compare import compare

@@ -37,11 +37,11 @@ def compare(
 ) -> Comparison:
     """Measure MoD networks, their baseline and their controls.
 
-    The control of each MoD network is made here. All rows are lowered to a runtime in the same way. The rows of a
-    runtime and batch size are timed in the same rounds.
+    The control of each MoD network is created automatically. All rows are lowered in the same way, and are timed in the
+    same rounds for each runtime and batch size.
 
     Args:
-        models: The networks by name: first the baseline, then MoD networks. They are not changed.
+        models: The networks by name. The first is the baseline, all others are MoD networks. They are not changed.
         example: Images (N, C, H, W), repeated to the batch sizes. All rows run on its device.
         runtimes: The names of targets, such as `"openvino"`, or of targets with a precision, such as `"openvino-int8"`.
             A training step runs only in `"eager"`. Temporary files for a runtime are written for each batch size.
@@ -52,7 +52,7 @@ def compare(
         rounds: How many times each row is timed under each condition.
         accuracy_pct: The accuracies by row name. Rows can be missing.
         accuracy_source: A text that says what the accuracies are, for example the metric and the data set.
-        progress: Called after each round with what is measured, the rounds done and the number of rounds.
+        progress: Called after each round with a description, the rounds done and the number of rounds.
 
     Raises:
         ValueError: If no MoD network follows the baseline, an accuracy has no row, or the example or a number is not
@@ -95,7 +95,7 @@ def compare(
                     runs,
                     rounds=rounds,
                     warmup=warmup,
-                    progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called at once
+                    progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called immediately
                 )
                 for name, run in runs.items():
                     memory = peak_memory_mib(run) if target.in_torch else None

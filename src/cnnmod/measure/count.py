@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.passes import Pass
 from cnnmod.method.trace import trace
+from cnnmod.method.unwrapped import check_unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def count(model: nn.Module, example: Tensor | None = None) -> Count:
 
 def count_modules(model: nn.Module, example: Tensor | None = None) -> dict[str, Count]:
     """Count the parameters and multiply-adds of each module, by qualified name. `""` is the whole network."""
-    check_bare(model)
+    check_unwrapped(model)
     flops = trace(model, _flops, example if example is None else example[:1])
     root = type(model).__name__
     return {

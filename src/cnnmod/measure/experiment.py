@@ -112,7 +112,7 @@ def run_experiment(
     folder: Path,
     *,
     save_every_s: float = 60,
-    progress: RunProgress = lambda what, done, total, rate: None,
+    progress: RunProgress = lambda description, done, total, rate: None,
 ) -> Experiment:
     """Train all rows with all seeds, and write `accuracy.json` into the folder.
 

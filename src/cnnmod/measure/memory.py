@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory_mib(run: Callable[[], object]) -> float:
-    """Return the largest memory in MiB that tensors held at the same time during one run, including weights.
+    """Return the peak memory of tensors during one run in MiB, including weights.
 
     Temporary memory inside an operator is not counted.
 

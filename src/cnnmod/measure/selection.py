@@ -41,7 +41,7 @@ class Selection:
 
     @property
     def entropy(self) -> float:
-        """The entropy of the selected channels, from 0 (always the same k) to 1 (all channels equally often)."""
+        """The entropy of the selected channels, from 0 (always the same channels) to 1 (all channels equally often)."""
         if self.k == self.channels:
             return 0.0
         counts = torch.tensor(self.selected).sum(0).double()

@@ -18,10 +18,10 @@ def time_interleaved(
     threads: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time each run once per round, so that a disturbance of the machine affects all runs.
+    """Time each run once per round, so that a slow phase of the machine affects all runs.
 
-    Each round has a new random order, so that no run always follows the same other run. Python's garbage collector is
-    disabled, as in timeit. On a GPU, the time includes synchronization with the device.
+    Each round has a new random order, so that a run does not always follow the same other run. Python's garbage
+    collector is disabled, as in timeit. On a GPU, the time includes synchronization with the device.
 
     Args:
         runs: The functions to time, by name.

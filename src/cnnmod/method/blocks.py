@@ -14,7 +14,7 @@ from cnnmod.method.config import MoDConfig, Order
 from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
-# By name, because most of these exist both as a torch function and as a Tensor method.
+# By name, because most of these exist as a torch function and as a Tensor method.
 _PRODUCTS = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"}
 _NO_TORCHSCRIPT = "{} does not support MoD blocks; use torch.export on cnnmod.lower(model, 'pt2'), or cnnmod.export"
 for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
@@ -111,13 +111,13 @@ class MoDBlock(nn.Module):
             the identity.
 
     Attributes:
-        num_candidates: The channels are selected from the first `num_candidates` channels. It is C unless
+        num_candidates: The number of channels at the start from which the block selects. It is C unless
             `config.candidates` is set.
         gain_K: The learned factors of the scores with `config.identity_start`, otherwise `None`.
-        write: The 1×1 convolution from k to C channels; exists only with `config.fuse_to="all"`.
+        write: The 1×1 convolution from k to C channels. It exists only with `config.fuse_to="all"`.
 
     Raises:
-        ValueError: If k is not from 1 to C; in `forward`, if the input is not (N, C, H, W) with H, W ≥ 1.
+        ValueError: If k is not from 1 to C. `forward` raises it if the input is not (N, C, H, W) with H, W ≥ 1.
 
     Examples:
         >>> block = MoDBlock(torch.nn.Conv2d(1, 1, 3, padding=1), channels=64, k=1)
@@ -125,8 +125,8 @@ class MoDBlock(nn.Module):
         torch.Size([2, 64, 8, 8])
     """
 
-    selector: ChannelSelector  # missing if nothing is scored (a random selection, or scale="none")
-    fixed_index_K: Tensor  # only for a random selection: the channels that evaluation uses
+    selector: ChannelSelector  # does not exist for select="random" and scale="none"
+    fixed_index_K: Tensor  # the channels in evaluation mode; exists only for select="random"
     gain_K: nn.Parameter | None
 
     def __init__(
@@ -162,7 +162,7 @@ class MoDBlock(nn.Module):
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map (N, C, H, W), or (N, H, W, C) by `layout`, to the same shape.
 
-        The Conv-Block gets all further arguments unchanged.
+        The Conv-Block gets all other arguments unchanged.
         """
         if self.layout == "NHWC":
             return self._forward(x_NCHW.movedim(3, 1), *args, **kwargs).movedim(1, 3)
@@ -191,7 +191,7 @@ class MoDBlock(nn.Module):
     def select(self, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the scores (N, K) of the selected channels and their indices (N, K).
 
-        The scores are `None` if the config scales nothing.
+        The scores are `None` if the config has no scores and no gain.
         """
         score_NK, index_NK = self._select(x_NCHW)
         if self.gain_K is not None:
@@ -219,16 +219,16 @@ class MoDBlock(nn.Module):
         return ", ".join([f"channels={self.channels}", f"k={self.k}", *_changed_fields(self.config)])
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Raise: `nn.Module` calls this instead of `forward` while torch.jit.trace records."""
+        """Raise `ValueError`. `nn.Module` calls this method instead of `forward` during torch.jit.trace."""
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.trace"))
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Raise: torch.jit.script calls this first."""
+        """Raise `ValueError`. torch.jit.script calls this method first."""
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
 
 
 def _changed_fields(config: MoDConfig) -> list[str]:
-    """Return the fields that differ from their defaults. For a placement by names, only their number is shown."""
+    """Return the fields that differ from their defaults. If `placement` is a tuple, only its length is shown."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     texts = {name: repr(value) for name, value in values.items() if value != getattr(MoDConfig(), name)}
     if isinstance(config.placement, tuple):

@@ -1,4 +1,4 @@
-"""trace_calls: how a network calls each of its layers, and why a layer cannot be a block."""
+"""trace_calls: find how a network calls each of its layers, or why a layer cannot be a block."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from cnnmod.method.trace import trace
 
 @dataclass(frozen=True)
 class Call:
-    """The only call of a layer, which maps a feature map to a feature map.
+    """The call of a layer that maps a feature map to a feature map and is called once.
 
     Attributes:
         in_shape, out_shape: (N, C, H, W), or (N, H, W, C).
-        args, kwargs: The further arguments. Their tensors are on the meta device, unless the pass had values.
-        layout: The order of the axes in `in_shape` and `out_shape`, from the width of the first layer with weights.
+        args, kwargs: The other arguments. Their tensors are on the meta device, unless the pass had values.
+        layout: The order of the axes in `in_shape` and `out_shape`. It is inferred from the first layer with weights.
         dtype: The input's dtype.
-        reads, writes: Identify the memory of the input and of the output.
+        reads, writes: The IDs of the memory of the input and of the output.
     """
 
     in_shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a layer cannot be a block, or a block cannot be a MoD block."""
+    """The reason why a layer cannot be a block, or a block cannot be a MoD block."""
 
     reason: str
 
@@ -63,10 +63,10 @@ class Block:
     """A block of a network.
 
     Attributes:
-        name: Its qualified name. For VGG's blocks (convolution, norm, activation) it is the convolution's.
-        layer: The block itself.
-        call: How the network calls it.
-        rest: The names of the block's further layers: for VGG's blocks, the norm and activation.
+        name: The qualified name. For VGG's blocks (convolution, norm, activation), the name of the convolution.
+        layer: The module.
+        call: The call of the block.
+        rest: The names of the block's other layers. For VGG's blocks, these are the norm and the activation.
     """
 
     name: str
@@ -77,15 +77,15 @@ class Block:
     def continues(self, previous: "Block") -> bool:
         """Whether the block is in the same module as the previous block.
 
-        It must preserve the shape of the previous block's output, and must not be parallel to that block, which means
-        that both read the same feature map.
+        The block must preserve the shape of the previous block's output. Both blocks must not be parallel, that is,
+        read the same feature map.
         """
         is_parallel = self.call.reads == previous.call.reads != previous.call.writes
         return self.call.in_shape == self.call.out_shape == previous.call.out_shape and not is_parallel
 
 
 def trace_calls(model: nn.Module, example: Tensor | None = None) -> dict[str, Call | Refused]:
-    """Return, for each layer by qualified name, its call, or why it cannot be a block.
+    """Return the call of each layer by qualified name, or the reason why the layer cannot be a block.
 
     Raises:
         ValueError: If the network does not run on the example.
@@ -97,21 +97,21 @@ def _observe(model: nn.Module, run: Pass) -> dict[str, Call | Refused]:
     calls: dict[str, Call | Refused] = {}
     num_calls: dict[str, int] = {}
     layouts: dict[str, Layout] = {}
-    storages: list[StorageWeakRef] = []  # kept, so that no address is used twice
+    storages: list[StorageWeakRef] = []  # kept alive, so that addresses are unique
 
-    def note(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def record(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         num_calls[name] = num_calls.get(name, 0) + 1
         storages.extend(map(_memory, filter(_is_map, (*args[:1], output))))
         calls[name] = _call(args, kwargs, output, layouts.get(name, "NCHW"))
         if args and _is_map(args[0]) and (width := width_of(layer)) is not None:
             first, last = args[0].shape[1] == width, args[0].shape[3] == width
-            reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # decides if both axes have the layer's width
+            reads_last = type(layer).__name__ in ("Linear", "LayerNorm")  # used if both axes have the layer's width
             layout: Layout = "NHWC" if last and (reads_last or not first) else "NCHW"
             for end in range(len(name)):
                 if name[end] == ".":
                     layouts.setdefault(name[:end], layout)
 
-    run(note)
+    run(record)
     names: dict[nn.Module, list[str]] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
         names.setdefault(layer, []).append(name)
@@ -143,7 +143,7 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, layout: La
     if not _is_map(output):
         return Refused(f"its output is {_describe(output)}, not a feature map (N, C, H, W)")
     if any(isinstance(value, (list, tuple, dict)) for value in (*args[1:], *kwargs.values())):
-        return Refused("one of its further arguments is a list, tuple or dictionary")
+        return Refused("one of its other arguments is a list, tuple or dictionary")
     reads, writes = _memory(args[0]).cdata, _memory(output).cdata
     return Call(tuple(args[0].shape), tuple(output.shape), args[1:], kwargs, layout, args[0].dtype, reads, writes)
 
@@ -161,6 +161,6 @@ def _describe(value: object) -> str:
 
 
 def children_of(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parent's children with their qualified names; `prefix` is the parent's name."""
+    """Yield the parent's children with their qualified names. `prefix` is the parent's name."""
     for name, child in parent.named_children():
         yield f"{prefix}.{name}" if prefix else name, child

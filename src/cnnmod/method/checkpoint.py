@@ -14,13 +14,13 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import Skip, control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
+from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -60,7 +60,7 @@ def save(
         >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)
         >>> model = load_(timm.create_model("resnet18"), path)
     """
-    check_bare(model)
+    check_unwrapped(model)
     structure: dict[str, Any] = {
         "format": _FORMAT,
         "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
@@ -98,9 +98,9 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     Raises:
         OSError: If the file cannot be read.
         ValueError: If `save` did not write the file, its format is newer than this cnnmod, or it belongs to another
-            network; the message then names the first tensor that differs. The model is then unchanged.
+            network. In the last case, the message names the first tensor that differs. The model is unchanged.
     """
-    check_bare(model)
+    check_unwrapped(model)
     path = Path(path)
     structure, tensors = _read(path)
     blocks = structure.blocks
@@ -109,7 +109,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         candidates = _blocks(model, example)
         if missing := [name for name in blocks if name not in candidates]:
             raise ValueError(
-                f"{path} is of another network: {missing[0]} is a MoD block in the file, but no block of the model"
+                f"{path} is of another network: {missing[0]} is a MoD block in the file, but not a block of the model"
             )
         for inner in blocks:
             if any(inner.startswith(f"{name}.") for name in blocks):
@@ -120,7 +120,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         if structure.control and replaced:
             control_(model)
         _check_fits(path, structure, tensors, model)
-        state = model.state_dict()  # its metadata has the layers' versions, which some layers need to load
+        state = model.state_dict()  # its metadata has the versions of layers, which some layers need
         for name in state:
             state[name] = tensors[name]
         model.load_state_dict(state)
@@ -131,7 +131,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
 
 
 def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
-    """Return all layers that can be a MoD block in a file: the blocks of the network's modules, and parts of them."""
+    """Return all layers that can be MoD blocks in a file: the blocks of the network's modules, and their parts."""
     calls = trace_calls(model, example)
     blocks = {
         name: Block(name, model.get_submodule(name), call) for name, call in calls.items() if isinstance(call, Call)
@@ -197,7 +197,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
 
 
 def _configs(model: nn.Module) -> dict[str, MoDConfig]:
-    """Return the configs of the MoD blocks, or of the layers that replaced them in a control."""
+    """Return the configs of the MoD blocks, or of the layers that replace them in a control."""
     return {name: layer.config for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
 
 
@@ -206,7 +206,7 @@ def _is_control(model: nn.Module) -> bool:
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's state dict; raise `ValueError` for an entry that a safetensors file cannot store."""
+    """Return the model's state dict. Raise `ValueError` if safetensors cannot store an entry."""
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):

@@ -95,8 +95,8 @@ class MoDConfig:
         """Return the fields as JSON values. `from_dict` reads them.
 
         Raises:
-            ValueError: If `placement` is a callable, which cannot be stored in a file. This does not happen for the
-                configs of a converted network: they hold the names of the chosen blocks instead.
+            ValueError: If `placement` is a callable, which cannot be stored in a file. The configs of a converted
+                network have the names of the chosen blocks instead.
 
         Examples:
             >>> MoDConfig.from_dict(MoDConfig(c=32).to_dict()) == MoDConfig(c=32)

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import FilterFn, build_mod_blocks
 from cnnmod.method.trace import meta_forward
+from cnnmod.method.unwrapped import check_unwrapped
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 logger = logging.getLogger("cnnmod")
@@ -43,8 +43,8 @@ def convert_(
 
     Raises:
         ValueError: If the model has nothing to convert, is 1D or 3D, takes several inputs, already has MoD blocks or is
-            wrapped; if none of the chosen blocks can be shrunk; or if a block that `placement` names cannot be shrunk.
-            The model is then unchanged.
+            wrapped, if no chosen block can be shrunk, or if a block that `placement` names cannot be shrunk. The model
+            is unchanged.
 
     Examples:
         >>> import timm
@@ -66,7 +66,7 @@ def convert_(
 
 
 def control_(model: ModelT) -> ModelT:
-    """Replace every MoD block by the identity, in place. The result, the control, shows what MoD blocks gain and cost.
+    """Replace every MoD block by the identity, in place. The result is the control of the network.
 
     Returns:
         The same model.
@@ -80,7 +80,7 @@ def control_(model: ModelT) -> ModelT:
         >>> sum(parameter.numel() for parameter in model.parameters())
         17112360
     """
-    check_bare(model)
+    check_unwrapped(model)
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD block; convert it with cnnmod.convert_ first")
@@ -103,11 +103,10 @@ def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example:
     """Replace blocks by their MoD blocks and run the network once.
 
     Returns:
-        The replaced layers by name. `swap_` with them undoes the conversion.
+        The replaced layers by name. `swap_(model, layers)` undoes the conversion.
 
     Raises:
-        ValueError: If a block is also in a plain list, or the converted network does not run. The model is then
-            unchanged.
+        ValueError: If a block is also in a plain list, or the converted network does not run. The model is unchanged.
     """
     layers = {id(block.layer): block.name for block, _ in built}
     for holder, module in model.named_modules():
@@ -143,7 +142,7 @@ def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
 
 
 class Skip(nn.Identity):
-    """The layer that replaces a MoD block in a control: the identity, which ignores all further arguments.
+    """The layer that replaces a MoD block in a control. It returns its input and ignores all other arguments.
 
     Args:
         config: The replaced MoD block's config.

@@ -15,7 +15,7 @@ _UNIT_PARTS = (_BatchNorm, *_ACTIVATIONS, nn.Identity)  # a MoD block that repla
 
 
 class ConvNormAct(nn.Sequential):
-    """VGG's block: consecutive layers of the network, from a convolution to its activation."""
+    """VGG's block: a convolution and the norm and activation that follow it."""
 
 
 def runs_of_convolutions(model: nn.Module, calls: Calls) -> list[list[Block]]:
@@ -53,7 +53,7 @@ def _unit_block(unit: list[tuple[str, nn.Module]], calls: Calls) -> Block | None
 
 
 def _units(named: list[tuple[str, nn.Module]]) -> list[list[tuple[str, nn.Module]]]:
-    """Group the layers: a convolution with the norm and activation that follow it, and every other layer alone."""
+    """Group each convolution with the norm and activation that follow it. Every other layer is a group of its own."""
     units: list[list[tuple[str, nn.Module]]] = []
     for name, layer in named:
         if units and isinstance(units[-1][0][1], _UNIT_STARTS) and isinstance(layer, _UNIT_PARTS):

@@ -1,8 +1,8 @@
 """find_modules: find the modules and blocks of a network by their shapes, without a table of class names.
 
-A module is a sequence of consecutive sibling blocks of one class. Its first block may change the shape (stride, width);
-the other blocks preserve it. If a network has no such blocks, smaller blocks are searched: layers with one convolution,
-plain `Sequential`s and, for VGG, convolutions with their norm and activation.
+A module is a sequence of consecutive sibling blocks of one class. Its first block may change the shape (stride, width).
+The other blocks preserve the shape. If a network has no such blocks, smaller blocks are used: layers with one
+convolution, plain `Sequential`s and, for VGG, convolutions with their norm and activation.
 """
 
 from collections import Counter
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, Calls, Refused, children_of, trace_calls
 from cnnmod.method.convolutions import ConvNormAct, runs_of_convolutions
 from cnnmod.method.trace import check_2d
+from cnnmod.method.unwrapped import check_unwrapped
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -24,30 +24,30 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def find_modules(model: nn.Module, example: Tensor | None = None) -> list[list[str]]:
     """Return the network's modules, each as a list of its blocks' qualified names (paper, section 3.2).
 
-    The network is run once: on the meta device, or on its own device if its forward needs values. It stays unchanged.
-    It may already have MoD blocks. `cnnmod.plan` returns more: it also tries to convert the blocks, and lists
-    convertible parts of blocks that cannot be MoD blocks themselves.
+    The network is run once on the meta device, or on its own device if its forward needs values. It is not changed, and
+    may already have MoD blocks. `cnnmod.plan` also tries to convert the blocks, and lists convertible parts of blocks
+    that cannot be MoD blocks.
 
     Args:
         model: Any 2D convolutional network whose forward takes one tensor.
         example: An input (N, C, H, W). `None` uses timm's input size, or else 224 × 224 pixels.
 
     Raises:
-        ValueError: If the network is not 2D, does not run on the example, or has no two consecutive blocks; the message
-            then lists the network's block types and why each of them is not a block.
+        ValueError: If the network is not 2D, does not run on the example, or has no two consecutive blocks. In the last
+            case, the message lists the types of blocks, and why each of them is not a block of a module.
 
     Examples:
         >>> import timm
         >>> find_modules(timm.create_model("resnet18"))[0]
         ['layer1.0', 'layer1.1']
     """
-    check_bare(model)
+    check_unwrapped(model)
     check_2d(model, example)
     return [[block.name for block in module] for module in discover(model, trace_calls(model, example))]
 
 
 def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
-    """Return the network's modules as `Block`s, which have the layers and how they are called.
+    """Return the network's modules, each as a list of `Block`s.
 
     Raises:
         ValueError: If the network has no two consecutive blocks.
@@ -65,7 +65,7 @@ def discover(model: nn.Module, calls: Calls) -> list[list[Block]]:
 
 
 def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
-    """Return the runs of corresponding parts: each run has the same part of consecutive blocks of the module."""
+    """Return runs of corresponding parts. Each run has the same part of consecutive blocks of the module."""
     runs: list[list[Block]] = []
     for part_name, first in _parts(module[0].layer, ""):
         run: list[Block] = []
@@ -83,7 +83,7 @@ def parts_of(module: list[Block], calls: Calls) -> list[list[Block]]:
 
 
 def _parts(layer: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layer's children. The children of a plain container are yielded instead of the container."""
+    """Yield the layer's children. A plain container is replaced by its children."""
     for name, child in children_of(layer, prefix):
         if type(child) in _CONTAINERS:
             yield from _parts(child, name)
@@ -92,7 +92,7 @@ def _parts(layer: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _host(layer: nn.Module) -> nn.Module:
-    """Return the layer whose class and contents count: a MoD block's Conv-Block, otherwise the layer itself."""
+    """Return the Conv-Block of a MoD block, or the layer itself."""
     return layer.conv_block if isinstance(layer, MoDBlock) else layer
 
 
@@ -120,7 +120,7 @@ def _repeats_large_blocks(model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class _Search:
-    """A search for the modules whose blocks `is_block` accepts."""
+    """A search for modules of blocks that `is_block` accepts."""
 
     calls: Calls
     is_block: Callable[[nn.Module], bool]
@@ -128,7 +128,7 @@ class _Search:
     def modules(self, model: nn.Module) -> list[list[Block]]:
         """Return all runs of each block class.
 
-        A block class has a run of at least two blocks that is not inside a block of another block class.
+        A block class is a class with a run of at least two blocks that is not inside a block of another such class.
         """
         longer = [run for run in self._runs_everywhere(model, "") if len(run) > 1]
         classes = {_class_of(run[0].layer) for run in longer}
@@ -167,7 +167,7 @@ class _Search:
         return runs
 
     def _only_holds_blocks(self, layer: nn.Module, name: str) -> bool:
-        """Whether the layer is a plain `Sequential` that contains a module. It is then not a block itself."""
+        """Whether the layer is a plain `Sequential` that contains a module, and is therefore not a block."""
         if type(layer) is not nn.Sequential:
             return False
         return any(len(run) > 1 for run in self._runs_everywhere(layer, name))
@@ -175,7 +175,7 @@ class _Search:
     def _runs(self, classes: set[type[nn.Module]], parent: nn.Module, prefix: str) -> Iterator[list[Block]]:
         """Yield all runs of these classes.
 
-        A single block is a run too, unless it contains runs of its own class; then these are yielded instead.
+        A single block is also a run. If it contains runs of its own class, these are yielded instead.
         """
         runs = [run for run in self._siblings(parent, prefix) if _class_of(run[0].layer) in classes]
         starts = {run[0].name: run for run in runs}
@@ -190,7 +190,7 @@ class _Search:
 
 
 def _block_types(model: nn.Module, calls: Calls) -> dict[str, str]:
-    """Return the classes of layers with convolutions, and why the layers of each class are not blocks of a module."""
+    """Return the classes of layers with convolutions, each with the reasons why its layers are not in a module."""
     reasons: dict[str, dict[str, None]] = {}
     for name, layer in model.named_modules():
         if name and _is_small(layer) and _class_of(layer) not in _CONTAINERS:

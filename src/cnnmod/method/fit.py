@@ -1,7 +1,7 @@
-"""fit_: fix layers whose input has another width than they expect after shrinking.
+"""fit_: rebuild layers whose input has an unexpected width after shrinking.
 
-Rounding each width down can break a sum of widths. For example, three branches with 20, 20 and 24 channels are
-concatenated to 64. With c = 16 each branch has 1 channel, so the concatenation has 3 channels, but 64 // 16 = 4.
+Each width is rounded down, so sums of widths can be wrong. For example, three branches with 20, 20 and 24 channels are
+concatenated to 64. With c = 16, each branch has 1 channel, so the concatenation has 3 channels, but 64 // 16 = 4.
 """
 
 import logging
@@ -19,7 +19,8 @@ from cnnmod.method.passes import DoesNotRunError, Pass
 from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
 from cnnmod.method.trace import trace
 
-_RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}  # layers with a rule of their own stay
+# Layers with other rules are not rebuilt.
+_RULES = {shrink.dispatch(layer) for layer in (_ConvNd, nn.Linear, _NormBase)}
 
 
 def fit_(
@@ -29,13 +30,13 @@ def fit_(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Rebuild, in place, each layer inside `narrow` whose input has another number of channels than it was built for.
+    """Rebuild each layer inside `narrow` whose input has an unexpected number of channels, in place.
 
     Args:
         narrow: The result of `shrink` on the host.
         host: The original block. New weights are drawn from the distributions of its layers.
         example: (N, k, H, W) on the meta device.
-        args, kwargs: Further arguments of the block.
+        args, kwargs: The other arguments of the block.
 
     Returns:
         The output of the fitted block for the example.
@@ -55,18 +56,18 @@ def fit_(
 
 
 class _Misfit(NamedTuple):
-    """A layer whose input has `width` channels, another number than it was built for."""
+    """A layer whose input has `width` channels, which is not the number that the layer expects."""
 
     name: str
     width: int
 
 
 def _try(narrow: nn.Module, seen: set[_Misfit], run: Pass) -> tuple[Any, _Misfit | None]:
-    """Return the block's output, or, if the block does not run, the first layer that can be rebuilt to fit."""
+    """Return the block's output. If the block does not run, return the first layer that can be rebuilt instead."""
     misfits: list[_Misfit] = []
     for name, layer in narrow.named_modules():
         if name and shrink.dispatch(type(layer)) in _RULES:
-            layer.register_forward_pre_hook(_note(misfits, name, layer))  # `trace` removes it after the pass
+            layer.register_forward_pre_hook(_record_misfit(misfits, name, layer))  # `trace` removes it after the pass
     try:
         return run(), None
     except DoesNotRunError:
@@ -75,23 +76,25 @@ def _try(narrow: nn.Module, seen: set[_Misfit], run: Pass) -> tuple[Any, _Misfit
         return None, misfits[0]
 
 
-def _note(misfits: list[_Misfit], name: str, layer: nn.Module) -> Any:
-    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+def _record_misfit(misfits: list[_Misfit], name: str, layer: nn.Module) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
         width = args[0].shape[-1 if isinstance(layer, nn.Linear) else 1]
         if width != width_of(layer):
             misfits.append(_Misfit(name, width))
 
-    return note
+    return hook
 
 
 def _with_input(narrow: nn.Module, host: nn.Module, width: int) -> nn.Module:
     """Copy the layer with another input width."""
     if isinstance(narrow, _ConvNd):
-        law = host if isinstance(host, _ConvNd) else narrow
-        if law.groups == law.in_channels > 1:
-            return with_channels(narrow, width, width * (law.out_channels // law.in_channels), width, law)
+        init_like = host if isinstance(host, _ConvNd) else narrow
+        if init_like.groups == init_like.in_channels > 1:
+            return with_channels(
+                narrow, width, width * (init_like.out_channels // init_like.in_channels), width, init_like
+            )
         groups = fit_groups(narrow.groups, width, narrow.out_channels)
-        return with_channels(narrow, width, narrow.out_channels, groups, law)
+        return with_channels(narrow, width, narrow.out_channels, groups, init_like)
     if isinstance(narrow, nn.Linear):
         return with_features(narrow, width, narrow.out_features, host if isinstance(host, nn.Linear) else narrow)
     assert isinstance(narrow, _NormBase)

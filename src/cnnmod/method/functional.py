@@ -1,7 +1,7 @@
 """The three steps of a MoD block as pure functions. Order, tie-breaking and fusion are defined only here.
 
-The letters in a name are the tensor's shape: N images, C channels, K selected channels, height H, width W. `index_NK`
-holds channel indices (int64). `logit_NC` is the channel selector's output before the sigmoid.
+The letters in a name are the shape of the tensor: N images, C channels, K selected channels, height H, width W.
+`index_NK` holds channel indices (int64). `logit_NC` is the channel selector's output before the sigmoid.
 """
 
 import torch
@@ -15,8 +15,8 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
     """Select the k channels with the highest importance scores in each image (paper, section 3.1).
 
     Between equal scores, the lower channel index is selected. NaN ranks above every number, as in `torch.topk`, so that
-    it appears in the result. The logits are ranked in float32, before the sigmoid: sigmoids saturate, and 16-bit values
-    are often equal. Only the scores of the selected channels receive a gradient.
+    it appears in the result. The logits are ranked in float32 before the sigmoid, because sigmoids saturate and 16-bit
+    values are often equal. Only the scores of the selected channels receive a gradient.
 
     Args:
         logit_NC: (N, C), the channel selector's output before the sigmoid.
@@ -82,7 +82,8 @@ def _rank_keys(logit_NC: Tensor) -> Tensor:
     """
     channels = logit_NC.shape[1]
     bits = (logit_NC.float() + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0, which has other bits
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # flip a negative float's other bits, which sort in reverse
+    # Flip all bits of a negative float except the sign, since they sort in reverse.
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     ordered = ordered.masked_fill(logit_NC.isnan(), 0x7FFFFFFF)  # a NaN may have either sign and various bits
     tie_break = torch.arange(channels - 1, -1, -1, device=logit_NC.device)
     return torch.add(tie_break, ordered.long(), alpha=2**32)

@@ -1,4 +1,4 @@
-"""without_hooks: remove the user's hooks for a while, but keep the hooks that compute a layer's weight."""
+"""without_hooks: remove the user's hooks temporarily, but keep the hooks that compute a layer's weight."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator

@@ -1,8 +1,8 @@
 """Initialize the weights of a Conv-Block from the same distribution as its host's initial weights.
 
-A Conv-Block is built after the host network's constructor has initialized its weights, so the distribution must be
-inferred from these weights: it is the known law whose standard deviation matches theirs. If no law matches, as for
-trained weights, the Conv-Block is initialized as in a ResNet.
+A Conv-Block is built after the constructor of the host network has initialized its weights, so the distribution must be
+inferred from these weights. The known initializer whose standard deviation matches theirs is used. If none matches, for
+example for trained weights, the Conv-Block is initialized as in a ResNet.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch.nn import init
 
 
 class Fans(NamedTuple):
-    """The numbers that the laws use: how many weights lead into, or out of, one unit.
+    """The fans of a layer, which the initializers use.
 
     Attributes:
         into: fan-in.
@@ -45,8 +45,9 @@ def _uniform(weight: Tensor, std: float) -> None:
     init.uniform_(weight, -std * math.sqrt(3), std * math.sqrt(3))
 
 
-Law = tuple[Callable[[Fans], float], Callable[[Tensor, float], None]]  # the standard deviation, the initializer
-_LAWS: tuple[Law, ...] = (
+# the standard deviation, and a function that draws weights
+Initializer = tuple[Callable[[Fans], float], Callable[[Tensor, float], None]]
+_INITIALIZERS: tuple[Initializer, ...] = (
     (lambda fans: math.sqrt(2 / fans.out), _normal),  # kaiming_normal_, fan_out, relu: ResNet, VGG
     (lambda fans: math.sqrt(2 / fans.out_of_group), _normal),  # the same, but for each group: timm's EfficientNet
     (lambda fans: 0.02, _truncated),  # ConvNeXt
@@ -59,18 +60,18 @@ _LAWS: tuple[Law, ...] = (
 
 @torch.no_grad()
 def initialize_like(weight: Tensor, groups: int, host_weight: Tensor, host_groups: int) -> None:
-    """Initialize the weight of a convolution or linear layer by the law that matches `host_weight`."""
+    """Initialize the weight of a convolution or linear layer with the initializer that matches `host_weight`."""
     if weight.is_meta:
         return
-    law, draw = _LAWS[0]
+    std_of, draw = _INITIALIZERS[0]
     if not host_weight.is_meta and host_weight.numel() > 1:
         host_std = host_weight.float().std().item()
         host_fans = Fans.of(host_weight, host_groups)
-        distance, nearest = min((abs(host_std / std(host_fans) - 1), number) for number, (std, _) in enumerate(_LAWS))
+        errors = [abs(host_std / known_std_of(host_fans) - 1) for known_std_of, _ in _INITIALIZERS]
         standard_error = 1 / math.sqrt(2 * host_weight.numel())
-        if distance < 0.01 + 3 * standard_error:
-            law, draw = _LAWS[nearest]
-    draw(weight, law(Fans.of(weight, groups)))
+        if min(errors) < 0.01 + 3 * standard_error:
+            std_of, draw = _INITIALIZERS[errors.index(min(errors))]
+    draw(weight, std_of(Fans.of(weight, groups)))
 
 
 @torch.no_grad()

@@ -15,16 +15,16 @@ from cnnmod.method.fit import fit_
 from cnnmod.method.passes import Pass
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
-from cnnmod.method.trace import at_rest, trace
+from cnnmod.method.trace import evaluation_mode, trace
 
-_PASS_ON = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
     """Build the MoD block that can replace the block, and test it. `config.c` must be a number.
 
     Raises:
-        ValueError: If the block cannot be a MoD block. The message has the reason.
+        ValueError: If the block cannot be a MoD block. The message states the reason.
     """
     if config.c is None:
         raise ValueError("c must be a number in the config, not None")
@@ -52,8 +52,8 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
     return mod_block.train(block.layer.training)
 
 
-def may_stand_inside(mod_block: MoDBlock, block: Block) -> bool:
-    """Whether the MoD block may replace `block`, which is a part of a larger block.
+def can_replace_part(mod_block: MoDBlock, block: Block) -> bool:
+    """Whether the MoD block can replace `block`, which is a part of a larger block.
 
     A MoD block adds to its input, so the part that it replaces must add to its input too.
     """
@@ -64,15 +64,15 @@ def may_stand_inside(mod_block: MoDBlock, block: Block) -> bool:
 
 
 def _last_activation(run: Pass) -> nn.Module | None:
-    """Return the activation whose output is the block's output, if there is one."""
+    """Return the activation whose output is the block's output, or `None`."""
     called: list[tuple[nn.Module, Tensor, int]] = []
 
-    def note(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        is_activation = not (isinstance(layer, _PASS_ON) or list(layer.children()) or list(layer.parameters()))
+    def record(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        is_activation = not (isinstance(layer, _PASS_THROUGH) or list(layer.children()) or list(layer.parameters()))
         if is_activation and isinstance(output, Tensor):
             called.append((layer, output, output._version))
 
-    result = run(note)
+    result = run(record)
     # A larger version means that the tensor was changed in place after the layer, as in `x = act(x); x += shortcut`.
     last = [layer for layer, output, version in called if output is result and version == result._version]
     return last[-1] if last else None
@@ -106,13 +106,13 @@ def _check_weights(block: nn.Module) -> nn.Parameter:
 def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
     """Run the Conv-Block once and raise `ValueError` if its output is not finite.
 
-    Norms that divide by the standard deviation over the channels give NaN for k = 1.
+    A norm that divides by the standard deviation over channels returns NaN for k = 1.
     """
     arguments = (*block.call.args, *block.call.kwargs.values())
     if x.is_meta or any(isinstance(value, Tensor) for value in arguments):
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
-    with at_rest(conv_block):
+    with evaluation_mode(conv_block):
         try:
             output = conv_block(x, *block.call.args, **block.call.kwargs)
         except Exception as error:  # the forward of another library may raise anything

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class QuickNorms(TorchFunctionMode):
+class SkipNorms(TorchFunctionMode):
     """Skip batch and layer norms, whose output has the shape of their input.
 
     On the meta device, torch decomposes norms in Python, which takes half of the time of a pass.
@@ -24,10 +24,10 @@ class QuickNorms(TorchFunctionMode):
         return torch.empty_like(args[0]) if fits and args[0].is_meta else func(*args, **kwargs)
 
 
-class OneOfMany(TorchDispatchMode):
+class OneElementResults(TorchDispatchMode):
     """Make operators whose output size depends on values return one element.
 
-    With it a detector's forward continues with one box.
+    The forward pass of a detector then continues with one box.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""run_on_meta, run_for_real: one forward pass, without or with values, as a function that accepts a hook."""
+"""run_on_meta, run_with_values: return one forward pass, without or with values, as a function that accepts a hook."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
-from cnnmod.method.meta import OneOfMany, QuickNorms
+from cnnmod.method.meta import OneElementResults, SkipNorms
 
 ForwardHook = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-Inputs = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # the example, and the further arguments
-_running: set[int] = set()  # the ids of the models that are being run
+Inputs = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # the example and the other arguments
+_running: set[int] = set()  # the ids of the models that are running
 
 
 class DoesNotRunError(ValueError):
@@ -34,20 +34,20 @@ def run_on_meta(model: nn.Module, inputs: Inputs) -> Pass:
             for state in (vars(module)["_parameters"], vars(module)["_buffers"]):
                 state.update({name: copies[id(tensor)] for name, tensor in state.items() if tensor is not None})
         example, args, kwargs = tree_map_only(Tensor, _on_meta, inputs)
-        with QuickNorms(), OneOfMany():
+        with SkipNorms(), OneElementResults():
             return model(example, *args, **kwargs)
 
     return _run(model, inputs[0], torch.device("meta"), start)
 
 
-def run_for_real(model: nn.Module, inputs: Inputs, device: torch.device) -> Pass:
+def run_with_values(model: nn.Module, inputs: Inputs, device: torch.device) -> Pass:
     """Return a pass with values on this device. Inputs on the meta device are replaced by random values."""
 
     def start() -> Any:
         example, args, kwargs = tree_map_only(Tensor, lambda tensor: _with_values(tensor, device), inputs)
         example = example.to(device)
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # without it, attention runs the same operators as on meta
+        torch.backends.mha.set_fastpath_enabled(False)  # attention then runs the same operators as on the meta device
         try:
             with sdpa_kernel(SDPBackend.MATH):
                 return model(example, *args, **kwargs)
@@ -66,12 +66,13 @@ def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callabl
         raised: list[Exception] = []
         if hook is not None:
             for path, module in model.named_modules():
-                module.register_forward_hook(_bind(hook, path, raised), with_kwargs=True)  # `at_rest` removes it
+                # `evaluation_mode` removes it
+                module.register_forward_hook(_bind(hook, path, raised), with_kwargs=True)
         _running.add(id(model))
         try:
             return start()
         except Exception as error:  # the forward of another library may raise anything
-            if error in raised:  # the hook's own errors pass through
+            if error in raised:  # errors of the hook are not changed
                 raise
             shape = tuple(example.shape)
             raise DoesNotRunError(
@@ -89,7 +90,7 @@ def _bind(hook: ForwardHook, name: str, raised: list[Exception]) -> Callable[...
     def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         try:
             hook(name, module, args, kwargs, output)
-        except Exception as error:  # noted, so that an error of the hook is not taken for one of the forward
+        except Exception as error:  # recorded to distinguish it from an error of the forward pass
             raised.append(error)
             raise
 
@@ -109,7 +110,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _with_values(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy the tensor. A tensor on the meta device becomes one on `device` with random values from a fixed seed."""
+    """Copy the tensor. A tensor on the meta device is replaced by a tensor on `device` with fixed random values."""
     if not tensor.is_meta:
         return tensor.detach().clone()
     if not tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""plan: which blocks of a network become MoD blocks, and why the other blocks do not."""
+"""plan: list which blocks of a network become MoD blocks, and why the other blocks do not."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, Refused, trace_calls
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
-from cnnmod.method.make import make_mod_block, may_stand_inside
+from cnnmod.method.make import can_replace_part, make_mod_block
 from cnnmod.method.trace import check_2d, example_for
+from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -29,9 +29,9 @@ class PlannedBlock:
         kind: The name of its class.
         module, position: The index of its module and its position in the module, both counted from 0.
         channels: C, the number of channels of its output.
-        chosen: Whether `placement` and `filter_fn` choose it.
-        k: The number of channels that its MoD block selects; `None` for a standard block.
-        reason: Why it stays a standard block; empty for a MoD block.
+        chosen: Whether `placement` and `filter_fn` choose the block.
+        k: The number of channels that the MoD block selects. `None` for a standard block.
+        reason: The reason why it stays a standard block. Empty for a MoD block.
     """
 
     name: str
@@ -46,7 +46,7 @@ class PlannedBlock:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `convert_` would do to a network. It is printed as a table.
+    """The planned conversion of a network. It is printed as a table.
 
     Attributes:
         network: The name of the network's class.
@@ -85,7 +85,7 @@ def plan(
 ) -> Plan:
     """Return what `convert_` would do with the same arguments. The model stays unchanged and may be on the meta device.
 
-    If none of the chosen blocks can be a MoD block, `convert_` raises an error; `plan` returns the reasons.
+    If no chosen block can be a MoD block, `convert_` raises an error, but `plan` returns the reasons.
 
     Raises:
         ValueError: If the model is not 2D, already has MoD blocks, is wrapped, does not run on the example or has no
@@ -113,7 +113,7 @@ def build_mod_blocks(
     model: nn.Module, config: MoDConfig, filter_fn: FilterFn | None, example: Tensor | None
 ) -> tuple[Plan, list[tuple[Block, MoDBlock]]]:
     """Return the plan and its MoD blocks, which are built but not yet installed in the model."""
-    check_bare(model)
+    check_unwrapped(model)
     if not isinstance(config, MoDConfig):
         raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
     check_2d(model, example)
@@ -161,7 +161,7 @@ def build_mod_blocks(
 
 
 def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
-    """Return the block's MoD block, or why it cannot be built."""
+    """Return the block's MoD block, or the reason why it cannot be built."""
     if block.name not in tried:
         try:
             tried[block.name] = make_mod_block(block, config)
@@ -185,7 +185,7 @@ def _convertible(
 
     def can_be_mod_block(part: Block) -> bool:
         mod_block = _try(part, config, tried)
-        return isinstance(mod_block, MoDBlock) and may_stand_inside(mod_block, part)
+        return isinstance(mod_block, MoDBlock) and can_replace_part(mod_block, part)
 
     part_modules = [parts for parts in parts_of(module, calls) if len(parts) > 1]
     convertible = [parts for parts in part_modules if any(can_be_mod_block(part) for part in parts[1:])]

@@ -29,7 +29,7 @@ def recorded_selection(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     blocks = mod_blocks(model)
     selected: dict[str, list[Tensor]] = {name: [] for name in blocks}
-    hooks = [block.register_forward_pre_hook(partial(_note, selected[name])) for name, block in blocks.items()]
+    hooks = [block.register_forward_pre_hook(partial(_record, selected[name])) for name, block in blocks.items()]
     try:
         yield selected
     finally:
@@ -37,7 +37,7 @@ def recorded_selection(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             hook.remove()
 
 
-def _note(selected: list[Tensor], block: nn.Module, args: Any) -> None:
+def _record(selected: list[Tensor], block: nn.Module, args: Any) -> None:
     assert isinstance(block, MoDBlock)
     x_NCHW = args[0].movedim(3, 1) if block.layout == "NHWC" else args[0]
     selected.append(block.select(x_NCHW)[1].expand(len(x_NCHW), -1).cpu())

@@ -1,7 +1,7 @@
 """Remove a block's own residual connection, for `MoDConfig(residual=False)`.
 
-A residual connection is not a module that could be deleted. Blocks have a switch for it: a flag, or a layer on the
-shortcut. After switching it off, the block is tested: with all weights zero, its output must not depend on its input.
+A residual connection is not a module that can be deleted, but blocks have a switch for it: a flag, or a layer on the
+shortcut. The result is tested: with all weights zero, the output of the block must not depend on its input.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cnnmod.method.trace import at_rest
+from cnnmod.method.trace import evaluation_mode
 
 _FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual of timm and of torchvision
 _SHORTCUTS = ("downsample", "shortcut")  # the ResNet blocks of both; timm's ConvNeXtBlock
@@ -35,7 +35,7 @@ def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
         shape: The shape of its input, (N, C, H, W) or (N, H, W, C).
 
     Raises:
-        ValueError: If the residual connection has no known switch, or the block does not run on an input alone.
+        ValueError: If the residual connection has no known switch, or the block does not run on a single input.
     """
     if not has_residual(block, shape):
         return
@@ -57,7 +57,7 @@ def drop_residual_(block: nn.Module, shape: Sequence[int]) -> None:
 
 def has_residual(block: nn.Module, shape: Sequence[int]) -> bool:
     """Whether the output depends on the input when all weights are zero."""
-    ones, twos = _without_weights(block, shape)
+    ones, twos = _outputs_with_zero_weights(block, shape)
     return not torch.equal(ones, twos)
 
 
@@ -66,16 +66,16 @@ def adds_to_its_input(block: nn.Module, shape: Sequence[int]) -> bool:
 
     This is true for x + f(x), and false for x · g(x), as in squeeze-and-excitation.
     """
-    ones, twos = _without_weights(block, shape)
+    ones, twos = _outputs_with_zero_weights(block, shape)
     return bool((ones == 1).all() and (twos == 2).all())
 
 
-def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _outputs_with_zero_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the block's outputs for an input of ones and an input of twos, with all weights zero."""
     like = next(block.parameters(), torch.empty(0))
     device = "cpu" if like.is_meta else like.device
     state = {name: torch.zeros_like(tensor, device=device) for name, tensor in block.state_dict().items()}
-    with at_rest(block):
+    with evaluation_mode(block):
         try:
             first, second = (
                 functional_call(block, state, (torch.full(tuple(shape), value, dtype=like.dtype, device=device),))
@@ -83,6 +83,6 @@ def _without_weights(block: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Te
             )
         except Exception as error:  # the forward of another library may raise anything
             raise ValueError(
-                f"{type(block).__name__} does not run on one input of shape {tuple(shape)} alone: {error}"
+                f"{type(block).__name__} does not run on a single input of shape {tuple(shape)}: {error}"
             ) from error
     return first, second

@@ -14,12 +14,12 @@ from cnnmod.method.reach import Reach
 
 @contextmanager
 def restored(model: nn.Module, *, weights: bool) -> Iterator[list[nn.Module]]:
-    """Restore, at the end of the context, everything that a forward pass inside it changes.
+    """Restore everything that a forward pass inside the context changes, when the context ends.
 
-    Restored are all objects that can be reached from the model (attributes, registered layers, lists, dictionaries and
-    objects in them, the values of tensors and arrays) and the random state of torch, Python and NumPy. The network's
-    code also caches objects in globals, classes, closures and `functools.lru_cache`. Of these, only the caches that
-    hold tensors are restored, because other networks use them too.
+    This includes all objects that can be reached from the model (attributes, registered layers, lists, dictionaries and
+    objects in them, the values of tensors and arrays) and the random state of torch, Python and NumPy. The code of a
+    network can also cache objects in globals, classes, closures and `functools.lru_cache`. These caches are restored
+    only if they hold tensors, because other networks use them too.
 
     Args:
         model: Any network or layer.
@@ -30,42 +30,43 @@ def restored(model: nn.Module, *, weights: bool) -> Iterator[list[nn.Module]]:
     """
     reach, state = Reach(model), [*model.parameters(), *model.buffers()]
     skipped = set() if weights else set(map(id, state))
-    with ExitStack() as after:
+    with ExitStack() as stack:
         for value in reach.values:
-            if id(value) not in skipped and (put_back := _keep(value)):
-                after.callback(put_back)
-        for put_back in _random_states({tensor.device for tensor in state}):
-            after.callback(put_back)
-        after.callback(reach.put_back)
+            if id(value) not in skipped and (restore := _restorer(value)):
+                stack.callback(restore)
+        for restore in _random_states({tensor.device for tensor in state}):
+            stack.callback(restore)
+        stack.callback(reach.restore)
         yield reach.modules
 
 
-def _keep(value: Any) -> Callable[[], object] | None:
-    """Return a function that restores the present value of a tensor, an array or a random generator."""
+def _restorer(value: Any) -> Callable[[], object] | None:
+    """Return a function that restores the current value of a tensor, an array or a random generator."""
     if isinstance(value, Tensor):
         if value.is_meta:
             return None
         alias = value.detach()
-        return lambda kept=alias.clone(): _put_back_tensor(value, alias, kept)
+        return lambda saved=alias.clone(): _restore_tensor(value, alias, saved)
     if isinstance(value, torch.Generator):
-        return lambda kept=value.get_state(): value.set_state(kept)
+        return lambda saved=value.get_state(): value.set_state(saved)
     if isinstance(value, random.Random):
-        return lambda kept=value.getstate(): value.setstate(kept)
+        return lambda saved=value.getstate(): value.setstate(saved)
     if hasattr(value, "bit_generator"):  # numpy.random.Generator
-        return lambda kept=value.bit_generator.state: setattr(value.bit_generator, "state", kept)
+        return lambda saved=value.bit_generator.state: setattr(value.bit_generator, "state", saved)
     if hasattr(value, "get_state"):  # numpy.random.RandomState
-        return lambda kept=value.get_state(): value.set_state(kept)
-    return (lambda kept=value.copy(): value.__setitem__(..., kept)) if value.flags.writeable else None  # numpy.ndarray
+        return lambda saved=value.get_state(): value.set_state(saved)
+    # numpy.ndarray
+    return (lambda saved=value.copy(): value.__setitem__(..., saved)) if value.flags.writeable else None
 
 
 @torch.no_grad()
-def _put_back_tensor(tensor: Tensor, alias: Tensor, kept: Tensor) -> None:
+def _restore_tensor(tensor: Tensor, alias: Tensor, saved: Tensor) -> None:
     if tensor.untyped_storage()._cdata != alias.untyped_storage()._cdata or tensor.shape != alias.shape:
         tensor.data = alias
     with suppress(NotImplementedError, RuntimeError):  # some types of tensors cannot be compared
-        if torch.equal(alias, kept):
+        if torch.equal(alias, saved):
             return
-    alias.copy_(kept)
+    alias.copy_(saved)
 
 
 def _random_states(devices: set[torch.device]) -> Iterator[Callable[[], object]]:

@@ -25,12 +25,12 @@ def shrink(block: nn.Module, c: int) -> nn.Module:
     """Copy the block with every width n replaced by max(1, n // c) and with new weights (paper, section 3.1).
 
     The copy has the layers that the architecture's own constructor would build at that width. Convolutions (1D to 3D),
-    linear layers and norms have rules of their own. Any other module is copied, its children are shrunk, its vectors
-    (for example a layer scale) keep only their first elements, and its integer attributes with the name of a width
+    linear layers and norms have their own rules. Any other module is copied, and its children are shrunk. Its vectors
+    (for example a layer scale) keep only their first elements. Its integer attributes that are named like widths
     (`dim`, `out_chs`) are divided.
 
-    Register a rule for a layer that needs more with `@cnnmod.shrink.register(MyLayer)` on a function
-    `(layer, c) -> layer`. The rule applies at any depth.
+    To add a rule for your own layer, decorate a function `(layer, c) -> layer` with
+    `@cnnmod.shrink.register(MyLayer)`. The rule applies at any depth.
 
     Args:
         block: The host's block. It is not changed.
@@ -98,30 +98,34 @@ def _(layer: nn.LayerNorm, c: int) -> nn.LayerNorm:
 
 
 def _shrink_rest(narrow: ModuleT, host: nn.Module, c: int) -> ModuleT:
-    """Shrink what a subclass adds to the layer, for example the activation in timm's norms."""
+    """Shrink the children and vectors that a subclass adds to the layer, for example the activation in timm's norms."""
     for name, child in host.named_children():
         setattr(narrow, name, shrink(child, c))
     _cut_vectors(narrow, host, c, skip=("weight", "bias"))
     return narrow
 
 
-def with_channels(layer: ConvT, in_channels: int, out_channels: int, groups: int, law: _ConvNd | None = None) -> ConvT:
-    """Copy the convolution with these widths and new weights, drawn as those of the layer or of `law`."""
+def with_channels(
+    layer: ConvT, in_channels: int, out_channels: int, groups: int, init_like: _ConvNd | None = None
+) -> ConvT:
+    """Copy the convolution with these widths and new weights, initialized like `init_like` or the layer itself."""
     narrow = _copy(layer)
     narrow.in_channels, narrow.out_channels, narrow.groups = in_channels, out_channels, groups
     first, second = (in_channels, out_channels) if layer.transposed else (out_channels, in_channels)
-    law = layer if law is None else law
-    _renew(narrow, law, (first, second // groups, *layer.kernel_size), groups, law.groups)
+    init_like = layer if init_like is None else init_like
+    _renew(narrow, init_like, (first, second // groups, *layer.kernel_size), groups, init_like.groups)
     if isinstance(scale := getattr(layer, "scale", None), float):  # timm's ScaledStdConv2d: gamma / sqrt(fan-in)
         narrow.scale = scale * math.sqrt(layer.weight[0].numel() / narrow.weight[0].numel())  # pyright: ignore[reportArgumentType]  a float
     return narrow
 
 
-def with_features(layer: nn.Linear, in_features: int, out_features: int, law: nn.Linear | None = None) -> nn.Linear:
-    """Copy the linear layer with these widths and new weights, drawn as those of the layer or of `law`."""
+def with_features(
+    layer: nn.Linear, in_features: int, out_features: int, init_like: nn.Linear | None = None
+) -> nn.Linear:
+    """Copy the linear layer with these widths and new weights, initialized like `init_like` or the layer itself."""
     narrow = _copy(layer)
     narrow.in_features, narrow.out_features = in_features, out_features
-    _renew(narrow, layer if law is None else law, (out_features, in_features))
+    _renew(narrow, layer if init_like is None else init_like, (out_features, in_features))
     return narrow
 
 
@@ -156,7 +160,7 @@ def _is_width(name: str, value: object) -> bool:
 def _divide_all(value: int | Sequence[int], c: int) -> int | Sequence[int]:
     """Divide each number of at least 8.
 
-    Smaller numbers are axes or counts: `spatial_dim = (2, 3)`, or the 3 gates in the last part of a split.
+    Smaller numbers are axes or counts, such as `spatial_dim = (2, 3)` or the 3 gates in the last part of a split.
     """
     if isinstance(value, int):
         return divide(value, c) if value >= 8 else value
@@ -166,8 +170,8 @@ def _divide_all(value: int | Sequence[int], c: int) -> int | Sequence[int]:
 def _match_split(narrow: nn.Module, host: nn.Module, name: str, width: int) -> None:
     """Make the sum of the parts of a split equal to the width that is split.
 
-    If a child layer computes the width, its output width becomes the sum of the parts. Otherwise the first part gets
-    the difference, which comes from rounding down.
+    If a child layer computes the tensor that is split, its output width is set to the sum of the parts. Otherwise the
+    rounding difference is added to the first part.
     """
     parts = getattr(narrow, name)
     for child_name, layer in host.named_children():
@@ -198,7 +202,7 @@ def _cut_vectors(narrow: nn.Module, host: nn.Module, c: int, skip: tuple[str, ..
 
 
 def _reset_frozen_norm(narrow: nn.Module, host: nn.Module, c: int) -> None:
-    """Make a norm whose weights are buffers, as torchvision's FrozenBatchNorm2d, the identity."""
+    """Reset a norm whose weights are buffers, such as torchvision's FrozenBatchNorm2d, to the identity."""
     width = divide(host.get_buffer("running_mean").numel(), c)
     _reset_statistics(narrow, host, width)
     for name, value in (("weight", 1.0), ("bias", 0.0)):
@@ -220,7 +224,7 @@ def _check(block: object, c: object) -> None:
 
 
 def _copy(module: ModuleT, children: dict[int, nn.Module] | None = None) -> ModuleT:
-    """Deep-copy the module; `children` maps the id of a child to the module that replaces it in the copy.
+    """Deep-copy the module. `children` maps the id of a child to the module that replaces it in the copy.
 
     The copy shares the module's parameters until the caller replaces them. Wide weights are therefore never copied.
     """

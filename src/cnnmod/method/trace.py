@@ -17,12 +17,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from cnnmod.method.hooks import without_hooks
-from cnnmod.method.passes import DoesNotRunError, Pass, run_for_real, run_on_meta
+from cnnmod.method.passes import DoesNotRunError, Pass, run_on_meta, run_with_values
 from cnnmod.method.restore import restored
 
 _T = TypeVar("_T")
 logger = logging.getLogger("cnnmod")
-_logged: WeakSet[nn.Module] = WeakSet()  # the models whose real pass was logged
+_logged: WeakSet[nn.Module] = WeakSet()  # the models whose pass with values was logged
 
 
 def check_2d(model: nn.Module, example: Tensor | None = None) -> None:
@@ -57,7 +57,7 @@ def example_for(model: nn.Module) -> Tensor:
 
 
 def meta_forward(model: nn.Module, example: Tensor | None = None) -> Any:
-    """Return the model's output in a pass of `trace`: tensors on the meta device, or real tensors."""
+    """Return the model's output in a pass of `trace`: tensors on the meta device, or tensors with values."""
     return trace(model, lambda run: run(), example)
 
 
@@ -71,27 +71,27 @@ def trace(
 ) -> _T:
     """Observe the model during one forward pass in evaluation mode, without gradients.
 
-    The pass runs on the meta device, which computes shapes without arithmetic. If this fails, because the network has
-    tensors that are neither parameters nor buffers or because it needs values, the network is run once on its own
-    device, and this is logged. It cannot be detected if a network computes something else on the meta device.
+    The pass runs on the meta device, which computes shapes without arithmetic. This fails if the network needs values
+    or has tensors that are neither parameters nor buffers. The network is then run once on its own device, which is
+    logged. A network that behaves differently on the meta device cannot be detected.
 
     The model is restored after the pass (see `restored`). Its hooks are not called, except the hooks that compute a
     layer's weight: pruning, weight norm and spectral norm.
 
     Args:
         model: Any network or layer.
-        observe: A function that gets `run`, calls it once and returns what it observed. It is called a second time if
-            a real pass is needed.
-        example: The input. `None` uses `example_for`. A real pass uses its values, or random ones if it is on the meta
-            device.
-        args, kwargs: Further arguments of the model.
-        level: The logging level for a real pass, which is logged once for each model.
+        observe: A function that takes `run`, calls it once and returns what it observed. It is called a second time if
+            a pass with values is needed.
+        example: The input. `None` uses `example_for`. A pass with values uses random values if the example is on the
+            meta device.
+        args, kwargs: The other arguments of the model.
+        level: The logging level for a pass with values, which is logged once for each model.
 
     Returns:
         The result of `observe`.
 
     Raises:
-        DoesNotRunError: If the model does not run on the example. The message has the reason.
+        DoesNotRunError: If the model does not run on the example. The message states the reason.
         ValueError: If the example is not a tensor, or if the model takes several inputs or has uninitialized lazy
             layers.
     """
@@ -100,7 +100,7 @@ def trace(
     _check_takes(model, args, kwargs)
     example = example_for(model) if example is None else example
     first = _first_floating(model)
-    with at_rest(model, weights=False):
+    with evaluation_mode(model, weights=False):
         try:
             return observe(run_on_meta(model, (example, args, dict(kwargs))))
         except DoesNotRunError:
@@ -108,8 +108,8 @@ def trace(
                 raise
     _check_has_values(model)
     device = example.device if example.device in {tensor.device for tensor in _state(model)} else first.device
-    with at_rest(model):
-        result = observe(run_for_real(model, (example, args, dict(kwargs)), device))
+    with evaluation_mode(model):
+        result = observe(run_with_values(model, (example, args, dict(kwargs)), device))
     if model not in _logged:
         _logged.add(model)
         logger.log(
@@ -122,7 +122,7 @@ def trace(
 
 
 @contextmanager
-def at_rest(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
     """Put the model in evaluation mode, without gradients and without the user's hooks, and restore it afterwards.
 
     Args:
@@ -133,7 +133,8 @@ def at_rest(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
         modules = stack.enter_context(restored(model, weights=weights))
         stack.enter_context(without_hooks(modules))
         stack.enter_context(torch.no_grad())
-        for module in model.modules():  # not model.eval(): some networks override it, and LoRA merges its weights in it
+        # Not model.eval(), which some networks override, for example to merge LoRA weights.
+        for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
             module.training = False
         yield

@@ -1,4 +1,4 @@
-"""The paper's networks. Importing this package registers them here and with timm."""
+"""The paper's networks. Importing this package registers them with cnnmod and with timm."""
 
 from cnnmod.networks import cifar, classification
 from cnnmod.networks.detection import faster_rcnn, retinanet

@@ -113,13 +113,13 @@ def mobilenetv2_mod_l() -> Dense:
 
 @timm_network(_VGG)
 def vgg16_bn_mod() -> Dense:
-    """VGG16-BN-MoD with the ImageNet head. The paper has it only for CIFAR."""
+    """VGG16-BN-MoD with the ImageNet head. The paper uses this network only for CIFAR."""
     return vgg("vgg16")
 
 
 @timm_network(_VGG)
 def vgg19_bn_mod() -> Dense:
-    """VGG19-BN-MoD with the ImageNet head. The paper has it only for CIFAR."""
+    """VGG19-BN-MoD with the ImageNet head. The paper uses this network only for CIFAR."""
     return vgg("vgg19")
 
 

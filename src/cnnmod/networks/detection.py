@@ -35,10 +35,10 @@ def faster_rcnn(
 
     The result is torchvision's class. The input is a list of images (3, H, W) of different sizes, or a batch
     (N, 3, H, W), with values from 0 to 1. The output for each image is its boxes (x1, y1, x2, y2) in pixels, labels and
-    scores. In training mode it takes targets too and returns losses.
+    scores. In training mode, the network takes targets as a second argument and returns losses.
 
     Args:
-        backbone: A classifier, dense or with MoD blocks: its name for `cnnmod.networks.build`, or the module, which is
+        backbone: A classifier, dense or with MoD blocks: a name for `cnnmod.networks.build`, or a module, which is
             changed in place.
         num_classes: The number of classes, including the background, which is class 0.
         frozen_norms: Whether to freeze the backbone's batch norms, as is usual with pretrained weights.
@@ -48,7 +48,7 @@ def faster_rcnn(
         kwargs: Arguments of torchvision's `FasterRCNN`: `min_size`, `max_size`, anchors, …
 
     Raises:
-        ValueError: If the backbone does not have these stages, or its norms cannot be frozen, or `build` raises it.
+        ValueError: If the backbone does not have these stages, its norms cannot be frozen, or `build` raises the error.
 
     Examples:
         >>> model = faster_rcnn("resnet18_mod", 21, min_size=600, max_size=1000)
@@ -109,7 +109,7 @@ def faster_rcnn_resnet86_mod(num_classes: int = 21, config: MoDConfig = MoDConfi
     return faster_rcnn("resnet86_mod", num_classes, backbone_args={"config": config}, **(_SIZES | kwargs))
 
 
-_SIZES: dict[str, Any] = {"min_size": 600, "max_size": 1000}  # the paper's: the short side, the longest long side
+_SIZES: dict[str, Any] = {"min_size": 600, "max_size": 1000}  # the paper's limits of the short and the long side
 
 
 def _pyramid(

@@ -14,8 +14,8 @@ from cnnmod.method.trace import example_for, trace
 def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
     """Limit the network's output stride, in place.
 
-    Convolutions that would increase the stride beyond it get stride 1. The convolutions after them are dilated, so that
-    their receptive fields stay the same. This includes the convolutions in MoD blocks.
+    Convolutions that would increase the stride beyond this limit get stride 1. The convolutions after them are dilated,
+    so that their receptive fields do not change. This includes the convolutions in MoD blocks.
 
     Raises:
         ValueError: If a pooling layer increases the stride beyond the limit, or a convolution does not pad both sides.
@@ -34,7 +34,7 @@ def dilate_(network: nn.Module, output_stride: int) -> nn.Module:
         if conv.padding != pads:
             raise ValueError(
                 f"{name} (kernel {conv.kernel_size}, padding {conv.padding}) cannot be dilated for the output stride "
-                f"{output_stride}: its padding does not keep the size"
+                f"{output_stride}: its padding does not preserve the size"
             )
         conv.stride = (1, 1)
         conv.dilation = (conv.dilation[0] * dilation, conv.dilation[1] * dilation)
@@ -49,7 +49,7 @@ def _dilations(example: Tensor, output_stride: int, run: Pass) -> list[tuple[str
     """
     changes: list[tuple[str, nn.Conv2d, int]] = []
 
-    def note(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
+    def record(name: str, layer: nn.Module, args: tuple[Any, ...], _: dict[str, Any], output: Any) -> None:
         if not isinstance(layer, (nn.Conv2d, _MaxPoolNd, _AvgPoolNd)):
             return
         before = stride_of(example, args[0].shape[2])
@@ -60,7 +60,7 @@ def _dilations(example: Tensor, output_stride: int, run: Pass) -> list[tuple[str
                 f"{name} ({type(layer).__name__}) makes the stride larger than output_stride = {output_stride}"
             )
 
-    run(note)
+    run(record)
     return changes
 
 

@@ -1,4 +1,4 @@
-"""open_backbone: use a classifier as a backbone, with one feature map for each stage, at a limited output stride."""
+"""open_backbone: use a classifier as a backbone that returns a feature map of each stage."""
 
 import os
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from cnnmod.method.bare import check_bare
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, trace_calls
 from cnnmod.method.discover import discover
 from cnnmod.method.trace import example_for
+from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.networks.dilate import dilate_, stride_of
 from cnnmod.networks.registry import build
 
 
 class Stage(NamedTuple):
-    """The layers of a backbone that work at one resolution.
+    """The layers of a backbone whose feature maps have the same resolution.
 
     Attributes:
         name: The name of the stage's last layer. The layer's output is the stage's feature map.
@@ -68,7 +68,7 @@ def open_backbone(
 
     Raises:
         ValueError: If there are arguments without a name, the network is wrapped or has no stages, or `build` or
-            `dilate_` raises it.
+            `dilate_` raises the error.
 
     Examples:
         >>> [tuple(stage) for stage in open_backbone("resnet18", {}).stages]
@@ -81,7 +81,7 @@ def open_backbone(
             f"backbone_args are accepted only with the name of a backbone, not with a {type(backbone).__name__}"
         )
     else:
-        check_bare(backbone)
+        check_unwrapped(backbone)
         network = backbone
     example = example_for(network)
     blocks = [block for module in discover(network, trace_calls(network, example)) for block in module]
@@ -105,8 +105,8 @@ def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is not a safetensors file, or belongs to another backbone; the message then names the first
-            tensor that differs. The model is then unchanged.
+        ValueError: If it is not a safetensors file, or belongs to another backbone. In the second case, the message
+            names the first tensor that differs. The model is unchanged.
     """
     backbone = model.get_submodule("backbone")
     body = backbone.get_submodule("body") if isinstance(backbone, nn.Sequential) else backbone

@@ -11,7 +11,7 @@ from cnnmod.method.checkpoint import load_, read_structure
 from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.networks.registry import factory_of, takes_config
 
-_FETCHES = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
+_UNSAFE_ARGUMENT = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
 def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -27,8 +27,8 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the file names no factory, names a factory outside timm, torchvision and cnnmod, or has factory
-            arguments that could download or read other files; or if `cnnmod.load_` raises it.
+        ValueError: If the file names no factory, names a factory outside of timm, torchvision and cnnmod, has factory
+            arguments that could download or read other files, or if `cnnmod.load_` raises the error.
 
     Examples:
         >>> import cnnmod, pathlib, tempfile, timm
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
 
 
 def _refused(value: Any, name: str = "") -> str | None:
-    """Return the name of the first argument that could make a factory download, import or read something.
+    """Return the name of the first argument with which a factory could download, import or read files.
 
     Args:
         value: The arguments (JSON values), or a value inside them.
@@ -72,7 +72,7 @@ def _refused(value: Any, name: str = "") -> str | None:
     """
     entries: list[tuple[str, Any]] = []
     if isinstance(value, dict):
-        if (refused := next(filter(_FETCHES.search, value), None)) is not None:
+        if (refused := next(filter(_UNSAFE_ARGUMENT.search, value), None)) is not None:
             return refused
         entries = list(value.items())
     elif isinstance(value, list):

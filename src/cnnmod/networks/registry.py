@@ -1,6 +1,6 @@
 """Build a network by name: a network of cnnmod, timm or torchvision, or a function of the user.
 
-cnnmod's own networks are registered with `@register`, which is public: use it for your own functions too.
+`@register` registers the networks of cnnmod. You can use it for your own functions.
 """
 
 import difflib
@@ -65,7 +65,7 @@ def register(*, takes_config: bool) -> Callable[[MakeT], MakeT]:
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
-    """Build a network by name. It has no pretrained weights unless the arguments ask for them.
+    """Build a network by name. It has no pretrained weights unless the arguments request them.
 
     Args:
         name: `"NAME"` of a registered network or of a timm network, `"timm/NAME"`, `"cnnmod/NAME"`,
@@ -85,14 +85,15 @@ def build(name: str, **kwargs: Any) -> nn.Module:
         ValueError: unknown network 'resnet75_md'; did you mean resnet75_mod, resnet50_mod?
     """
     factory = factory_of(name)
-    if not _is_timms(name):  # timm's functions all take **kwargs
+    if not _is_from_timm(name):  # timm's functions all take **kwargs
         _check_call(name, factory, kwargs)
     try:
         model = factory(**kwargs)
-    except (OSError, ValueError, NotImplementedError):  # the last is raised on the meta device if values are needed
+    # A constructor that needs values raises NotImplementedError on the meta device.
+    except (OSError, ValueError, NotImplementedError):
         raise
     except Exception as error:  # a constructor may raise anything for arguments that it does not accept
-        if ":" in name:  # an error in the caller's own function keeps its traceback
+        if ":" in name:  # an error in the user's function keeps its traceback
             raise
         raise ValueError(f"{name} cannot be built with {kwargs}: {' '.join(str(error).split())}") from error
     if not isinstance(model, nn.Module):
@@ -136,7 +137,7 @@ def factory_of(name: str) -> Make:
         ValueError: If the name is unknown.
     """
     if ":" in name:
-        return _of_user(name)
+        return _user_factory(name)
     library, _, network = name.rpartition("/")
     if library not in _LIBRARIES:
         raise ValueError(
@@ -145,7 +146,8 @@ def factory_of(name: str) -> Make:
         )
     list_names, make = _LIBRARIES[library]
     names = list_names()
-    if (network.partition(".")[0] if _is_timms(name) else network) not in names:  # a timm name may have a tag after "."
+    # A timm name may have a tag after ".".
+    if (network.partition(".")[0] if _is_from_timm(name) else network) not in names:
         similar = dict.fromkeys(difflib.get_close_matches(network, names, n=3))
         listed = ", ".join(f"{library}/{name}" if library else name for name in similar)
         hint = f"did you mean {listed}?" if listed else "see timm.list_models()"
@@ -153,37 +155,37 @@ def factory_of(name: str) -> Make:
     return make(network)
 
 
-def _is_timms(name: str) -> bool:
+def _is_from_timm(name: str) -> bool:
     library, _, network = name.rpartition("/")
     return ":" not in name and (library == "timm" or (library == "" and network not in FACTORIES))
 
 
-def _any(network: str) -> Make:
-    return FACTORIES[network].make if network in FACTORIES else _of_timm(network)
+def _registered_or_timm(network: str) -> Make:
+    return FACTORIES[network].make if network in FACTORIES else _timm_factory(network)
 
 
-def _of_timm(network: str) -> Make:
+def _timm_factory(network: str) -> Make:
     return lambda **kwargs: timm.create_model(network, **kwargs)
 
 
-def _of_torchvision(network: str) -> Make:
+def _torchvision_factory(network: str) -> Make:
     def make(**kwargs: Any) -> nn.Module:
         accepted = inspect.signature(torchvision.models.get_model_builder(network)).parameters
-        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # the default downloads
+        backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}  # the default downloads weights
         return torchvision.models.get_model(network, **(backbone | kwargs))
 
     return make
 
 
 _LIBRARIES: Mapping[str, tuple[Callable[[], Iterable[str]], Callable[[str], Make]]] = {
-    "": (lambda: [*FACTORIES, *timm.list_models()], _any),
-    "cnnmod": (lambda: [*FACTORIES], _any),
-    "timm": (lambda: [*timm.list_models()], _of_timm),
-    "torchvision": (lambda: torchvision.models.list_models(), _of_torchvision),
+    "": (lambda: [*FACTORIES, *timm.list_models()], _registered_or_timm),
+    "cnnmod": (lambda: [*FACTORIES], _registered_or_timm),
+    "timm": (lambda: [*timm.list_models()], _timm_factory),
+    "torchvision": (lambda: torchvision.models.list_models(), _torchvision_factory),
 }
 
 
-def _of_user(name: str) -> Make:
+def _user_factory(name: str) -> Make:
     module, _, function = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)

@@ -19,8 +19,8 @@ _STRIDE = 8
 class DeepFCNHead(nn.Module):
     """The head of the paper's FCN.
 
-    Two 3×3 convolutions, a third one on their output concatenated with the backbone's feature map, dropout and the
-    classifier.
+    It has two 3×3 convolutions, a third convolution on the concatenation of their output with the backbone's feature
+    map, dropout and a classifier.
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int) -> None:
@@ -53,7 +53,7 @@ def fcn(
     and `cnnmod.export` remove the auxiliary head.
 
     Args:
-        backbone: A classifier, dense or with MoD blocks: its name for `cnnmod.networks.build`, or the module, which is
+        backbone: A classifier, dense or with MoD blocks: a name for `cnnmod.networks.build`, or a module, which is
             changed in place.
         num_classes: The number of classes.
         aux: Whether the network has an auxiliary head on the second-last stage.
@@ -63,7 +63,7 @@ def fcn(
 
     Raises:
         ValueError: If the head is not accepted, the backbone cannot be dilated to stride 8 or has only one stage, or
-            `build` raises it.
+            `build` raises the error.
 
     Examples:
         >>> model = fcn("resnet50_mod", 19, aux=False)

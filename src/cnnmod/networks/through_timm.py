@@ -1,4 +1,4 @@
-"""timm_network: register a network of the paper here and with timm.
+"""timm_network: register a network of the paper with cnnmod and with timm.
 
 `timm.create_model(name)` takes timm's usual arguments (`num_classes`, `in_chans`, `features_only`, …) and, for a MoD
 network, a `MoDConfig` as `config`.
@@ -18,7 +18,7 @@ from cnnmod.networks.registry import register
 
 
 class Dense(NamedTuple):
-    """How a dense network is built.
+    """The constructor of a dense network and its arguments.
 
     Attributes:
         make: timm's class, or a function that returns the network.
@@ -78,7 +78,8 @@ def timm_network(
 
         network.__name__ = network.__qualname__ = name
         network.__module__, network.__doc__ = describe.__module__, describe.__doc__
-        cfgs: dict[str, Any] = vars(sys.modules[describe.__module__]).setdefault("default_cfgs", {})  # timm's own name
+        # the name that timm expects
+        cfgs: dict[str, Any] = vars(sys.modules[describe.__module__]).setdefault("default_cfgs", {})
         cfgs.update(generate_default_cfgs({name: description}))
         return register(takes_config=converted)(register_model(network))
 

@@ -1,4 +1,4 @@
-"""Files of results: written completely or not at all, validated when read, and stored with their provenance."""
+"""Result files. They are written atomically, validated when they are read, and contain their provenance."""
 
 from cnnmod.records.files import write_whole
 from cnnmod.records.provenance import Provenance

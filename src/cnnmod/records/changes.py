@@ -1,4 +1,4 @@
-"""Read a change of a field (`field=value`) from the command line, and suggest names for an unknown one."""
+"""Read changes of fields (`field=value`) from the command line, and suggest names for unknown ones."""
 
 import difflib
 import json

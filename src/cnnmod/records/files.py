@@ -1,4 +1,4 @@
-"""write_whole: write a file completely or not at all."""
+"""write_whole: write a file atomically."""
 
 import errno
 import os
@@ -62,7 +62,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _keep_access(path: Path, written: Path) -> None:
-    """Give the new file the owner and permissions of the file that it replaces, if that exists."""
+    """Copy the owner and permissions of an existing file to the new file that replaces it."""
     if not path.exists():
         return
     if hasattr(os, "chown"):
@@ -72,7 +72,7 @@ def _keep_access(path: Path, written: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Return the file that a symbolic link points to, whether it exists or not."""
+    """Return the file that a symbolic link points to. The file need not exist."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))

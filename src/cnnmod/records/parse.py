@@ -42,7 +42,7 @@ def read_values(path: str | os.PathLike[str], schema: str) -> dict[str, Any]:
     return values
 
 
-def parse(expected: Any, value: Any, name: str, instead: Mapping[Any, Any] = types.MappingProxyType({})) -> Any:
+def parse(expected: Any, value: Any, name: str, replacements: Mapping[Any, Any] = types.MappingProxyType({})) -> Any:
     """Convert a JSON value to the expected type.
 
     A dataclass must have all fields without a default, and no others. Numbers must be finite.
@@ -52,8 +52,8 @@ def parse(expected: Any, value: Any, name: str, instead: Mapping[Any, Any] = typ
             a union of plain types, or `Any`. A tuple has a fixed length, or items of one type and any length.
         value: The result of `json.loads`.
         name: The name of the value in error messages.
-        instead: Types to use instead of other types, for example the class of a field's values instead of its base
-            class.
+        replacements: Types to use instead of other types, for example a subclass instead of the abstract class of a
+            field.
 
     Raises:
         ValueError: If a value does not have the expected type. The message names the first one.
@@ -64,7 +64,7 @@ def parse(expected: Any, value: Any, name: str, instead: Mapping[Any, Any] = typ
         ...
         ValueError: batch sizes[1] must be int, not '2'
     """
-    expected = instead.get(expected, expected)
+    expected = replacements.get(expected, expected)
     if expected is Any:
         return value
     if hasattr(expected, "from_dict") and isinstance(value, dict):
@@ -80,24 +80,24 @@ def parse(expected: Any, value: Any, name: str, instead: Mapping[Any, Any] = typ
         optional = {field.name for field in dataclasses.fields(expected) if _has_default(field)}
         if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{name}: fields missing or unknown: {', '.join(differing)}")
-        return expected(**{key: parse(hints[key], item, f"{name}: {key}", instead) for key, item in value.items()})
+        return expected(**{key: parse(hints[key], item, f"{name}: {key}", replacements) for key, item in value.items()})
     arguments = get_args(expected)
     if get_origin(expected) is list and isinstance(value, list):
-        return [parse(arguments[0], item, f"{name}[{number}]", instead) for number, item in enumerate(value)]
+        return [parse(arguments[0], item, f"{name}[{number}]", replacements) for number, item in enumerate(value)]
     if get_origin(expected) is tuple and isinstance(value, (list, tuple)):
         if ... not in arguments and len(value) != len(arguments):
             raise ValueError(f"{name} must be {len(arguments)} values, not {value!r}")
-        return tuple(parse(arguments[0], item, f"{name}[{number}]", instead) for number, item in enumerate(value))
+        return tuple(parse(arguments[0], item, f"{name}[{number}]", replacements) for number, item in enumerate(value))
     if get_origin(expected) is dict and isinstance(value, dict):
-        return {key: parse(arguments[1], item, f"{name}: {key}", instead) for key, item in value.items()}
+        return {key: parse(arguments[1], item, f"{name}: {key}", replacements) for key, item in value.items()}
     if get_origin(expected) is types.UnionType:
         errors: list[ValueError] = []
         for alternative in arguments:
             try:
-                return parse(alternative, value, name, instead)
+                return parse(alternative, value, name, replacements)
             except ValueError as error:
                 errors.append(error)
-        if isinstance(value, dict):  # the last alternative's error names the wrong field
+        if isinstance(value, dict):  # the error of the last alternative names the field that is wrong
             raise errors[-1]
         raise ValueError(f"{name} must be {_describe(expected)}, not {value!r}")
     if get_origin(expected) is Literal:

@@ -55,7 +55,7 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str | None:
-    """Return the commit of the repository that contains this file, if there is one."""
+    """Return the commit of the repository that contains this file, or `None`."""
     source = Path(__file__).resolve()
     root = next((folder for folder in source.parents if (folder / ".git").exists()), None)
     if root is None or not source.is_relative_to(root / "src" / "cnnmod"):

@@ -1,4 +1,4 @@
-"""Figures of accuracy over cost: the paper's figure with times measured here, and a figure of networks trained here."""
+"""Figures of accuracy over cost, for the paper's networks and for networks with measured accuracies."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ _REFERENCE = "resnet50"
 
 
 def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
-    """Draw the paper's ImageNet figures to an image file. What was measured here is drawn as hollow marks.
+    """Draw the paper's ImageNet figures to an image file. Measured values are drawn as hollow marks.
 
     Times are divided by the time of ResNet50 on the same machine, so that the paper's laptop and other machines can be
-    compared. A measured mark is drawn at the paper's top-1, since only the time was measured. Controls have no mark,
-    since the paper reports no accuracy for them.
+    compared. The accuracy of a measured mark is the paper's top-1. Controls have no mark, since the paper reports no
+    accuracy for them.
 
     Args:
-        comparisons: Inference results. Results with another baseline than ResNet50, and rows that are not in the
-            figure, are ignored.
+        comparisons: Inference results. Results whose baseline is not ResNet50, and rows that are not in the figure, are
+            ignored.
         path: The image file to write. Its suffix sets the format.
 
     Raises:

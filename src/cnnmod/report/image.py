@@ -11,7 +11,7 @@ from cnnmod.records.files import write_whole
 
 
 def image_format(path: str | os.PathLike[str]) -> str:
-    """Return the image format of a file's suffix. Call it early, so that a wrong suffix is found before the work.
+    """Return the image format of a file's suffix. Call it early, so that a wrong suffix raises before long work.
 
     Raises:
         ValueError: If the suffix is not an image format. The error lists the supported ones.

@@ -51,7 +51,7 @@ def color(label: int) -> tuple[float, float, float]:
 def draw(prediction: Prediction, axes: Axes, image: Image.Image, name: Name) -> None:
     """Draw an image with the text of the prediction as its title.
 
-    Other classes of predictions register their own function with `@draw.register`.
+    To draw other classes of predictions, register a function with `@draw.register`.
     """
     axes.imshow(image)
     axes.set_title(prediction.text(name), fontsize=9)

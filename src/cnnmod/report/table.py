@@ -104,8 +104,8 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     """Return the table of the accuracies of baseline, MoD network and control, followed by other MoD networks.
 
     Args:
-        first: The experiment whose control and MoD network all rows are compared with.
-        others: Experiments that differ from the first in the MoD config only. Their rows are named by the difference.
+        first: The experiment with the control and the MoD network that all rows are compared with.
+        others: Experiments that differ from the first only in the MoD config. Their rows are named after this change.
 
     Raises:
         ValueError: If an experiment differs from the first in more than the MoD config.
@@ -115,11 +115,11 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
         recipe = dataclasses.replace(other.recipe, networks=networks)
         if (recipe, other.data, other.train_images) != (first.recipe, first.data, first.train_images):
             raise ValueError(f"{other.name!r} differs from {first.name!r} in more than the MoD config")
-    labelled = [(row.row, row) for row in first.rows]
-    labelled += [(other.name.removeprefix(f"{first.name}, "), row) for other in others for row in other.rows]
+    labeled = [(row.row, row) for row in first.rows]
+    labeled += [(other.name.removeprefix(f"{first.name}, "), row) for other in others for row in other.rows]
     control, mod = first.row("control"), first.row("mod")
     rows: list[list[str]] = []
-    for label, row in labelled:
+    for label, row in labeled:
         std = "" if row.std_pct is None else f" ±{row.std_pct:.2f}"
         seconds = statistics.mean(result.seconds for result in row.results)
         parameters = f"{row.results[0].parameters / 1e6:.3f}"
@@ -134,7 +134,7 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     ]
     worths = [
         f"{label}, seed {seed}: {result.worth}."
-        for label, row in labelled
+        for label, row in labeled
         for seed, result in zip(row.seeds, row.results, strict=True)
         if result.worth is not None
     ]
@@ -205,7 +205,7 @@ def recipe_table() -> Table:
 def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:
     """Return the table of a network's blocks: kind, C, k, parameters and MACs, with the paper's figures.
 
-    For a dense network, the kind says which blocks `convert_` would replace.
+    For a dense network, the column "kind" shows which blocks `convert_` would replace.
     """
     sizes = count_modules(model, example)
     mod = mod_blocks(model)
@@ -227,7 +227,9 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
                 "conversion."
             )
             refused = {block.kind: block for block in reversed(conversion.blocks) if block.chosen and block.k is None}
-            notes += [f"{kind} stays a standard block at {b.name}: {b.reason}." for kind, b in refused.items()]
+            notes += [
+                f"{class_name} stays a standard block at {b.name}: {b.reason}." for class_name, b in refused.items()
+            ]
     except ValueError as error:  # the network has no modules; counting shows that it runs
         notes.append(f"{error}.")
     rows: list[list[str]] = []

@@ -15,17 +15,17 @@ logger = logging.getLogger("cnnmod")
 _checked: WeakValueDictionary[int, Data] = WeakValueDictionary()  # several runs may use the same data
 
 
-def check_classes(data: Data, counted: str, progress: Progress, *, seen: str = "", first: int = 0) -> None:
+def check_classes(data: Data, unit: str, progress: Progress, *, label_text: str = "", first_class: int = 0) -> None:
     """Log a warning (logger `cnnmod`) for classes without any image, pixel or box in a split.
 
     All labels are read. Only the main process of a run does this.
 
     Args:
         data: The opened data set. Each split has a method `count`.
-        counted: What has a class: `"image"`, `"pixel"` or `"box"`.
-        progress: A callback (description, done, total) if reading takes seconds.
-        seen: The text before the list of the labels that occur. If empty, they are not listed.
-        first: The first class that must occur. It is 1 for detection, since the background has no boxes.
+        unit: The unit that is counted: `"image"`, `"pixel"` or `"box"`.
+        progress: A callback (description, done, total). It is called if reading takes several seconds.
+        label_text: The text before the list of the labels in the data. If it is empty, the labels are not listed.
+        first_class: The first class that must occur. It is 1 for detection, since the background has no boxes.
 
     Raises:
         ValueError: If there is only one class, a split has no pixel or box of any class, or a mask or annotation is
@@ -42,13 +42,13 @@ def check_classes(data: Data, counted: str, progress: Progress, *, seen: str = "
             continue
         counts = images.count(lambda done, total, split=split: progress(f"reading {split} labels", done, total))
         labels = sorted(counts, key=lambda label: label[1])
-        missing = sorted({*range(first, data.num_classes)} - {label for _, label in labels})
+        missing = sorted({*range(first_class, data.num_classes)} - {label for _, label in labels})
         values = ", ".join(f"{value} (ignored)" if label >= data.num_classes else str(value) for value, label in labels)
-        listed = f"; {seen} {values}" if seen and values else ""
-        if len(missing) == data.num_classes - first:
-            raise ValueError(f"no {split} {counted} belongs to any class{listed}")
+        listed = f"; {label_text} {values}" if label_text and values else ""
+        if len(missing) == data.num_classes - first_class:
+            raise ValueError(f"no {split} {unit} belongs to any class{listed}")
         if missing:
-            logger.warning("no %s %s belongs to %s%s", split, counted, name_classes(missing, data.classes), listed)
+            logger.warning("no %s %s belongs to %s%s", split, unit, name_classes(missing, data.classes), listed)
     _checked[id(data)] = data
 
 

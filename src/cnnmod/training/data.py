@@ -16,14 +16,14 @@ def open_data(
     *,
     workers: int = 0,
     skip_broken: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda description, done, total: None,
 ) -> Data:
     """Open a data set for a recipe.
 
     Args:
         place: `"digits"` (part of scikit-learn) or a folder with a supported layout: see `layouts.py` for
             classification, and `scenes.py` for segmentation and detection.
-        recipe: The recipe. It sets how images are prepared, and how many are held out and used.
+        recipe: The recipe. It sets how images are prepared, and how many are used for training and validation.
         workers: Number of processes that decode images. Ignored if all images are decoded once.
         skip_broken: Skip broken images and list them in `Batch.broken`. Otherwise the first one is an error.
         progress: A callback (description, done, total) while Parquet files are read and images are decoded into

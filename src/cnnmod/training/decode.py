@@ -29,7 +29,7 @@ _SUFFIXES = {
 ORIENTATION = "cnnmod orientation"  # key in the info of an image with an applied EXIF orientation
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _MODES = {1: "L", 3: "RGB"}  # by the number of channels
-_TURNS = {  # by the EXIF orientation
+_TRANSPOSES = {  # by the EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -82,8 +82,8 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
         image.load()
     orientation = _orientation(image)
     image = in_mode(_in_8_bits(image, name), name, channels)
-    if orientation in _TURNS:
-        image = image.transpose(_TURNS[orientation])
+    if orientation in _TRANSPOSES:
+        image = image.transpose(_TRANSPOSES[orientation])
         image.info[ORIENTATION] = orientation
     return image
 
@@ -97,12 +97,12 @@ def decode_mask(path: Path) -> NDArray[Any]:
     content = _content(path)
     with _errors_of_pil(content, str(path), ("PNG",)):
         mask = Image.open(io.BytesIO(content), formats=("PNG",))
-        stored = mask.tile[0][3]  # the raw mode, which is how pixels are stored
+        raw_mode = mask.tile[0][3]  # how pixels are stored in the file
         mask.load()
     if mask.mode not in ("L", "P"):
         raise ValueError(f"{path} must be a mask with one byte per pixel, not an image of mode {mask.mode}")
-    if mask.mode == "L" and stored != "L":  # PIL scales 2 and 4 bits to 8
-        raise ValueError(f"{path} must be a mask with one byte per pixel, not an image of mode {stored}")
+    if mask.mode == "L" and raw_mode != "L":  # PIL scales 2 and 4 bits to 8
+        raise ValueError(f"{path} must be a mask with one byte per pixel, not an image of mode {raw_mode}")
     if (orientation := _orientation(mask)) != 1:
         raise ValueError(f"{path} has the EXIF orientation {orientation}, which is not supported for masks")
     return numpy.array(mask)
@@ -114,7 +114,7 @@ def in_mode(image: Image.Image, name: str, channels: int) -> Image.Image:
     if image.mode == mode:
         return image
     _log_once(f"{image.mode} {mode}", f"some images are converted from {image.mode} to {mode}")
-    image.info.pop("transparency", None)  # dropped, since PIL warns about some forms of it
+    image.info.pop("transparency", None)  # removed, since PIL warns about some forms of transparency
     try:
         return image.convert(mode)
     except Exception as error:  # PIL and littleCMS raise many types
@@ -122,7 +122,7 @@ def in_mode(image: Image.Image, name: str, channels: int) -> Image.Image:
 
 
 def why_unreadable(content: bytes) -> str | None:
-    """Return why a file that starts with these bytes is unreadable in any format, or `None`."""
+    """Return why a file that starts with these bytes cannot be read in any format, or `None`."""
     if not content:
         return "the file is empty"
     if content.startswith(b"version https://git-lfs"):
@@ -139,7 +139,7 @@ def _content(path: Path) -> bytes:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that this PIL supports. Others may run programs (EPS) or have no decoder (HDF5)."""
+    """Return the accepted formats that PIL supports. Other formats may run programs (EPS) or have no decoder (HDF5)."""
     Image.init()
     return tuple(name for name in _SUFFIXES if name in Image.OPEN)
 

@@ -1,4 +1,4 @@
-"""Evaluate a network on test images. Each image is counted once, for any number of processes."""
+"""Evaluate a network on test images. Each image is evaluated once, for any number of processes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -46,7 +46,7 @@ def evaluate(
     processes = all_processes()
     device = processes.device
     assert device is not None
-    if processes.num_processes > 1:  # buffers differ, since each process trains on other images
+    if processes.num_processes > 1:  # each process trains on other images, so buffers differ
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
     metric = task.metric(num_classes, device)

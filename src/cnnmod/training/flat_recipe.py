@@ -32,7 +32,7 @@ def is_flat(values: Mapping[str, Any]) -> bool:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a flat recipe by part, without the fields of other tasks.
+    """Return the values of a flat recipe by part. Fields of other tasks are dropped.
 
     Raises:
         ValueError: If a field or the task is unknown.

@@ -198,13 +198,13 @@ class RunFolder:
         save(model, self.folder / name, factory=factory, factory_args=arguments)
 
 
-def _difference(saved: Any, current: Any, where: str = "") -> str:
+def _difference(saved: Any, current: Any, path: str = "") -> str:
     """Describe the first difference between two dictionaries."""
     if isinstance(saved, dict) and isinstance(current, dict):
         for key in [*saved, *current]:
             if saved.get(key) != current.get(key):
-                return _difference(saved.get(key), current.get(key), f"{where}.{key}" if where else key)
-    return f"its {where} is {saved!r}, not {current!r}"
+                return _difference(saved.get(key), current.get(key), f"{path}.{key}" if path else key)
+    return f"its {path} is {saved!r}, not {current!r}"
 
 
 def _lines_until(metrics: Path, step: int) -> list[str]:

@@ -140,7 +140,7 @@ class DecodedImages:
     def batches(self, order: Sequence[Tensor], draw: int | None = None) -> Iterator[Batch]:
         samples = [[(int(number), draw) for number in numbers] for numbers in order]
         for batch in DataLoader(
-            self,  # pyright: ignore[reportArgumentType]  it has the methods of a map-style data set
+            self,  # pyright: ignore[reportArgumentType]  the class has the methods of a map-style data set
             batch_sampler=samples,  # pyright: ignore[reportArgumentType]  the key of a sample is (index, seed)
             num_workers=min(self.workers, len(samples)),
             collate_fn=self._collate,
@@ -163,7 +163,7 @@ class DecodedImages:
         """
         index, draw = sample
         number = index if self.numbers is None else self.numbers[index]
-        _seed_draws(draw, number)
+        _seed_generators(draw, number)
         try:
             image, label = self.dataset.open(number, self.channels)
         except ValueError as error:
@@ -187,16 +187,16 @@ def collate(examples: Sequence[tuple[Tensor, Any]], stacked: bool = True, broken
     return Batch(torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels]), broken)
 
 
-def first_of_shuffled(count: int | None, total: int, place: object) -> Sequence[int]:
+def first_of_shuffled(count: int | None, total: int, name: object) -> Sequence[int]:
     """Return the first `count` of the indices 0 to `total` - 1 in a shuffled order. If `count` is `None`, return all.
 
     Raises:
-        ValueError: If `count` is larger than `total`. The error names the place.
+        ValueError: If `count` is larger than `total`. The error has the name of the data set.
     """
     if count is None:
         return range(total)
     if count > total:
-        raise ValueError(f"train_images is {count}, but {place} has {total} training images")
+        raise ValueError(f"train_images is {count}, but {name} has {total} training images")
     return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].tolist()
 
 
@@ -205,7 +205,7 @@ def mix_seeds(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
-def _seed_draws(draw: int | None, number: int) -> None:
+def _seed_generators(draw: int | None, number: int) -> None:
     """Seed the random generators that transforms use, for one image."""
     if draw is not None:
         seed = mix_seeds(draw, number)

@@ -18,7 +18,7 @@ _LAYOUTS = (
 )
 
 
-def find_sources(folder: Path, progress: Progress = lambda what, done, total: None) -> Sources:
+def find_sources(folder: Path, progress: Progress = lambda description, done, total: None) -> Sources:
     """Find the images in the folder of a data set.
 
     Args:

@@ -23,9 +23,9 @@ _held: set[Path] = set()  # fcntl locks do not exclude the process that holds th
 def hold(folder: Path) -> Iterator[None]:
     """Lock a folder for one run. The folder is created if necessary, and removed at the end if it is empty.
 
-    Only the main process of a run takes the lock. It is a file lock of the kernel. It is released when its process ends
-    in any way, and forked processes do not inherit it. The lock file contains the process and the host. On some network
-    file systems a host does not see the locks of other hosts, so a lock file that another host left behind counts as a
+    Only the main process of a run takes the lock. It is a file lock of the kernel, which is released when the process
+    ends and is not inherited by forked processes. The lock file contains the process ID and the host. On some network
+    file systems, a host does not see the locks of other hosts. Therefore a lock file of another host is treated as a
     running process.
 
     Raises:
@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if _is_same_file(path, file):  # not deleted by a user, as the error below advises
+            if _is_same_file(path, file):  # a user may have deleted the file, as the error below advises
                 path.unlink()
             os.close(file)
             _held.discard(path)
@@ -61,7 +61,7 @@ def _lock(path: Path) -> int:
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another run has ended in the meantime and removed the folder
+        except FileNotFoundError:  # another run ended in the meantime and removed the folder
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         try:
@@ -73,7 +73,7 @@ def _lock(path: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # another run has ended in the meantime and removed this file
+        os.close(file)  # another run ended in the meantime and removed this file
 
 
 def _is_same_file(path: Path, file: int) -> bool:

@@ -96,7 +96,8 @@ def train(
     tested = model if average is None else average.module
     scaler = torch.amp.GradScaler(device.type, enabled=system.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
-    compute_loss = loss or recipe.task.loss(data.num_classes, device)  # may fail, so call it before any file is written
+    # Called before any file is written, since it may raise.
+    compute_loss = loss or recipe.task.loss(data.num_classes, device)
     restored: dict[str, Any] = record.restore(state) if record else {}
     done, best = restored.get("step", 0), restored.get("best")
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model

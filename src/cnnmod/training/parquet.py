@@ -1,4 +1,4 @@
-"""Read Parquet files as on the Hugging Face Hub: one row per image, with its content and its label."""
+"""Read Parquet files as on the Hugging Face Hub. Each row has the content and the label of an image."""
 
 import glob
 import itertools
@@ -125,8 +125,8 @@ def _classes(splits: dict[str, list[_File]]) -> tuple[str, ...] | None:
             raise ValueError(f"{named.path} has strings as labels, {numbered.path} has integers")
     if not files or not files[0].has_names_as_labels:
         return same_classes([(file.path, file.names) for file in files]) if files else None
-    trained = splits.get("train") or files
-    return tuple(sorted({str(label) for file in trained for label in file.labels}))
+    training_files = splits.get("train") or files
+    return tuple(sorted({str(label) for file in training_files for label in file.labels}))
 
 
 def _source(split: str, files: Sequence[_File], classes: tuple[str, ...] | None, progress: Progress) -> Source:
@@ -171,7 +171,7 @@ def _errors_of_arrow(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Disable progress bars and logs of `datasets`. Its errors are raised anyway."""
+    """Disable the progress bars and logs of `datasets`. Errors are still raised."""
     import datasets
 
     shown, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()

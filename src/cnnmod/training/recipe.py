@@ -92,25 +92,27 @@ class Recipe:
         return Recipe.from_dict(values)
 
 
-def _read(part_class: type[Any], values: Any, where: str) -> Any:
+def _read(part_class: type[Any], values: Any, part_name: str) -> Any:
     """Build a part of a recipe from its JSON values."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be an object, not {values!r}")
+        raise ValueError(f"{part_name} must be an object, not {values!r}")
     fields = {part_field.name: part_field for part_field in dataclasses.fields(part_class)}
     for name in values:
         if name not in fields:
             raise ValueError(
-                unknown_name("recipe field", f"{where}.{name}", {f"{where}.{field_name}": 0 for field_name in fields})
+                unknown_name(
+                    "recipe field", f"{part_name}.{name}", {f"{part_name}.{field_name}": 0 for field_name in fields}
+                )
             )
     for name, part_field in fields.items():
         if name not in values and (part_field.default, part_field.default_factory) == (dataclasses.MISSING,) * 2:
-            raise ValueError(f"{where}.{name} is missing")
+            raise ValueError(f"{part_name}.{name} is missing")
     hints = get_type_hints(part_class)
-    return part_class(**{name: parse(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    return part_class(**{name: parse(hints[name], value, f"{part_name}.{name}") for name, value in values.items()})
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the field with this path or unique end of a path."""
+    """Set the field whose path equals the key or uniquely ends with it."""
     if match := re.fullmatch(r"(?:networks\.)?network_args\.(.+)", key):
         path = ["networks", "network_args", *match[1].split(".")]
     else:
@@ -130,21 +132,21 @@ def _resolved(key: str, paths: Sequence[str]) -> str:
         raise ValueError(f"{key!r} is ambiguous; write {' or '.join(matches)}")
     if not matches:
         ends = {end: path for path in paths for end in _ends(path)}
-        same = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
-        near = [ends[end] for end in difflib.get_close_matches(key, ends, n=6, cutoff=0.4)]
-        close = dict.fromkeys([*same, *near])
-        hint = f"did you mean {', '.join([*close][:2])}?" if close else f"the parts are {', '.join((*_PARTS, 'task'))}"
+        same_name = [path for path in paths if path.rpartition(".")[2] == key.rpartition(".")[2]]
+        similar = [ends[end] for end in difflib.get_close_matches(key, ends, n=6, cutoff=0.4)]
+        hints = dict.fromkeys([*same_name, *similar])
+        hint = f"did you mean {', '.join([*hints][:2])}?" if hints else f"the parts are {', '.join((*_PARTS, 'task'))}"
         raise ValueError(f"unknown recipe field {key!r}; {hint}")
     return matches[0]
 
 
-def _paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Yield all paths, except the name of the task and those into network_args, whose names depend on the factory."""
+def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield all paths, except the name of the task and the paths into network_args, which depend on the factory."""
     for name, value in values.items():
-        if f"{above}{name}" != "task.name":
-            yield f"{above}{name}"
+        if f"{prefix}{name}" != "task.name":
+            yield f"{prefix}{name}"
         if isinstance(value, dict) and name != "network_args":
-            yield from _paths(value, f"{above}{name}.")
+            yield from _paths(value, f"{prefix}{name}.")
 
 
 def _ends(path: str) -> Iterator[str]:

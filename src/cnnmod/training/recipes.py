@@ -1,4 +1,4 @@
-"""The named recipes: those of the paper, a short modern one, and four for small hardware."""
+"""The named recipes: the recipes of the paper, a short modern one, and four for small hardware."""
 
 import importlib
 from collections.abc import Callable, Sequence

@@ -66,7 +66,7 @@ def run_training(
     data: Data,
     *,
     save_every_s: float = 60,
-    progress: RunProgress = lambda what, done, total, rate: None,
+    progress: RunProgress = lambda description, done, total, rate: None,
 ) -> Result:
     """Train and evaluate in a run folder. An interrupted run is resumed, and a finished one returns its result.
 

@@ -23,7 +23,7 @@ from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 IGNORED = 255  # the class of pixels that loss and metric ignore
 SceneData = tuple[dict[str, "Scenes"], tuple[str, ...]]  # the splits by name, and the names of the classes
 
-_QUIET_S = 2  # seconds before progress is shown
+_PROGRESS_DELAY_S = 2  # progress is shown after this time
 _MASKS = (
     "masks beside the images (train/NAME.jpg and trainannot/NAME.png, val/ and valannot/) or Cityscapes "
     "(leftImg8bit/train/… and gtFine/train/…)"
@@ -42,8 +42,8 @@ class Scenes:
         images: The image files.
         labels: The files of the masks or boxes.
         read: A function from a label file and the height and width of its image to the label. Its errors name the file.
-        count_in: A function from a label file to counts by (value or name, class): pixels, with those of the class
-            `IGNORED`, or boxes, without the difficult ones.
+        count_in: A function from a label file to counts by (value or name, class). It counts pixels, including ignored
+            ones (class `IGNORED`), or boxes, without difficult ones.
     """
 
     images: Sequence[Path]
@@ -71,7 +71,7 @@ class Scenes:
         """
         path, label = self.images[number], self.labels[number]
         image = decode_file(path, channels)
-        if ORIENTATION in image.info and label.suffix == ".xml" and not _states_size(label):
+        if ORIENTATION in image.info and label.suffix == ".xml" and not _has_size(label):
             raise ValueError(
                 f"{path} has the EXIF orientation {image.info[ORIENTATION]}, and {label} does not state the size of "
                 "the image"
@@ -79,7 +79,7 @@ class Scenes:
         return image, self.read(label, (image.height, image.width))
 
     def count(self, numbers: Sequence[int], skip_broken: bool, progress: Callable[[int, int], None]) -> Counts:
-        """Sum `count_in` over the labels of these images. `progress` is called if it takes seconds.
+        """Sum `count_in` over the labels of these images. `progress` is called if this takes several seconds.
 
         Raises:
             ValueError: If a label is broken and `skip_broken` is false.
@@ -99,7 +99,7 @@ class Scenes:
         try:
             for done, counts in enumerate(pool.map(count, numbers), 1):
                 total.update(counts)
-                shown = shown or time.monotonic() - started > _QUIET_S
+                shown = shown or time.monotonic() - started > _PROGRESS_DELAY_S
                 if shown:
                     progress(done, len(numbers))
         finally:
@@ -222,7 +222,7 @@ def _names(folder: Path, years: Sequence[Path]) -> list[str]:
     for path in sorted(path for year in years for path in (year / "Annotations").glob("[!.]*.xml")):
         try:
             names |= dict.fromkeys(read_annotation(path).names, path)
-        except ValueError as error:  # reported or skipped when the image is used
+        except ValueError as error:  # raised or skipped when the image is used
             broken = broken or f"; {error}"
     for name, path in names.items():
         if name.casefold() == "background":
@@ -273,8 +273,8 @@ def _unknown(path: Path, value: int, classes: Mapping[int, int]) -> ValueError:
     )
 
 
-def _states_size(path: Path) -> bool:
+def _has_size(path: Path) -> bool:
     try:
         return None not in read_annotation(path).size
-    except ValueError:  # reported when the boxes are read
+    except ValueError:  # raised when the boxes are read
         return True

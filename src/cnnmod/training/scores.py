@@ -23,7 +23,7 @@ class Score(ABC):
         main: The field that selects checkpoints and compares networks.
         title: The title of this field in tables.
         unit: The unit of this field.
-        counted: What has a class: `"image"`, `"pixel"` or `"box"`. Empty for tasks without classes.
+        counted: The unit that has a class: `"image"`, `"pixel"` or `"box"`. Empty for tasks without classes.
         images: The number of test images.
         broken: The number of images that could not be read and were skipped.
         absent_classes: The indices of the classes that do not occur in the test labels.
@@ -39,7 +39,7 @@ class Score(ABC):
 
     @abstractmethod
     def summary(self) -> str:
-        """Return a short text for people."""
+        """Return the score as a short text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -121,9 +121,9 @@ class AveragePrecision(Score):
     """The score of a detector: the mean of the average precision (AP) over classes.
 
     Attributes:
-        ap50_voc07_pct: AP at an IoU of 0.5, the mean precision at 11 recalls, as in VOC 2007 and the paper.
-        ap50_pct: AP at an IoU of 0.5, the area under the curve, as in VOC since 2010.
-        coco_ap_pct: AP as in COCO, the mean over IoUs from 0.5 to 0.95.
+        ap50_voc07_pct: AP at an IoU of 0.5: the mean precision at 11 recalls, as in VOC 2007 and the paper.
+        ap50_pct: AP at an IoU of 0.5: the area under the curve, as in VOC since 2010.
+        coco_ap_pct: AP as in COCO: the mean over IoUs from 0.5 to 0.95.
         class_ap50_pct: `ap50_voc07_pct` of each class, without the background. `None` if the class is not in the
             labels.
         images: The number of test images.
@@ -161,28 +161,28 @@ class Metric(Protocol):
         ...
 
 
-class TopOfLogits:
+class ClassificationMetric:
     """Top-1 and top-5 accuracy of logits (N, classes)."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        tops = [top for top in (1, 5) if top == 1 or top < num_classes]
+        top_ks = [top_k for top_k in (1, 5) if top_k == 1 or top_k < num_classes]
         self.num_classes = num_classes
-        self._metrics = [MulticlassAccuracy(num_classes, top_k=top, average="micro").to(device) for top in tops]
-        self._loss = MeanMetric(nan_strategy="ignore").to(device)  # `_nan` reports NaN
+        self._metrics = [MulticlassAccuracy(num_classes, top_k=top_k, average="micro").to(device) for top_k in top_ks]
+        self._loss = MeanMetric(nan_strategy="ignore").to(device)  # `_has_nan` detects NaN
         self._present = torch.zeros(num_classes, dtype=torch.bool, device=device)
-        self._nan = torch.zeros((), dtype=torch.bool, device=device)
+        self._has_nan = torch.zeros((), dtype=torch.bool, device=device)
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
         if outputs.shape != (len(labels), self.num_classes):
             raise ValueError(f"the network has {outputs.shape[-1]} classes, the images have {self.num_classes}")
-        self._nan |= outputs.isnan().any()
+        self._has_nan |= outputs.isnan().any()
         self._present[labels] = True
         for metric in self._metrics:
             metric.update(outputs.float(), labels)
         self._loss.update(cross_entropy(outputs.float(), labels), len(labels))
 
     def compute(self, images: int, broken: int) -> Accuracy:
-        _check_numbers(self._nan)
+        _check_no_nan(self._has_nan)
         values = [round(100 * metric.compute().item(), 4) for metric in self._metrics]  # the precision of float32
         present = gather_object(self._present.nonzero().flatten().tolist())
         absent = sorted({*range(self.num_classes)} - {*present})
@@ -190,23 +190,23 @@ class TopOfLogits:
         return Accuracy(values[0], top5, images, broken, loss, absent)
 
 
-class OverlapOfPixels:
+class SegmentationMetric:
     """Overlap of predicted and true classes of pixels, from logits (N, classes, H, W) in `"out"`."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
         self._matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED).to(device)
-        self._nan = torch.zeros((), dtype=torch.bool, device=device)
+        self._has_nan = torch.zeros((), dtype=torch.bool, device=device)
 
     def update(self, outputs: dict[str, Tensor], labels: Tensor) -> None:
         logits = outputs["out"]
         if logits.shape[1] != self.num_classes:
             raise ValueError(f"the network has {logits.shape[1]} classes, the images have {self.num_classes}")
-        self._nan |= logits.isnan().any()
+        self._has_nan |= logits.isnan().any()
         self._matrix.update(logits.argmax(1), labels)
 
     def compute(self, images: int, broken: int) -> Overlap:
-        _check_numbers(self._nan)
+        _check_no_nan(self._has_nan)
         matrix = self._matrix.compute().double()  # [true class][predicted class]
         correct, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
         iou, recall = 100 * correct / (true + predicted - correct), 100 * correct / true  # NaN for absent classes
@@ -221,7 +221,7 @@ class OverlapOfPixels:
         )
 
 
-class PrecisionOfBoxes:
+class DetectionMetric:
     """Average precision of boxes, from one dictionary of boxes, labels and scores per image."""
 
     def __init__(self, num_classes: int) -> None:
@@ -231,7 +231,7 @@ class PrecisionOfBoxes:
 
     def update(self, outputs: list[dict[str, Tensor]], labels: list[dict[str, Tensor]]) -> None:
         self._predictions += [{name: value.cpu() for name, value in output.items()} for output in outputs]
-        for label in labels:  # VOC does not count difficult objects
+        for label in labels:  # VOC ignores difficult objects in evaluation
             target = {"iscrowd": label["difficult"], **label}
             self._targets.append({name: value.cpu() for name, value in target.items()})
 
@@ -247,7 +247,7 @@ class PrecisionOfBoxes:
             metric = MeanAveragePrecision(sync_on_compute=False, **thresholds, **overlaps)
             metric.update(predictions, targets)
             results[name] = metric.compute()
-        of_class = dict(
+        class_ap = dict(
             zip(results["voc07"]["classes"].flatten().tolist(), _each(results["voc07"]["map_per_class"]), strict=True)
         )
         counted = {label for image in targets for label in image["labels"][image["iscrowd"] == 0].tolist()}
@@ -255,15 +255,15 @@ class PrecisionOfBoxes:
             ap50_voc07_pct=_percent(results["voc07"]["map_50"]),
             ap50_pct=_percent(results["area"]["map_50"]),
             coco_ap_pct=_percent(results["coco"]["map"]),
-            class_ap50_pct=[of_class.get(label) for label in range(1, self.num_classes)],
+            class_ap50_pct=[class_ap.get(label) for label in range(1, self.num_classes)],
             images=images,
             broken=broken,
             absent_classes=sorted({*range(1, self.num_classes)} - counted),
         )
 
 
-def _check_numbers(nan: Tensor) -> None:
-    if any(gather_object([bool(nan)])):
+def _check_no_nan(has_nan: Tensor) -> None:
+    if any(gather_object([bool(has_nan)])):
         raise FloatingPointError("the outputs of the network on the test images contain NaN")
 
 

@@ -12,7 +12,7 @@ from cnnmod.training.decode import IMAGE_SUFFIXES, why_unreadable
 from cnnmod.training.sources import Source, Sources
 from cnnmod.training.splits import files_by_split
 
-_Place = tuple[Path, int, int, str]  # shard, offset, size, name of the member
+_Member = tuple[Path, int, int, str]  # shard, offset, size, name
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _CHUNK = 1 << 20  # bytes
@@ -37,47 +37,47 @@ def find_shards(folder: Path) -> Sources | None:
 
 def _source(paths: Sequence[Path]) -> Source:
     labels: list[int] = []
-    places: list[_Place] = []
+    members: list[_Member] = []
     for path in paths:
         images, classes = _index(path)
         labels += [classes[key] for key in images]
-        places += images.values()
-    return Source(labels, partial(_fetch, places), partial(_name, places))
+        members += images.values()
+    return Source(labels, partial(_fetch, members), partial(_name, members))
 
 
-def _index(path: Path) -> tuple[dict[str, _Place], dict[str, int]]:
-    """Return the place of the image and the label of each key."""
-    images: dict[str, _Place] = {}
-    labels: dict[str, _Place] = {}
-    other: dict[str, str] = {}
-    for member in _members(path):
-        key, suffix = _key_and_suffix(member.name)
-        if not key or member.isdir():
+def _index(path: Path) -> tuple[dict[str, _Member], dict[str, int]]:
+    """Return the image member and the label of each key."""
+    images: dict[str, _Member] = {}
+    labels: dict[str, _Member] = {}
+    other_members: dict[str, str] = {}
+    for tar_member in _members(path):
+        key, suffix = _key_and_suffix(tar_member.name)
+        if not key or tar_member.isdir():
             continue
         if f".{suffix}" not in IMAGE_SUFFIXES and suffix != "cls":
-            other.setdefault(key, member.name)
+            other_members.setdefault(key, tar_member.name)
             continue
-        if not member.isreg() or member.issparse():
-            raise ValueError(f"{path}: {member.name} is a link or a sparse file; only regular files are supported")
-        place = (path, member.offset_data, member.size, member.name)
-        _add(labels if suffix == "cls" else images, key, place)
+        if not tar_member.isreg() or tar_member.issparse():
+            raise ValueError(f"{path}: {tar_member.name} is a link or a sparse file; only regular files are supported")
+        member = (path, tar_member.offset_data, tar_member.size, tar_member.name)
+        _add(labels if suffix == "cls" else images, key, member)
     for key in sorted(images.keys() ^ labels.keys()):
         present, missing = ("an image", "label (.cls)") if key in images else ("a label (.cls)", "image")
-        hint = f"; it has {other[key]}, but keys end at the first dot of a name" if key in other else ""
+        hint = f"; it has {other_members[key]}, but keys end at the first dot of a name" if key in other_members else ""
         raise ValueError(f"{path}: {key} has {present} but no {missing}{hint}")
-    for key, name in other.items():
+    for key, name in other_members.items():
         if key not in images and (not images or name.lower().endswith((".cls", *IMAGE_SUFFIXES))):
             raise ValueError(
                 f"{path}: {key} has no image and no label (.cls); it has {name}, but keys end at the first dot"
             )
     with path.open("rb") as file:
-        return images, {key: _label(file, place) for key, place in labels.items()}
+        return images, {key: _label(file, member) for key, member in labels.items()}
 
 
-def _add(places: dict[str, _Place], key: str, place: _Place) -> None:
-    if key in places:
-        raise ValueError(f"{place[0]}: {key} has two images or two labels, {places[key][3]} and {place[3]}")
-    places[key] = place
+def _add(members: dict[str, _Member], key: str, member: _Member) -> None:
+    if key in members:
+        raise ValueError(f"{member[0]}: {key} has two images or two labels, {members[key][3]} and {member[3]}")
+    members[key] = member
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
@@ -90,8 +90,8 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     return posixpath.join(folder, stem), suffix.lower()
 
 
-def _label(file: BinaryIO, place: _Place) -> int:
-    path, offset, size, name = place
+def _label(file: BinaryIO, member: _Member) -> int:
+    path, offset, size, name = member
     file.seek(offset)
     content = file.read(min(size, _MAX_LABEL + 1))
     if len(content) > _MAX_LABEL or not re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content):
@@ -131,12 +131,12 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> None:
 
 
 # Module-level functions, since worker processes cannot unpickle lambdas.
-def _fetch(places: Sequence[_Place], number: int) -> bytes:
-    path, offset, size, _ = places[number]
+def _fetch(members: Sequence[_Member], number: int) -> bytes:
+    path, offset, size, _ = members[number]
     with path.open("rb") as shard:
         shard.seek(offset)
         return shard.read(size)
 
 
-def _name(places: Sequence[_Place], number: int) -> str:
-    return f"{places[number][0]}: {places[number][3]}"
+def _name(members: Sequence[_Member], number: int) -> str:
+    return f"{members[number][0]}: {members[number][3]}"

@@ -46,7 +46,7 @@ def files_by_split(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path
         ValueError: If the files of a split are named in two ways, or there are files in two folders.
     """
     files: dict[str, list[Path]] = {}
-    first: dict[str, tuple[Path, str, Path]] = {}  # the first file of a split, its word for the split, its folder
+    first: dict[str, tuple[Path, str, Path]] = {}  # split → its first file, the word in its name, and its folder
     for path in _candidates(folder, suffixes):
         base, word = _split_word(path, folder)
         if word is None:
@@ -68,7 +68,8 @@ def _in_order(values: Mapping[str, _Value]) -> dict[str, _Value]:
 
 def _candidates(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Return the files in the folder, in its subfolders, and in their subfolders train, val and test."""
-    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]  # skips lost+found
+    # Skips folders such as lost+found.
+    inner = [path for path in visible(folder) if path.is_dir() and os.access(path, os.R_OK)]
     split_folders = [path / word for path in inner for word in SPLITS if (path / word).is_dir()]
     paths = [path for parent in (folder, *inner, *split_folders) for path in visible(parent)]
     return [path for path in paths if path.name.lower().endswith(tuple(suffixes)) and path.is_file()]

@@ -19,24 +19,24 @@ _FORMAT = 2
 _ADVICE = "try a lower learning rate, a longer warm-up or clip_grad"
 
 
-def check_loss(loss: float, when: str) -> None:
+def check_loss(loss: float, location: str) -> None:
     """Check the loss of a step.
 
     Raises:
         FloatingPointError: If the loss is not finite.
     """
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss} {when}; {_ADVICE}")
+        raise FloatingPointError(f"the loss is {loss} {location}; {_ADVICE}")
 
 
-def check_finite(tensors: Mapping[str, Tensor], when: str) -> None:
-    """Check tensors before they are written.
+def check_finite(tensors: Mapping[str, Tensor], location: str) -> None:
+    """Check that tensors are finite before they are written.
 
     Raises:
         FloatingPointError: If a tensor has a value that is not finite. The error names the tensor.
     """
     if (name := _not_finite(tensors)) is not None:
-        raise FloatingPointError(f"{name} has values that are not finite {when}; {_ADVICE}")
+        raise FloatingPointError(f"{name} has values that are not finite {location}; {_ADVICE}")
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class State:
             "scaler": self.scaler.state_dict(),
         }
         flat = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        when = f"at step {progress.get('step', 0)}"
-        check_finite(flat, when)
+        location = f"at step {progress.get('step', 0)}"
+        check_finite(flat, location)
         if not 0 < self.scaler.get_scale() < math.inf:
-            raise FloatingPointError(f"the loss scale of fp16 is {self.scaler.get_scale()} {when}; {_ADVICE}")
+            raise FloatingPointError(f"the loss scale of fp16 is {self.scaler.get_scale()} {location}; {_ADVICE}")
         metadata["checksum"] = _checksum(flat, metadata)
         write_whole(path, serialize(flat, metadata={"cnnmod-state": json.dumps(metadata)}))
 

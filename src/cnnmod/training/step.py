@@ -27,7 +27,7 @@ class Step:
     Attributes:
         recipe: The recipe, which sets gradient accumulation, precision and gradient clipping.
         model: The network, wrapped in DistributedDataParallel if there are several processes.
-        forward: The same network, compiled if the recipe says so.
+        forward: The same network, compiled if the recipe enables it.
         loss: A function (model, images, labels) → loss.
         optimizer: The optimizer of the model.
         scaler: The gradient scaler, which is enabled for fp16.

@@ -1,4 +1,4 @@
-"""Batch norm with statistics over all processes, also on the CPU, which torch does not support."""
+"""Batch norm with statistics over all processes. On the CPU, torch does not support this."""
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sync_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace all batch norms by ones with statistics over all processes. The parameters are shared.
+    """Replace all batch norms by batch norms with statistics over all processes. The parameters are shared.
 
     Raises:
         ValueError: If the network is on the CPU and has a batch norm other than torch's `BatchNorm2d`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
-from cnnmod.deploy.in_place import overwrite_where_nobody_reads_
+from cnnmod.deploy.in_place import allow_overwriting_
 from cnnmod.deploy.targets.target import Target
 from cnnmod.deploy.triton_form import TritonForm
 
@@ -22,7 +22,7 @@ class EagerTarget(Target):
 
     def finish_(self, lowered: nn.Module) -> None:
         """Let MoD blocks overwrite their input if nothing else reads it."""
-        overwrite_where_nobody_reads_(lowered)
+        allow_overwriting_(lowered)
 
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:
         """Return the network, called without gradients."""

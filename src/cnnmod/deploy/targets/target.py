@@ -1,4 +1,4 @@
-"""The interface of a target, which is one way to run a lowered network."""
+"""The interface of targets. A target is a way to run a lowered network."""
 
 import importlib
 import tempfile

@@ -35,7 +35,7 @@ class Task(ABC):
 
     Attributes:
         name: The name of the task in recipes and files. `register_task` sets it.
-        score: The class of the scores that the metric computes.
+        score: The class of the score that the metric computes.
         test_batch_size: The batch size for evaluation. Use 1 if image sizes vary.
         one_class_each: Whether each label is the class index of an image.
     """
@@ -89,7 +89,7 @@ class Task(ABC):
         """Check that the options of the task and of the images are compatible.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If they are not compatible.
         """
 
     def check_data(self, data: Data, progress: Progress) -> None:  # noqa: B027  optional
@@ -137,7 +137,7 @@ def register_task(name: str) -> Callable[[type[TaskT]], type[TaskT]]:
     A package can declare the class as an entry point of the group `cnnmod.tasks` instead.
 
     Raises:
-        ValueError: If the name is already registered, or if the class is incomplete. The error names what is missing.
+        ValueError: If the name is already registered, or if the class is incomplete. The error names the missing parts.
 
     Examples:
         >>> @register_task("classification")

@@ -16,10 +16,10 @@ from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
 from cnnmod.training.images import Batch, Data, DecodedImages, Images, collate
 from cnnmod.training.in_memory import ImagesInMemory, decode_into_memory, pixels_of
-from cnnmod.training.labelled import open_labelled
+from cnnmod.training.labeled import open_labeled
 from cnnmod.training.options import ImageOptions, check_fields
 from cnnmod.training.predictions import TopClasses
-from cnnmod.training.scores import Accuracy, TopOfLogits
+from cnnmod.training.scores import Accuracy, ClassificationMetric
 from cnnmod.training.tasks.base import Loss, Task, register_task
 
 
@@ -89,13 +89,13 @@ class Classification(Task):
     def open_data(
         self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
     ) -> Data:
-        labelled = open_labelled(place, self.validation_fraction, images.train_images, progress)
+        labeled = open_labeled(place, self.validation_fraction, images.train_images, progress)
 
         def open_split(split: str, numbers: Sequence[int], training: bool) -> Images:
             if self.augmentation == "resized_crop":
                 transform = self._transform(images, training)
                 return DecodedImages(
-                    labelled.splits[split],
+                    labeled.splits[split],
                     transform,
                     images.in_channels,
                     numbers,
@@ -104,7 +104,7 @@ class Classification(Task):
                 )
             description = f"decoding {'train' if training else split} images"
             return decode_into_memory(
-                labelled.splits[split],
+                labeled.splits[split],
                 numbers,
                 images,
                 crop_flip=self.augmentation == "crop_flip",
@@ -114,11 +114,11 @@ class Classification(Task):
             )
 
         return Data(
-            train=open_split(*labelled.train, True),
-            validation=None if labelled.validation is None else open_split(*labelled.validation, False),
-            test=open_split(*labelled.test, False),
-            num_classes=labelled.num_classes,
-            classes=labelled.classes,
+            train=open_split(*labeled.train, True),
+            validation=None if labeled.validation is None else open_split(*labeled.validation, False),
+            test=open_split(*labeled.test, False),
+            num_classes=labeled.num_classes,
+            classes=labeled.classes,
         )
 
     def check_data(self, data: Data, progress: Progress) -> None:
@@ -165,14 +165,14 @@ class Classification(Task):
 
         return loss
 
-    def metric(self, num_classes: int, device: torch.device) -> TopOfLogits:
-        return TopOfLogits(num_classes, device)
+    def metric(self, num_classes: int, device: torch.device) -> ClassificationMetric:
+        return ClassificationMetric(num_classes, device)
 
     def predict(self, outputs: Tensor, size: tuple[int, int], threshold: float) -> TopClasses:
         probabilities, classes = outputs[0].float().softmax(0).topk(min(5, outputs.shape[1]))
         return TopClasses(classes.tolist(), [round(value, 4) for value in probabilities.tolist()])
 
-    def _transform(self, images: ImageOptions, training: bool) -> "_Photograph":
+    def _transform(self, images: ImageOptions, training: bool) -> "_ImageTransform":
         augmentation = {"auto_augment": self.auto_augment, "re_prob": self.random_erasing, "color_jitter": 0.0}
         try:
             transform = create_transform(
@@ -187,7 +187,7 @@ class Classification(Task):
             raise ValueError(
                 f"auto_augment {self.auto_augment!r} is not an auto-augment policy of timm: {error}"
             ) from error
-        return _Photograph(transform)
+        return _ImageTransform(transform)
 
     def _teacher(self, num_classes: int) -> nn.Module | None:
         if self.teacher is None:
@@ -198,7 +198,7 @@ class Classification(Task):
 
 
 @dataclass(frozen=True)
-class _Photograph:
+class _ImageTransform:
     """Apply a timm transform to an image and keep its label."""
 
     transform: Any

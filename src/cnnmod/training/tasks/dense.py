@@ -1,4 +1,4 @@
-"""Shared code of segmentation and detection: color photographs, and a backbone with weights of a classifier."""
+"""Shared code of segmentation and detection: data sets of color photographs, and initialization of backbones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cnnmod.training.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverBackbone(Task):
+class BackboneTask(Task):
     """Base class of tasks whose networks have a backbone."""
 
     backbone_weights: str | None = None
@@ -42,7 +42,7 @@ class OverBackbone(Task):
 
 
 def open_scenes(
-    place: str | Path,
+    name: str | Path,
     scenes: SceneData,
     train_images: int | None,
     transform: Callable[[bool], Callable[..., Any]],
@@ -54,10 +54,10 @@ def open_scenes(
     """Open a data set of photographs with masks or boxes. Without a test split, the validation split is the test split.
 
     Args:
-        place: The name of the data set in errors.
+        name: The name of the data set in errors.
         scenes: The splits and the classes of the data set.
         train_images: How many images to train on. `None` means all.
-        transform: A function that takes whether images are for training, and returns a transform (image, label).
+        transform: A function that returns a transform (image, label). Its argument is whether images are for training.
         stacked: Whether the images and the labels of a batch are stacked into one tensor each.
         workers: Number of processes that decode images.
         skip_broken: Skip broken images.
@@ -68,10 +68,10 @@ def open_scenes(
     splits, classes = scenes
     for split in ("train", "validation"):
         if not len(splits.get(split, ())):
-            raise ValueError(f"{place} has no {'training' if split == 'train' else split} images")
+            raise ValueError(f"{name} has no {'training' if split == 'train' else split} images")
     train = splits["train"]
     if train_images is not None:
-        train = train.part(first_of_shuffled(train_images, len(train), place))
+        train = train.part(first_of_shuffled(train_images, len(train), name))
 
     def open_split(split: str, training: bool) -> Images:
         dataset = train if split == "train" else splits[split]

@@ -18,14 +18,14 @@ from cnnmod.training.images import Batch, Data, collate
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Boxes
 from cnnmod.training.scenes import find_boxes
-from cnnmod.training.scores import AveragePrecision, PrecisionOfBoxes
+from cnnmod.training.scores import AveragePrecision, DetectionMetric
 from cnnmod.training.tasks.base import Loss, register_task
-from cnnmod.training.tasks.dense import OverBackbone, open_scenes
+from cnnmod.training.tasks.dense import BackboneTask, open_scenes
 
 
 @register_task("detection")
 @dataclass(frozen=True, kw_only=True)
-class Detection(OverBackbone):
+class Detection(BackboneTask):
     """Object detection with the interface of torchvision's detectors.
 
     In training mode a network returns its losses. In evaluation mode it returns boxes, labels and scores per image.
@@ -54,7 +54,7 @@ class Detection(OverBackbone):
         )
 
     def check_data(self, data: Data, progress: Progress) -> None:
-        check_classes(data, "box", progress, seen="there are boxes of", first=1)
+        check_classes(data, "box", progress, label_text="there are boxes of", first_class=1)
 
     def prepare(self, image: Photograph, images: ImageOptions) -> Batch:
         none = torch.zeros(0, dtype=torch.long)
@@ -64,8 +64,8 @@ class Detection(OverBackbone):
     def loss(self, num_classes: int, device: torch.device) -> Loss:
         return _sum_of_losses
 
-    def metric(self, num_classes: int, device: torch.device) -> PrecisionOfBoxes:
-        return PrecisionOfBoxes(num_classes)
+    def metric(self, num_classes: int, device: torch.device) -> DetectionMetric:
+        return DetectionMetric(num_classes)
 
     def predict(self, outputs: list[dict[str, Tensor]], size: tuple[int, int], threshold: float) -> Boxes:
         (output,) = outputs

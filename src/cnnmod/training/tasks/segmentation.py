@@ -19,14 +19,14 @@ from cnnmod.training.images import Batch, Data, collate
 from cnnmod.training.options import ImageOptions, check_fields, check_sides
 from cnnmod.training.predictions import ClassMap
 from cnnmod.training.scenes import IGNORED, find_masks
-from cnnmod.training.scores import Overlap, OverlapOfPixels
+from cnnmod.training.scores import Overlap, SegmentationMetric
 from cnnmod.training.tasks.base import Loss, register_task
-from cnnmod.training.tasks.dense import OverBackbone, open_scenes
+from cnnmod.training.tasks.dense import BackboneTask, open_scenes
 
 
 @register_task("segmentation")
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(OverBackbone):
+class Segmentation(BackboneTask):
     """Semantic segmentation. A network returns logits (N, classes, H, W) as `"out"`, and optionally as `"aux"`."""
 
     augmentation: Literal["none", "scale_crop_flip"] = "none"
@@ -84,7 +84,7 @@ class Segmentation(OverBackbone):
         )
 
     def check_data(self, data: Data, progress: Progress) -> None:
-        check_classes(data, "pixel", progress, seen="the masks have the values")
+        check_classes(data, "pixel", progress, label_text="the masks have the values")
 
     def prepare(self, image: Photograph, images: ImageOptions) -> Batch:
         mask_HW = torch.zeros(image.height, image.width, dtype=torch.uint8)
@@ -92,20 +92,20 @@ class Segmentation(OverBackbone):
 
     def loss(self, num_classes: int, device: torch.device) -> Loss:
         def loss(model: Callable[..., dict[str, Tensor]], images: Tensor, labels: Tensor) -> Tensor:
-            counted = (labels != IGNORED).sum().clamp(min=1)  # a crop may have only ignored pixels
+            num_pixels = (labels != IGNORED).sum().clamp(min=1)  # a crop may have only ignored pixels
             losses = {
                 head: nn.functional.cross_entropy(
                     logits.float(), labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="sum"
                 )
-                / counted
+                / num_pixels
                 for head, logits in model(images).items()
             }
             return losses["out"] + self.aux_weight * losses["aux"] if "aux" in losses else losses["out"]
 
         return loss
 
-    def metric(self, num_classes: int, device: torch.device) -> OverlapOfPixels:
-        return OverlapOfPixels(num_classes, device)
+    def metric(self, num_classes: int, device: torch.device) -> SegmentationMetric:
+        return SegmentationMetric(num_classes, device)
 
     def predict(self, outputs: dict[str, Tensor], size: tuple[int, int], threshold: float) -> ClassMap:
         logits = nn.functional.interpolate(outputs["out"].float(), size=size, mode="bilinear", align_corners=False)
@@ -118,9 +118,9 @@ class _Transform:
     def __init__(self, task: Segmentation, images: ImageOptions, training: bool) -> None:
         self.size, self.scale = images.size, task.scale
         self.crop_size = task.crop_size or images.size
-        self.changes = training and task.augmentation == "scale_crop_flip"
+        self.augments = training and task.augmentation == "scale_crop_flip"
         steps: list[Any] = []
-        if self.changes:
+        if self.augments:
             fill: Any = {Image: 0, Mask: IGNORED}
             steps += [v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=fill), v2.RandomHorizontalFlip()]
             steps += [v2.RandomPhotometricDistort()] if task.photometric else []
@@ -129,7 +129,7 @@ class _Transform:
 
     def __call__(self, photograph: Photograph, mask_HW: Tensor) -> tuple[Tensor, Tensor]:
         image, mask, size = Image(pil_to_tensor(photograph)), Mask(mask_HW), self.size
-        if self.changes:
+        if self.augments:
             if image.shape[-2] < self.crop_size[0] or image.shape[-1] < self.crop_size[1]:
                 raise ValueError(
                     f"has {image.shape[-2]} × {image.shape[-1]} pixels, which is smaller than the crop {self.crop_size}"

@@ -23,8 +23,8 @@ _Part = tuple[str, Sequence[int]]  # a split and indices of its images
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A data set of labeled images and the use of its images. `validation` is `None` if nothing is held out."""
+class Labeled:
+    """A data set of labeled images, split by use. `validation` is `None` if there are no validation images."""
 
     splits: Mapping[str, Source]
     train: _Part
@@ -34,15 +34,13 @@ class Labelled:
     classes: tuple[str, ...] | None
 
 
-def open_labelled(
-    place: str | Path, validation_fraction: float, train_images: int | None, progress: Progress
-) -> Labelled:
+def open_labeled(data: str | Path, validation_fraction: float, train_images: int | None, progress: Progress) -> Labeled:
     """Open a data set of labeled images.
 
     Args:
-        place: `"digits"` (part of scikit-learn), or a folder with a layout of `layouts.py`.
-        validation_fraction: The fraction of the training images that is held out.
-        train_images: How many of the other images to train on. `None` means all.
+        data: `"digits"` (part of scikit-learn), or a folder with a layout of `layouts.py`.
+        validation_fraction: The fraction of the training images that is used for validation instead.
+        train_images: How many of the remaining images to train on. `None` means all.
         progress: A callback (description, done, total) while Parquet files are read.
 
     Raises:
@@ -50,8 +48,8 @@ def open_labelled(
         ValueError: If the layout is not supported, a split is missing or empty, a label is out of range, or all labels
             are equal.
     """
-    splits, classes = _digits() if str(place) == "digits" else _sources(Path(place), progress)
-    num_classes = _num_classes(place, splits, classes)
+    splits, classes = _digits() if str(data) == "digits" else _sources(Path(data), progress)
+    num_classes = _num_classes(data, splits, classes)
     train = torch.arange(len(splits["train"]))
     validation = None
     if validation_fraction:
@@ -62,9 +60,9 @@ def open_labelled(
         validation = ("train", _numbers(held))
     elif "validation" in splits and "test" in splits:
         validation = ("validation", range(len(splits["validation"])))
-    train = train[list(first_of_shuffled(train_images, len(train), place))]
+    train = train[list(first_of_shuffled(train_images, len(train), data))]
     test = "test" if "test" in splits else "validation"
-    return Labelled(
+    return Labeled(
         splits=splits,
         train=("train", _numbers(train)),
         validation=validation,
@@ -75,12 +73,12 @@ def open_labelled(
 
 
 def _numbers(indices: Tensor) -> Sequence[int]:
-    # A large list would use more memory in each worker: reading it updates reference counts, which copies its pages.
+    # A list would be copied in each worker process, since reading it updates reference counts.
     return array("q", torch.sort(indices).values.tolist())
 
 
 def _digits() -> tuple[dict[str, Source], tuple[str, ...]]:
-    """Return scikit-learn's 1,797 scanned digits, 8 × 8, in a fixed split that is balanced over the classes."""
+    """Return scikit-learn's 1,797 scanned digits of 8 × 8 pixels, in a fixed split with balanced classes."""
     images, labels = load_digits(return_X_y=True)
     pixels = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype("uint8")
     parts: list[Any] = train_test_split(pixels, labels, test_size=450, stratify=labels, random_state=0)
@@ -99,10 +97,10 @@ def _sources(folder: Path, progress: Progress) -> tuple[dict[str, Source], tuple
     return splits, sources.classes
 
 
-def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[str, ...] | None) -> int:
+def _num_classes(data: str | Path, sources: dict[str, Source], classes: tuple[str, ...] | None) -> int:
     for split, source in sources.items():
         if not len(source):
-            raise ValueError(f"{place} has no {split} images")
+            raise ValueError(f"{data} has no {split} images")
     trained = set(sources["train"].labels)
     count = len(classes) if classes else max(trained) + 1
     for split, source in sources.items():
@@ -113,9 +111,9 @@ def _num_classes(place: str | Path, sources: dict[str, Source], classes: tuple[s
                 raise ValueError(f"{source.name(number)} ({split}) has the label {label}, which no training image has")
     if len(trained) < 2:
         only = min(trained) if classes is None else repr(classes[min(trained)])
-        raise ValueError(f"{place} has training images of only one class, {only}; it needs two or more")
+        raise ValueError(f"{data} has training images of only one class, {only}; it needs two or more")
     if len(sources["train"]) < count and not classes:
-        raise ValueError(f"{place} has labels up to {count - 1}, but only {len(sources['train'])} training images")
+        raise ValueError(f"{data} has labels up to {count - 1}, but only {len(sources['train'])} training images")
     if missing := [label for label in range(count) if label not in trained]:
         named = ", ".join(str(label) if classes is None else classes[label] for label in missing[:5])
         logger.warning("%s of %s classes have no training image: %s", len(missing), count, named)

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cnnmod import MoDConfig, control_, convert_, load_, lower, plan, save
 from cnnmod.measure.count import count
-from cnnmod.method.bare import check_bare
+from cnnmod.method.unwrapped import check_unwrapped
 from small import digits_resnet
 
 EXAMPLE = torch.rand(1, 1, 8, 8)
@@ -95,9 +95,9 @@ def test_saved_moving_average_can_be_loaded(tmp_path):
 def test_network_compiled_in_place_is_accepted():
     model = digits_resnet()
     model.compile()
-    check_bare(model)
+    check_unwrapped(model)
 
 
 def test_object_that_is_not_a_module_raises():
     with pytest.raises(ValueError, match=r"the model must be a torch\.nn\.Module, not dict"):
-        check_bare({})
+        check_unwrapped({})
