@@ -85,7 +85,7 @@ class Reach:
             return ()
         if isinstance(value, nn.Module):
             self.modules.append(value)
-            # TorchScript modules have no attributes for these.
+            # TorchScript modules need these.
             own = (*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False))
             return (*own, type(value), *self._dictionary(vars(value), skip=HOOKS))
         if isinstance(value, FunctionType):

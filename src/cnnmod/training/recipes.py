@@ -30,7 +30,7 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         ValueError: unknown recipe field 'epoch'; did you mean optimization.epochs, optimization.warmup_epochs?
     """
     if ":" in name:
-        return _of_user(name).changed(changes)
+        return _user_recipe(name).changed(changes)
     if name not in RECIPES:
         raise ValueError(unknown_name("recipe", name, RECIPES))
     return RECIPES[name]().changed(changes)
@@ -246,7 +246,7 @@ def bccd() -> Recipe:
     )
 
 
-def _of_user(name: str) -> Recipe:
+def _user_recipe(name: str) -> Recipe:
     module, _, function = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
