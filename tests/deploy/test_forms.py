@@ -83,7 +83,7 @@ def test_options_that_are_not_in_the_paper_equal_the_training_form(options):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_block_without_a_selector_equals_the_training_form(form):
+def test_block_without_a_selector_equals_the_training_form(form):
     block = MoDBlock(conv_block(6), 64, 6, MoDConfig(select="first", scale="none", fuse_to="all")).eval()
     nn.init.normal_(block.requires_grad_(False).write.weight)
     check(block, form(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 7))
@@ -91,7 +91,7 @@ def test_a_block_without_a_selector_equals_the_training_form(form):
 
 @pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("select", ["learned", "random", "first", "slots"])
-def test_a_conv_block_that_changes_its_input_in_place_leaves_the_map(select, form):
+def test_conv_block_that_changes_its_input_in_place_does_not_change_the_feature_map(select, form):
     def inner(k):
         return nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(k, k, 1))
 
@@ -117,7 +117,7 @@ def test_equals_the_training_form_with_equal_scores(order, form):
             check(block, made, torch.randn(images, 64, 5, 5))
 
 
-def test_nan_logits_are_selected_first_by_lower_index():
+def test_nan_logits_are_selected_first_with_the_lower_index_first():
     block = MoDBlock(nn.Identity(), 64, 6, MoDConfig()).eval().requires_grad_(False)
     block.selector.expand.weight[[40, 7, 21, 50]] = torch.nan
     for images in (1, 3):

@@ -257,7 +257,7 @@ def test_images_are_random_for_an_example_of_zeros():
     assert [float(x.std()) > 0.5 for x in seen] == [True, True, False]
 
 
-def test_a_network_that_checks_its_input():
+def test_network_may_reject_black_images_but_not_random_images():
     def accepts(low, high):
         def forward(x):
             assert low < x.std() < high, "unexpected\nimages"

@@ -26,7 +26,7 @@ def test_every_parameter_is_in_one_group(model):
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.05]
 
 
-def test_a_dense_network_has_no_selectors():
+def test_dense_network_has_one_group():
     (group,) = cnnmod.param_groups(timm.create_model("resnet18"), lr=0.1)
     assert group["lr"] == 0.1
 
@@ -39,12 +39,12 @@ def test_optimizers_of_timm_use_the_groups(model, name):
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    moved = {key: (value - before[key]).abs().mean().item() for key, value in model.named_parameters()}
-    assert 0 < moved["layer1.1.selector.reduce.weight"] < 0.1 * moved["layer1.0.bn1.weight"]
+    change = {key: (value - before[key]).abs().mean().item() for key, value in model.named_parameters()}
+    assert 0 < change["layer1.1.selector.reduce.weight"] < 0.1 * change["layer1.0.bn1.weight"]
     model.load_state_dict(before)
 
 
-def test_frozen_parameters_are_left_out(model):
+def test_frozen_parameters_are_in_no_group(model):
     for parameter in model.layer1.parameters():
         parameter.requires_grad_(False)
     groups = cnnmod.param_groups(model, lr=0.1)
@@ -55,11 +55,11 @@ def test_frozen_parameters_are_left_out(model):
 
 
 @pytest.mark.parametrize("options", [{"lr": -1.0}, {"lr": 0.1, "weight_decay": float("nan")}], ids=str)
-def test_negative_numbers_are_refused(model, options):
+def test_negative_and_nan_values_raise(model, options):
     with pytest.raises(ValueError, match="must be ≥ 0, not"):
         cnnmod.param_groups(model, **options)
 
 
-def test_a_frozen_network_is_refused():
+def test_network_without_trainable_parameters_raises():
     with pytest.raises(ValueError, match="has no parameter that requires a gradient"):
         cnnmod.param_groups(torch.nn.ReLU(), lr=0.1)

@@ -16,7 +16,7 @@ def network(**config):
 
 
 @pytest.mark.parametrize("config", [{}, {"order": "index"}, {"select": "slots"}, {"select": "first"}], ids=str)
-def test_recorded_selections_replayed_give_the_same_outputs(config):
+def test_replayed_selections_give_the_recorded_outputs(config):
     model, x_NCHW = network(**config), torch.rand(N, C, 3, 3)
     with torch.inference_mode():
         with recorded_selections(model) as selections:
@@ -28,7 +28,7 @@ def test_recorded_selections_replayed_give_the_same_outputs(config):
     assert "select" not in vars(model[0])
 
 
-def test_exchanged_selections_are_those_of_other_images():
+def test_exchanged_selections_are_selections_of_other_images():
     model = network()
     with torch.inference_mode(), recorded_selections(model) as selections:
         model(torch.rand(N, C, 3, 3))
@@ -39,20 +39,20 @@ def test_exchanged_selections_are_those_of_other_images():
         assert torch.equal(exchanged.score[0][image], selections["0"].score[0][other])
 
 
-def chosen(index, score=None, order="score"):
+def fixed_selections(index, score=None, order="score"):
     scores = [] if score is None else [torch.tensor(score)]
     return Selections(C, order, [torch.tensor(index)], scores).fixed()
 
 
-def test_a_fixed_selection_is_the_most_frequent_in_the_order_of_its_mean_place():
-    fixed = chosen([[5, 3], [5, 3], [3, 7]], [[0.9, 0.5], [0.7, 0.4], [0.6, 0.1]])
-    assert fixed.index[0].tolist() == [[5, 3]] * 3  # 3 is chosen more often, at a later mean place
+def test_fixed_selection_has_the_most_frequent_channels_sorted_by_mean_position():
+    fixed = fixed_selections([[5, 3], [5, 3], [3, 7]], [[0.9, 0.5], [0.7, 0.4], [0.6, 0.1]])
+    assert fixed.index[0].tolist() == [[5, 3]] * 3  # 3 is selected more often, but its mean position is later
     torch.testing.assert_close(fixed.score[0], torch.tensor([[0.8, 0.5]] * 3))
 
 
-def test_a_fixed_selection_by_index_is_sorted():
-    assert chosen([[3, 5], [3, 5], [2, 3]], order="index").index[0].tolist() == [[3, 5]] * 3
+def test_fixed_selection_is_sorted_with_order_index():
+    assert fixed_selections([[3, 5], [3, 5], [2, 3]], order="index").index[0].tolist() == [[3, 5]] * 3
 
 
-def test_each_slot_keeps_its_own_channels():
-    assert chosen([[0, 1], [2, 1], [2, 3]], order="slots").index[0].tolist() == [[2, 1]] * 3
+def test_fixed_selection_has_the_most_frequent_channel_of_each_slot():
+    assert fixed_selections([[0, 1], [2, 1], [2, 3]], order="slots").index[0].tolist() == [[2, 1]] * 3

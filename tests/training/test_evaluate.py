@@ -47,7 +47,7 @@ def test_only_broken_images_raise(tmp_path):
         evaluate(FirstRow(), test, 2)
 
 
-def test_nan_weights():
+def test_nan_weights_raise():
     """A detector with NaN weights returns no boxes, so that the metric has nothing to check."""
     model = nn.Sequential(FirstRow(), nn.Linear(10, 10))
     with torch.no_grad():

@@ -49,7 +49,7 @@ def network(select="learned", order="score"):
     return nn.Sequential(Channels(), block, ByChannel())
 
 
-def test_a_selection_that_decides_the_class():
+def test_selection_that_decides_the_class_is_useful():
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     worth = mod_worth(model, images(), CLASSES, Classification())
@@ -59,23 +59,23 @@ def test_a_selection_that_decides_the_class():
     assert 40 < worth.exchanged.points < 100  # one of four images gets the selection of its own class
     assert worth.fixed is not None
     assert 60 < worth.fixed.points < 80  # right for one of four classes
-    assert "selection is worth " in str(worth)
+    assert str(worth).endswith("so the selection is useful")
     assert model.training
     assert isinstance(model[1], MoDBlock)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 
-def test_idle_blocks():
+def test_blocks_without_effect_are_idle():
     model = network()
     nn.init.zeros_(model[1].conv_block.weight)
     worth = mod_worth(model, images(), CLASSES, Classification())
     assert worth.without_blocks.points == 0
     assert str(worth).endswith(
-        "the MoD blocks are idle: leaving them out costs 0.0 ± 0.0 points, so take the control, which is faster"
+        "the MoD blocks are idle: the score without them is 0.0 ± 0.0 points lower, so use the control, which is faster"
     )
 
 
-def test_a_selection_that_is_the_same_for_all_images():
+def test_worth_of_a_selection_is_measured_only_if_it_depends_on_the_image():
     worth = mod_worth(network("first"), images(), CLASSES, Classification())
     assert worth.exchanged is not None  # the scores depend on the image
     worth = mod_worth(network("random"), images(), CLASSES, Classification())
@@ -83,17 +83,18 @@ def test_a_selection_that_is_the_same_for_all_images():
     assert worth.fixed is None
 
 
-def test_a_selection_worth_nothing():
+def test_selection_within_the_interval_is_not_needed():
     def decrease(points):
         return Decrease(points, 1.0)
 
     text = str(Worth(400, "top-1", "%", 80.0, decrease(5.0), decrease(0.4), decrease(-0.2)))
     assert text == (
-        "top-1 is 80.0 % on 400 images; the MoD blocks are worth 5.0 ± 1.0 points over leaving them out, and their "
-        "selection is worth nothing: 0.4 ± 1.0 points over the selection of another image, -0.2 ± 1.0 over a fixed one"
+        "top-1 is 80.0 % on 400 images; it is 5.0 ± 1.0 points lower without the MoD blocks, 0.4 ± 1.0 points lower "
+        "with the selections of other images, and -0.2 ± 1.0 points lower with a fixed selection, so the selection is "
+        "not needed"
     )
 
 
-def test_a_network_without_mod_blocks():
+def test_network_without_mod_blocks_raises():
     with pytest.raises(ValueError, match="has no MoD blocks"):
         mod_worth(control_(network()), images(), CLASSES, Classification())

@@ -164,7 +164,7 @@ def inspect(
     workers: int | None = None,
     as_json: Json = False,
 ) -> None:
-    """Show which channels the MoD blocks of a trained network select, and what the blocks and the selection are worth.
+    """Show which channels the MoD blocks of a trained network select, and what blocks and selection add to the score.
 
     Example: cnnmod inspect runs/digits/best.safetensors --data digits --out selection.png
 

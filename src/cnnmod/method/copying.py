@@ -1,4 +1,4 @@
-"""copied: copy a network, or say which attribute cannot be copied."""
+"""Copy a network, with an error that names an attribute that cannot be copied."""
 
 import copy
 
@@ -8,8 +8,8 @@ from torch import nn
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network.
 
-    Raises:
-        ValueError: If an attribute cannot be copied. The error names it and says what to do.
+        Raises:
+    ValueError: If an attribute cannot be copied. The message names the attribute and a solution.
     """
     try:
         return copy.deepcopy(model)
@@ -29,6 +29,6 @@ def _uncopyable_attribute(model: nn.Module) -> str:
         for attribute, value in (attributes | module._buffers).items():
             try:
                 copy.deepcopy(value)
-            except Exception:  # as above: a foreign object can raise anything
+            except Exception:  # a foreign object can raise anything
                 return f"{name}.{attribute}" if name else attribute
     return type(model).__name__

@@ -1,4 +1,4 @@
-"""param_groups: parameter groups for an optimizer, with a smaller learning rate for channel selectors."""
+"""Parameter groups for an optimizer, with a smaller learning rate for channel selectors."""
 
 from typing import Any
 
@@ -17,21 +17,21 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameter groups of a network for an optimizer of torch or timm (ours).
 
-    The gradients of a channel selector are small. Optimizers whose step size does not depend on the size of the
-    gradient (Adam, LAMB, Muon) make all of its hidden units negative within a few hundred steps at the learning rate
-    of the other layers. After the ReLU their gradient is then zero, and all images get the same selection. Therefore
-    selectors get a smaller learning rate. For SGD pass `selector_lr_scale=1.0`.
+    The gradients of a channel selector are small. With Adam, LAMB and Muon, the step size does not depend on the size
+    of the gradient. With the full learning rate, all hidden units of a selector become negative within a few hundred
+    steps. Their gradients after the ReLU are then zero, and all images get the same selection. Therefore selectors
+    have a smaller learning rate. For SGD, pass `selector_lr_scale=1.0`.
 
     Args:
-        model: A network with or without MoD blocks. Frozen parameters are left out.
+        model: A network with or without MoD blocks. Frozen parameters are in no group.
         lr: The learning rate.
         weight_decay: The weight decay.
         decay_norms: Whether weight decay applies to norms and biases, which have one dimension.
         selector_lr_scale: The factor of the learning rate of channel selectors.
 
     Returns:
-        One to three groups. Their key `lr` is used by all optimizers. Their key `use_fallback` tells timm's Muon to
-        train selectors with AdamW.
+        One to three groups. All optimizers use the key `lr` of a group. With the key `use_fallback`, timm's Muon
+        trains the selectors with AdamW.
 
     Raises:
         ValueError: If a number is negative, or no parameter requires a gradient.

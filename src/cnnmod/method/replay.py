@@ -17,7 +17,7 @@ _Select: TypeAlias = Callable[[MoDBlock, Tensor], tuple[Tensor | None, Tensor]]
 
 @dataclass(frozen=True)
 class Selections:
-    """What one MoD block selects for N images, in the order of its calls.
+    """The selections of one MoD block for N images, in the order of its calls.
 
     Attributes:
         channels: C.
@@ -32,7 +32,7 @@ class Selections:
     score: list[Tensor] = field(default_factory=list)
 
     def exchanged(self) -> "Selections":
-        """Return the selections in which each image has those of the image N // 2 places after it."""
+        """Return selections in which each image has the selection of another image, N // 2 images away."""
         index_NK = torch.cat(self.index)
         shift = len(index_NK) // 2
         return replace(
@@ -40,22 +40,21 @@ class Selections:
         )
 
     def fixed(self) -> "Selections":
-        """Return the selections in which all images have the same: the channels selected most often, and their mean
-        scores.
+        """Return the same selection for all images: the channels selected most often, with their mean scores.
 
-        With `order="score"` they are sorted by their mean place. Slots get the channel that each selects most often.
+        With `order="score"`, the channels are sorted by their mean position. Each slot gets its most frequent channel.
         """
         index_NK = torch.cat(self.index)
         images, k = index_NK.shape
         if self.order == "slots":
             index_K = index_NK.mode(0).values
         else:
-            place_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
+            position_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
             count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
-            places_C = torch.bincount(index_NK.flatten(), place_NK.flatten(), minlength=self.channels)
+            position_sum_C = torch.bincount(index_NK.flatten(), position_NK.flatten(), minlength=self.channels)
             index_K = count_C.sort(descending=True, stable=True).indices[:k]
-            place_K = places_C[index_K] / count_C[index_K]
-            index_K = index_K.sort().values if self.order == "index" else index_K[place_K.argsort(stable=True)]
+            position_K = position_sum_C[index_K] / count_C[index_K]
+            index_K = index_K.sort().values if self.order == "index" else index_K[position_K.argsort(stable=True)]
         if not self.score:
             return replace(self, index=[index_K.expand(images, -1)])
         score_NK = torch.cat(self.score).double()
@@ -73,29 +72,29 @@ def recorded_selections(model: nn.Module) -> Iterator[dict[str, Selections]]:
         for name, block in mod_blocks(model).items()
     }
 
-    def record(of_block: Selections, block: MoDBlock, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
+    def record(block_selections: Selections, block: MoDBlock, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         score_NK, index_NK = type(block).select(block, x_NCHW)
-        of_block.index.append(index_NK)
+        block_selections.index.append(index_NK)
         if score_NK is not None:
-            of_block.score.append(score_NK)
+            block_selections.score.append(score_NK)
         return score_NK, index_NK
 
-    with _selecting(model, {name: partial(record, of_block) for name, of_block in selections.items()}):
+    with _selecting(model, {name: partial(record, recording) for name, recording in selections.items()}):
         yield selections
 
 
 @contextmanager
 def replayed_selections(model: nn.Module, selections: dict[str, Selections]) -> Iterator[None]:
-    """Let the MoD blocks use recorded selections inside the context, for the same number of images."""
+    """Make the MoD blocks use recorded selections inside the context, for the same number of images."""
 
     def replay(
         rows: Iterator[tuple[Tensor | None, Tensor]], _: MoDBlock, x_NCHW: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        chosen = [next(rows) for _ in range(len(x_NCHW))]
-        scores = [score_K for score_K, _ in chosen if score_K is not None]
-        return torch.stack(scores) if scores else None, torch.stack([index_K for _, index_K in chosen])
+        selections = [next(rows) for _ in range(len(x_NCHW))]
+        scores = [score_K for score_K, _ in selections if score_K is not None]
+        return torch.stack(scores) if scores else None, torch.stack([index_K for _, index_K in selections])
 
-    with _selecting(model, {name: partial(replay, _rows(of_block)) for name, of_block in selections.items()}):
+    with _selecting(model, {name: partial(replay, _rows(recording)) for name, recording in selections.items()}):
         yield
 
 

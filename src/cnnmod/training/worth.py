@@ -1,4 +1,4 @@
-"""mod_worth: what the MoD blocks of a trained network, and their selection, contribute to its score."""
+"""Measure what the MoD blocks of a trained network and their selection contribute to its score."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,18 +15,18 @@ from cnnmod.records.progress import Progress
 from cnnmod.training.images import Images
 from cnnmod.training.tasks import Task
 
-MOST_IMAGES = 2000
+MAX_IMAGES = 2000
 _PARTS = 10  # parts of the images, for the intervals
 
 
 @dataclass(frozen=True)
 class Decrease:
-    """How much lower the score is without something.
+    """How much lower the score is after a change, such as the removal of the MoD blocks.
 
     Attributes:
         points: The decrease of the score.
-        plus_minus: Half of the 95 % interval of the decrease, from ten parts of the images. `None` if there are fewer
-            than three batches.
+        plus_minus: Half of the 95 % interval of the decrease, computed from ten parts of the images. `None` if
+            there are fewer than three batches.
     """
 
     points: float
@@ -43,18 +43,18 @@ class Decrease:
 
 @dataclass(frozen=True)
 class Worth:
-    """What the MoD blocks of a network and their selection are worth (ours).
+    """What the MoD blocks of a network and their selection contribute to its score (ours).
 
     Attributes:
         images: The number of images.
         measure: The title of the score, such as `"top-1"`.
         unit: The unit of the score.
         score: The score of the network.
-        without_blocks: The decrease if the MoD blocks are left out.
-        exchanged: The decrease if each image gets the selection and the scores of another image. `None` if they are the
-            same for all images.
+        without_blocks: The decrease without the MoD blocks.
+        exchanged: The decrease if each image gets the selection and the scores of another image. `None` if all images
+            have the same selection and scores.
         fixed: The decrease if all images get the same selection: the channels that are selected most often, with their
-            mean scores. `None` as for `exchanged`.
+            mean scores. `None` if `exchanged` is `None`.
     """
 
     images: int
@@ -70,16 +70,16 @@ class Worth:
         start = f"{self.measure} is {self.score:.1f} {self.unit} on {self.images:,} images"
         if not self.without_blocks.is_certain:
             return (
-                f"{start}; the MoD blocks are idle: leaving them out costs {self.without_blocks} points, so take the "
-                "control, which is faster"
+                f"{start}; the MoD blocks are idle: the score without them is {self.without_blocks} points lower, so "
+                "use the control, which is faster"
             )
-        blocks = f"{start}; the MoD blocks are worth {self.without_blocks} points over leaving them out"
+        without_blocks = f"{self.without_blocks} points lower without the MoD blocks"
         if self.exchanged is None or self.fixed is None:
-            return f"{blocks}, and all images have the same selection"
-        worth = "is worth" if self.exchanged.is_certain or self.fixed.is_certain else "is worth nothing:"
+            return f"{start}; it is {without_blocks}, and all images have the same selection"
+        conclusion = "useful" if self.exchanged.is_certain or self.fixed.is_certain else "not needed"
         return (
-            f"{blocks}, and their selection {worth} {self.exchanged} points over the selection of another image, "
-            f"{self.fixed} over a fixed one"
+            f"{start}; it is {without_blocks}, {self.exchanged} points lower with the selections of other images, and "
+            f"{self.fixed} points lower with a fixed selection, so the selection is {conclusion}"
         )
 
 
@@ -94,9 +94,9 @@ def mod_worth(
 ) -> Worth:
     """Measure what the MoD blocks of a network contribute to its score, on at most 2,000 images.
 
-    The network is evaluated as it is, without its MoD blocks, with selections exchanged between images, and with a
-    fixed selection. It was trained with its MoD blocks, so a control that was trained without them is better than the
-    network without its blocks.
+    The network is evaluated unchanged, without its MoD blocks, with selections exchanged between images, and with a
+    fixed selection. The decrease without the MoD blocks is not the difference to the control. A control is trained
+    without MoD blocks and therefore has a higher score than the network after their removal.
 
     Args:
         model: A network with MoD blocks in the training form. It runs in evaluation mode, and its mode is restored.
@@ -112,7 +112,7 @@ def mod_worth(
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD blocks")
-    numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:MOST_IMAGES]
+    numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:MAX_IMAGES]
     order = numbers.split(min(task.test_batch_size, -(-len(numbers) // _PARTS)))
     selects = any(map(_selects, blocks.values()))
     done, total = 0, len(order) * (4 if selects else 2)
@@ -137,7 +137,7 @@ def mod_worth(
         return torch.tensor([metric.compute(n, 0).value for metric, n in zip(metrics, counts, strict=True) if n])
 
     def replayed_scores(change: Callable[[Selections], Selections]) -> Tensor:
-        with replayed_selections(model, {name: change(of_block) for name, of_block in selections.items()}):
+        with replayed_selections(model, {name: change(recording) for name, recording in selections.items()}):
             return scores()
 
     training = model.training
