@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnnmod import MoDConfig, control_, mod_blocks
 from cnnmod.deploy import onnx_file, openvino_file
-from cnnmod.deploy.forms import GraphForm, OnnxForm
+from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.deploy.lower import fold, lower
 from cnnmod.deploy.targets.table import file_targets, runtimes
 from cnnmod.deploy.targets.target import FileTarget

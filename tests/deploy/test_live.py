@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig, convert_, lower
-from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm, is_compiled
+from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.deploy.live import DirectLayers
 from conftest import trained_norms_
 from deploy_changes import SELECTOR_CHANGES, TO_A_LAYER, Adapted

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from cnnmod import MoDConfig, control_, convert_, lower, mod_blocks
-from cnnmod.deploy.forms import EagerForm, GraphForm, OnnxForm
+from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
+from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.networks import build
 from conftest import trained_norms_
 from small import digits_resnet

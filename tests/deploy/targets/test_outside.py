@@ -12,7 +12,7 @@ import cnnmod
 from cnnmod import MoDConfig, compare, convert_
 from cnnmod.__main__ import main
 from cnnmod.deploy import FileTarget, register_target
-from cnnmod.deploy.forms import GraphForm
+from cnnmod.deploy.graph_forms import GraphForm
 from cnnmod.deploy.outputs import named_outputs
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.targets.table import TARGETS

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.forms import GraphForm, OnnxForm
+from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.deploy.onnx_file import write_onnx
 from cnnmod.deploy.openvino_file import write_openvino
 from cnnmod.deploy.quantize import quantize_openvino

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnmod.deploy.forms import GraphForm
+from cnnmod.deploy.graph_forms import GraphForm
 from cnnmod.deploy.outputs import named_outputs, plain
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.targets.target import FLOAT32, FileTarget

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from cnnmod.records.changes import unknown_name
 from cnnmod.records.progress import Progress
 from cnnmod.training.images import Batch, Data
+from cnnmod.training.metrics import Metric
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Prediction
-from cnnmod.training.scores import Metric, Score
+from cnnmod.training.scores import Score
 
 Loss = Callable[[Callable[..., Any], Any, Any], Tensor]  # model, images, labels → loss
 TaskT = TypeVar("TaskT", bound="Task")

@@ -17,9 +17,10 @@ from cnnmod.training.classes import check_classes
 from cnnmod.training.images import Batch, Data, DecodedImages, Images, collate
 from cnnmod.training.in_memory import ImagesInMemory, decode_into_memory, pixels_of
 from cnnmod.training.labeled import open_labeled
+from cnnmod.training.metrics import ClassificationMetric
 from cnnmod.training.options import ImageOptions, check_fields
 from cnnmod.training.predictions import TopClasses
-from cnnmod.training.scores import Accuracy, ClassificationMetric
+from cnnmod.training.scores import Accuracy
 from cnnmod.training.tasks.base import Loss, Task, register_task
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from cnnmod.networks.features import load_backbone_
 from cnnmod.training.images import Data, DecodedImages, Images, first_of_shuffled
 from cnnmod.training.options import ImageOptions
-from cnnmod.training.scenes import SceneData
+from cnnmod.training.scene_layouts import SceneData
 from cnnmod.training.tasks.base import Task
 
 

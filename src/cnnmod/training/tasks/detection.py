@@ -15,10 +15,11 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
 from cnnmod.training.images import Batch, Data, collate
+from cnnmod.training.metrics import DetectionMetric
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Boxes
-from cnnmod.training.scenes import find_boxes
-from cnnmod.training.scores import AveragePrecision, DetectionMetric
+from cnnmod.training.scene_layouts import find_boxes
+from cnnmod.training.scores import AveragePrecision
 from cnnmod.training.tasks.base import Loss, register_task
 from cnnmod.training.tasks.dense import BackboneTask, open_scenes
 

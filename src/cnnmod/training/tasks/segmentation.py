@@ -16,10 +16,12 @@ from torchvision.tv_tensors import Image, Mask
 from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
 from cnnmod.training.images import Batch, Data, collate
+from cnnmod.training.masks import IGNORED
+from cnnmod.training.metrics import SegmentationMetric
 from cnnmod.training.options import ImageOptions, check_fields, check_sides
 from cnnmod.training.predictions import ClassMap
-from cnnmod.training.scenes import IGNORED, find_masks
-from cnnmod.training.scores import Overlap, SegmentationMetric
+from cnnmod.training.scene_layouts import find_masks
+from cnnmod.training.scores import Overlap
 from cnnmod.training.tasks.base import Loss, register_task
 from cnnmod.training.tasks.dense import BackboneTask, open_scenes
 

@@ -6,7 +6,7 @@ import torch
 
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
-from cnnmod.training.scenes import SceneData, find_boxes, find_masks
+from cnnmod.training.scene_layouts import SceneData, find_boxes, find_masks
 from cnnmod.training.tasks import Segmentation
 from pictures import annotation, cells, city, oriented, picture, streets
 
