@@ -1,7 +1,7 @@
 import pytest
 import timm
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim._optim_factory import create_optimizer_v2
 
 import cnnmod
 
