@@ -12,9 +12,7 @@ QUICK = {  # small networks with different blocks
     "timm/resnetv2_18",
     "timm/repvgg_a0",
     "timm/mobilenetv3_small_050",
-    "timm/ghostnet_050",
     "timm/convnext_atto",
-    "timm/mambaout_femto",
     "timm/cs3darknet_s",
     "torchvision/shufflenet_v2_x0_5",
 }

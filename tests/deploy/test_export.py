@@ -24,6 +24,7 @@ from small import shallow_resnet, tiny_network
 EXAMPLE = torch.rand(1, 1, 8, 8)
 export_module = importlib.import_module("cnnmod.deploy.export")  # cnnmod.deploy.export is the function
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+MOSTLY_ONNX = [pytest.param(kind, marks=() if kind == "onnx" else pytest.mark.slow) for kind in FORMATS]
 
 
 def network(**fields):
@@ -77,7 +78,7 @@ def test_other_configs_equal_eager(fields, tmp_path):
     assert report.selection_agreement == report.tied_agreement == 1
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", MOSTLY_ONNX)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -96,7 +97,7 @@ def test_options_that_are_not_in_the_paper_equal_eager_in_every_format(fields, k
     assert report.largest_error < 1e-5  # includes all images, since files do not name the channels of slots
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", MOSTLY_ONNX)
 def test_slots_with_equal_scores_equal_eager(kind, tmp_path):
     model = network(fuse_to="all", select="slots")
     for block in mod_blocks(model).values():

@@ -159,6 +159,7 @@ def test_calibration_images_may_have_gradients_or_any_memory_format(tmp_path):
         assert report.int8.images == len(images)
 
 
+@pytest.mark.slow
 def test_controls_and_non_classifiers_are_quantized(tmp_path):
     report = export(control_(network()).eval(), EXAMPLE, tmp_path / "control.onnx", int8=IMAGES)
     assert report.int8 is not None

@@ -37,6 +37,7 @@ def first_channels(nodes: Any):
     return [shape[1] for shape in maps if len(shape) == 4]
 
 
+@pytest.mark.slow
 def test_mod_blocks_access_only_their_candidates(tmp_path):
     model = trained_norms_(convert_(digits_resnet(), POOL_OF_16, example=EXAMPLE))
     nodes: Any = written(model, tmp_path / "network.onnx")

@@ -55,7 +55,12 @@ def check_untouched(model, action, error, message):
 
 
 @pytest.mark.parametrize(
-    "factory", [pytest.param("resnet18", marks=pytest.mark.slow), "vgg16_bn_cifar", "torchvision/mobilenet_v2"]
+    "factory",
+    [
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        "vgg16_bn_cifar",
+        pytest.param("torchvision/mobilenet_v2", marks=pytest.mark.slow),
+    ],
 )
 def test_control_round_trip(factory, tmp_path):
     model = control_(convert_(build(factory))).eval()
@@ -234,10 +239,11 @@ def test_format_1_can_be_read():
 @pytest.mark.parametrize(
     "name",
     [
-        "lowformer_b0",
         "mambaout_femto",
-        "dla46_c",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("maxvit_tiny_rw_224", "dla34", "convmixer_768_32")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("lowformer_b0", "dla46_c", "maxvit_tiny_rw_224", "dla34", "convmixer_768_32")
+        ),
     ],
 )
 def test_parts_layouts_trees_and_sequentials_round_trip(name, tmp_path):

@@ -89,6 +89,7 @@ def test_lowered_network_has_no_auxiliary_head() -> None:
     assert "aux" in model(x_NCHW)
 
 
+@pytest.mark.slow
 def test_network_is_saved_and_loaded(tmp_path: Path) -> None:
     arguments = {"backbone": "resnet18", "num_classes": 5, "backbone_args": {"channels": [16, 32, 64, 128]}}
     model = convert_(build("fcn", **arguments), MoDConfig(c=16, order="index"))

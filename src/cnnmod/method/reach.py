@@ -22,7 +22,8 @@ from cnnmod.method.hooks import HOOKS
 
 _LruCache: type = type(functools.lru_cache(lambda: None))
 _ATOMS = {int, float, complex, bool, str, bytes, type(None), ModuleType, torch.dtype, torch.device, torch.Size}
-_NOT_FOLLOWED = {*sys.stdlib_module_names, "torch", "numpy", "cnnmod"}  # packages whose objects are not followed
+# Packages whose objects are not followed. The asserts of a test refer to pytest, and through it to all tests.
+_NOT_FOLLOWED = {*sys.stdlib_module_names, "torch", "numpy", "cnnmod", "pytest", "_pytest", "pluggy"}
 # Packages whose code is not followed, since it caches no tensors.
 _WITHOUT_CACHES = {*_NOT_FOLLOWED, "timm", "torchvision"}
 
