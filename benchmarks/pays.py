@@ -62,7 +62,7 @@ class Plan:
     Attributes:
         question: The question that the experiment answers.
         stop_rule: When it ends, decided before the first run.
-        data: The folder of the data set.
+        data: The folder of the data set, or `digits`.
         recipe: The name of a recipe.
         changes: Changes of the recipe for all arms.
         arms: The arms by name; all are compared with `control`.
@@ -156,12 +156,12 @@ def keep_plan(path: Path, runs: Path) -> None:
 
 
 @functools.cache
-def opened(data: Path, prepared: tuple[str, ...], name: str) -> Data:
+def opened(data: str, prepared: tuple[str, ...], name: str) -> Data:
     """Return the images, decoded once in each process; they are the same for all arms."""
     return open_data(data, recipe(name, prepared))
 
 
-def train_one(plan: Plan, arm: str, seed: int, data: Path, folder: Path, end: float) -> None:
+def train_one(plan: Plan, arm: str, seed: int, data: str, folder: Path, end: float) -> None:
     """Train one network, in a process of its own."""
 
     def watch(what: str, done: int, total: int, rate: str) -> None:
@@ -171,7 +171,7 @@ def train_one(plan: Plan, arm: str, seed: int, data: Path, folder: Path, end: fl
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     images = opened(data, tuple(plan.changes), plan.recipe)
-    run = Run(recipe=plan.recipe_of(arm), row=plan.arms[arm].row, seed=seed, data=data.name)
+    run = Run(recipe=plan.recipe_of(arm), row=plan.arms[arm].row, seed=seed, data=Path(data).name)
     run_training(run, folder, images, progress=watch)
 
 
@@ -213,12 +213,11 @@ def main(
     plan, place = read_plan(experiment), runs / experiment.stem
     keep_plan(experiment, place)
     folder = {run: place / f"{run[0]}-seed{run[1]}" for run in plan.runs()}
+    source = plan.data if plan.data == "digits" else str((data / plan.data).resolve())
     missing = [run for run in folder if not (folder[run] / "result.json").exists()]
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     with progress_bars() as bars:
-        futures = {
-            pool.submit(train_one, plan, *run, (data / plan.data).resolve(), folder[run], end): run for run in missing
-        }
+        futures = {pool.submit(train_one, plan, *run, source, folder[run], end): run for run in missing}
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 future.result()
