@@ -52,9 +52,12 @@ def difference(one: list[float], other: list[float], digits: int) -> str:
     if not (one and other):
         return ""
     text = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
-    if min(len(one), len(other)) < 2:
-        return text
+    return text if min(len(one), len(other)) < 2 else f"{text} ±{interval(one, other):.{digits}f}"
+
+
+def interval(one: list[float], other: list[float]) -> float:
+    """Return half of the 95 % interval of the difference of two means (Welch's t)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # all runs of an arm have the same value
-        interval = ttest_ind(one, other, equal_var=False).confidence_interval()
-    return f"{text} ±{(interval.high - interval.low) / 2:.{digits}f}"
+        both = ttest_ind(one, other, equal_var=False).confidence_interval()
+    return (both.high - both.low) / 2
