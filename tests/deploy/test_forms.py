@@ -265,3 +265,22 @@ class TestUnknownOptions:
         block = self.block()
         change(block.selector)
         assert {form for form in self.FORMS if form.accepts(block)} == {EagerForm, GraphForm, OnnxForm}
+
+
+def test_forms_draw_no_random_numbers():
+    block = MoDBlock(conv_block(6), 64, 6, MoDConfig(fuse_to="all")).eval()
+    state = torch.get_rng_state()
+    for form in FORMS:
+        made = form(copy.deepcopy(block))
+        assert not any(value.is_meta for value in made.state_dict().values())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_images(form):
+    check(*pair(form, channels=64, inner=lambda k: nn.Conv2d(k, k, 1)), torch.randn(0, 64, 5, 5))
+
+
+def test_graph_form_of_a_block_without_parameters():
+    block = MoDBlock(nn.AvgPool2d(3, 1, 1), 64, 6, MoDConfig(select="random")).eval()
+    check(block, GraphForm(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 5))

@@ -61,7 +61,9 @@ def test_selection_table_and_figure_are_written(tmp_path):
     worth = Worth(COUNT, "top-1", "%", 80.0, Decrease(0.0, 0.1), None, None)
     table = selection_cells(tmp_path, found, worth)
     assert table.rows == [["1", "16", "1", "1.000", "6.2"]]
-    assert table.notes[-1].startswith("top-1 is 80.0 % on 80 images; the MoD blocks are idle")
+    assert table.notes[-1].startswith(
+        "top-1 is 80.0 % on 80 images; it is 0.0 ± 0.1 points worse without the MoD blocks, so they are idle"
+    )
     selection_figure(found, [f"class {number}" for number in range(CLASSES)], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 

@@ -63,3 +63,28 @@ def test_negative_and_nan_values_raise(model, options):
 def test_network_without_trainable_parameters_raises():
     with pytest.raises(ValueError, match="has no parameter that requires a gradient"):
         cnnmod.param_groups(torch.nn.ReLU(), lr=0.1)
+
+
+def test_replaced_and_wrapped_selectors_have_the_smaller_rate(model):
+    class Adapter(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base, self.scale = base, torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x_NCHW):
+            return self.base(x_NCHW) * self.scale
+
+    block = cnnmod.mod_blocks(model)["layer1.1"]
+    block.selector = Adapter(block.selector)
+    rates = {id(p): group["lr"] for group in cnnmod.param_groups(model, lr=0.1) for p in group["params"]}
+    assert rates[id(block.selector.scale)] == 0.1 * 0.005
+    block.selector = block.selector.base
+
+
+def test_names_without_weight_decay_as_in_timm(model):
+    model.no_weight_decay = lambda: {"conv1.weight"}
+    groups = cnnmod.param_groups(model, lr=0.1, weight_decay=0.05)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(model.conv1.weight)] == 0
+    assert decay[id(model.bn1.weight)] == 0.05
+    del model.no_weight_decay

@@ -235,3 +235,12 @@ def test_selectors_do_not_collapse_with_muon():
         model(next(iter(data.test.batches([torch.arange(64)]))).images)
     assert len(alive) == len(mod_blocks(model))
     assert all(alive)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [("sgd", 1), ("nesterov", 1), ("SGD", 1), ("momentum", 1), ("adamw", 0.005), ("muon", 0.005)]
+)
+def test_selectors_have_a_smaller_learning_rate_except_with_sgd(name, scale):
+    made = RECIPE.changed([f"optimizer={name}", "momentum=0.9"])
+    optimizer, _ = make_optimizer(build_row(made, "mod", 10), made, 10)
+    assert [group["lr_scale"] for group in optimizer.param_groups] == [1, scale]

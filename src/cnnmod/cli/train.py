@@ -180,14 +180,22 @@ def inspect(
     run_recipe = recipe_of(checkpoint)
     if not run_recipe.task.one_class_each:
         raise ValueError(f"inspect supports only classifiers; {checkpoint} was trained for {run_recipe.task.name}")
-    model = load(checkpoint)
+    device = all_processes().device
+    assert device is not None
+    model, precision = load(checkpoint).to(device), autocast(run_recipe, device)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=_workers(workers), progress=progress)
         check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
         selections = inspect_selection(
-            model, opened.test, opened.num_classes, progress=lambda done, total: progress("inspecting", done, total)
+            model,
+            opened.test,
+            opened.num_classes,
+            precision=precision,
+            progress=lambda done, total: progress("inspecting", done, total),
         )
-        worth = mod_worth(model, opened.test, opened.num_classes, run_recipe.task, progress=progress)
+        worth = mod_worth(
+            model, opened.test, opened.num_classes, run_recipe.task, precision=precision, progress=progress
+        )
     if out is not None:
         selection_figure(selections, opened.classes, out)
     values = {"worth": dataclasses.asdict(worth), "blocks": [selection.to_dict() for selection in selections]}

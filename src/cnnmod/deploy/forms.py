@@ -48,7 +48,8 @@ class Form(MoDBlock):
     layouts: ClassVar[Collection[str]] = ("NCHW", "NHWC")
 
     def __init__(self, block: MoDBlock) -> None:
-        super().__init__(block.conv_block, block.channels, block.k, block.config, layout=block.layout)
+        meta = torch.device("meta")  # for the parts that are replaced below; no random numbers are drawn
+        super().__init__(block.conv_block, block.channels, block.k, block.config, meta, layout=block.layout)
         if block.config.select == "random":
             self.fixed_index_K = block.fixed_index_K
         elif block.config.scale != "none":
@@ -100,7 +101,7 @@ class EagerForm(Form):
         return is_plain(self) and not self.training and not _has_any_global_hook()
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(N, C, H, W) → the same tensor, changed in place. The caller must hold its only reference."""
+        """(N, C, H, W) → the result, which may be in the memory of x. The caller must hold the only reference to x."""
         if x_NCHW.dim() != 4 or x_NCHW.size(1) != self.channels or x_NCHW.size(2) * x_NCHW.size(3) == 0:
             check_input(x_NCHW, self.channels)
         if x_NCHW.requires_grad:
@@ -122,7 +123,7 @@ class EagerForm(Form):
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
         if self.config.fuse_to == "all":
             y_NKHW = y_NKHW if score_NK11 is None else y_NKHW * score_NK11
-            return self.activation(x_NCHW.add_(self.write(y_NKHW.to(x_NCHW.dtype))))
+            return self.activation(x_NCHW.add_(self.write(y_NKHW.to(x_NCHW.dtype)).to(x_NCHW.dtype)))
         if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)

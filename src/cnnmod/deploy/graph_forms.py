@@ -26,7 +26,7 @@ class GraphForm(Form):
         super().__init__(block)
         if block.config.fuse_to in ("original", "all"):
             return
-        parameter = next(block.parameters())
+        parameter = next(block.parameters(), torch.empty(0))
         start = block.channels - block.k if block.config.fuse_to == "last" else 0
         spread_CK = torch.zeros(block.channels, block.k, dtype=parameter.dtype, device=parameter.device)
         spread_CK[start : start + block.k] = torch.eye(block.k)
@@ -49,7 +49,7 @@ class GraphForm(Form):
 
     def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
         if self.config.fuse_to == "all":
-            return self.activation(x_NCHW + self.write(y_NKHW))
+            return self.activation(x_NCHW + self.write(y_NKHW).to(x_NCHW.dtype))
         if self.config.fuse_to != "original":
             return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
         one_hot_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)

@@ -27,10 +27,13 @@ class PointwiseConv(nn.Module):
         images, _, height, width = x_NCHW.shape
         if images == 1 or not x_NCHW.is_cpu:
             return torch.conv2d(x_NCHW, self.weight, self.bias)
+        shape = (images, len(self.weight), height, width)
         weight = self.weight.flatten(1).expand(images, -1, -1)
         if self.bias is None:
-            return torch.bmm(weight, x_NCHW.flatten(2)).view(images, -1, height, width)
-        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(images, -1, height, width)
+            return torch.bmm(weight, x_NCHW.flatten(2)).view(shape)
+        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(
+            images, len(self.weight), height, width
+        )
 
 
 def with_pointwise_products(conv_block: nn.Module) -> nn.Module:

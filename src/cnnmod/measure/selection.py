@@ -1,6 +1,7 @@
 """Inspect which channels MoD blocks select. A collapsed selector selects the same channels for all images."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.modes import evaluation_mode
 from cnnmod.method.record import recorded_selection
 from cnnmod.training.images import Images
 
@@ -67,6 +69,7 @@ def inspect_selection(
     num_classes: int,
     *,
     batch_size: int = 256,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Selection]:
     """Run a network on images and count the channels that its MoD blocks select.
@@ -76,6 +79,7 @@ def inspect_selection(
         images: The images to run the network on.
         num_classes: The number of classes of the images.
         batch_size: The number of images in a batch.
+        precision: A function that creates an autocast context.
         progress: Called with the number of batches done and the number of batches.
 
     Raises:
@@ -87,16 +91,12 @@ def inspect_selection(
     device = next(model.parameters()).device
     order = torch.arange(len(images)).split(batch_size)
     labels: list[Tensor] = []
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), recorded_selection(model) as selected:
-            for done, batch in enumerate(images.batches(order), 1):
+    with evaluation_mode(model), torch.inference_mode(), recorded_selection(model) as selected:
+        for done, batch in enumerate(images.batches(order), 1):
+            with precision():
                 model(batch.images.to(device))
-                labels.append(batch.labels)
-                progress(done, len(order))
-    finally:
-        model.train(training)
+            labels.append(batch.labels)
+            progress(done, len(order))
     return [
         _count(name, block, torch.cat(selected[name]), torch.cat(labels), num_classes) for name, block in blocks.items()
     ]

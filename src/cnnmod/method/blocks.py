@@ -180,7 +180,7 @@ class MoDBlock(nn.Module):
         if score_NK is not None and self.config.scale != "input":
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         if self.config.fuse_to == "all":
-            return self.activation(x_NCHW + self.write(y_NKHW.to(x_NCHW.dtype)))
+            return self.activation(x_NCHW + self.write(y_NKHW.to(x_NCHW.dtype)).to(x_NCHW.dtype))
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
 
     def _run_conv_block(self, x_NKHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:

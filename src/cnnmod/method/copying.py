@@ -2,17 +2,22 @@
 
 import copy
 
+import torch
 from torch import nn
+
+_REGISTERED = ("_modules", "_parameters", "_buffers")
 
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network.
 
-        Raises:
-    ValueError: If an attribute cannot be copied. The message names the attribute and a solution.
+    Raises:
+        ValueError: If an attribute cannot be copied. The message names the attribute and a solution.
     """
     try:
         return copy.deepcopy(model)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a foreign object can raise anything; torch raises for non-leaf tensors
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
@@ -25,8 +30,8 @@ def copied(model: nn.Module) -> nn.Module:
 def _uncopyable_attribute(model: nn.Module) -> str:
     """Return the name of the first attribute that cannot be copied, or else the name of the model's class."""
     for name, module in model.named_modules():
-        attributes = {key: value for key, value in vars(module).items() if key not in ("_modules", "_buffers")}
-        for attribute, value in (attributes | module._buffers).items():
+        attributes = {key: value for key, value in vars(module).items() if key not in _REGISTERED}
+        for attribute, value in (attributes | module._parameters | module._buffers).items():
             try:
                 copy.deepcopy(value)
             except Exception:  # a foreign object can raise anything

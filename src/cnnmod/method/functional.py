@@ -114,7 +114,7 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
             otherwise ignored.
 
     Returns:
-        (N, C, H, W), a new tensor with x's dtype and memory format.
+        (N, C, H, W), a new tensor with x's dtype and strides.
 
     Raises:
         ValueError: If `to` is not accepted, or is `"original"` without `index_NK`.

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnmod.method.blocks import ChannelSelector
+from cnnmod.method.blocks import MoDBlock
 
 
 def param_groups(
@@ -26,7 +26,8 @@ def param_groups(
         model: A network with or without MoD blocks. Frozen parameters are in no group.
         lr: The learning rate.
         weight_decay: The weight decay.
-        decay_norms: Whether weight decay applies to norms and biases, which have one dimension.
+        decay_norms: Whether weight decay applies to norms, biases and other parameters with one dimension. As in timm,
+            it never applies to the names that `model.no_weight_decay()` returns.
         selector_lr_scale: The factor of the learning rate of channel selectors.
 
     Returns:
@@ -49,8 +50,8 @@ def param_groups(
     selectors = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, ChannelSelector)
-        for parameter in module.parameters()
+        if isinstance(module, MoDBlock) and (selector := module._modules.get("selector")) is not None
+        for parameter in selector.parameters()
     }
     groups = {
         "others": {"params": [], "lr": lr, "weight_decay": weight_decay},
@@ -62,13 +63,18 @@ def param_groups(
             "use_fallback": True,
         },
     }
-    for parameter in model.parameters():
+    undecayed = set(getattr(model, "no_weight_decay", set)())
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        is_norm = parameter.ndim <= 1 or name.endswith(".bias")
         if id(parameter) in selectors:
-            groups["selectors"]["params"].append(parameter)
+            group = "selectors"
+        elif name in undecayed or (is_norm and not decay_norms):
+            group = "norms"
         else:
-            groups["norms" if parameter.ndim <= 1 and not decay_norms else "others"]["params"].append(parameter)
+            group = "others"
+        groups[group]["params"].append(parameter)
     used = [group for group in groups.values() if group["params"]]
     if not used:
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")

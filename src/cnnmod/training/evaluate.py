@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from cnnmod.method.modes import evaluation_mode
 from cnnmod.training.images import Images
 from cnnmod.training.processes import all_processes
 from cnnmod.training.scores import Score
@@ -25,7 +26,7 @@ def evaluate(
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Evaluate a network in evaluation mode. Its mode is restored afterwards.
+    """Evaluate a network in evaluation mode. The mode of each layer is restored afterwards.
 
     Args:
         model: The network.
@@ -41,7 +42,7 @@ def evaluate(
 
     Raises:
         ValueError: If the network has another number of classes, or all images are broken.
-        FloatingPointError: If a weight or a logit is NaN.
+        FloatingPointError: If a weight is not finite, or a buffer or a logit is NaN.
     """
     processes = all_processes()
     device = processes.device
@@ -54,12 +55,8 @@ def evaluate(
     order = numbers.split(batch_size or task.test_batch_size)
     tested = torch.zeros(1, dtype=torch.long, device=device)
     broken: set[str] = set()
-    for name, parameter in model.named_parameters():  # a detector with NaN weights returns no boxes, and no NaN
-        if parameter.isnan().any():
-            raise FloatingPointError(f"{name} of the network has NaN weights")
-    training = model.training
-    model.eval()
-    try:
+    _check_weights(model)
+    with evaluation_mode(model):
         for done, batch in enumerate(images.batches(order), 1):
             batch = batch.to(device)
             if len(batch):
@@ -69,13 +66,21 @@ def evaluate(
             tested += len(batch)
             broken |= set(batch.broken)
             progress(done, len(order))
-    finally:
-        model.train(training)
     if processes.num_processes > 1:
         torch.distributed.all_reduce(tested)
     if broken and not tested:
         raise ValueError(f"all {len(images)} test images are broken, the first: {min(broken)}")
     return metric.compute(int(tested), count_distinct(broken))
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Check the weights, because a detector with NaN weights returns no boxes, and no NaN."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(f"{name} of the network has values that are not finite")
+    for name, buffer in model.named_buffers():  # a mask may be infinite
+        if buffer.isnan().any():
+            raise FloatingPointError(f"{name} of the network has NaN values")
 
 
 def count_distinct(names: set[str]) -> int:

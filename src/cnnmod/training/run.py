@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load
@@ -24,6 +26,7 @@ from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
 from cnnmod.training.worth import Worth, mod_worth
 
+logger = logging.getLogger("cnnmod")
 RunProgress = Callable[[str, int, int, str], None]  # description, done, total, images/s
 
 
@@ -119,17 +122,24 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     precision = autocast(run.recipe, next(tested.parameters()).device)
     accuracy = evaluate(tested, data.test, data.num_classes, task=run.recipe.task, precision=precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    worth = None
-    if mod_blocks(tested):
-        worth = mod_worth(
+    worth = _worth(tested, data, run, progress) if mod_blocks(tested) else None
+    result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters, worth=worth)
+    if processes.is_main_process:
+        write_whole(result_path, json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def _worth(tested: nn.Module, data: Data, run: Run, progress: RunProgress) -> Worth | None:
+    """Return what the MoD blocks are worth. A failure is logged, because the run itself has succeeded."""
+    try:
+        return mod_worth(
             tested,
             data.test,
             data.num_classes,
             run.recipe.task,
-            precision=precision,
+            precision=autocast(run.recipe, next(tested.parameters()).device),
             progress=lambda text, done, total: progress(text, done, total, ""),
         )
-    result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters, worth=worth)
-    if processes.is_main_process:
-        write_whole(result_path, json.dumps(dataclasses.asdict(result), indent=1) + "\n")
-    return result
+    except (ValueError, FloatingPointError) as error:
+        logger.warning("the worth of the MoD blocks is unknown: %s", error)
+        return None

@@ -17,8 +17,6 @@ from cnnmod.training.images import Batch
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.tasks import Loss
 
-_SGD = ("sgd", "momentum")  # the step size is proportional to the gradient
-
 
 @dataclass(frozen=True)
 class Step:
@@ -72,7 +70,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
         options.learning_rate,
         weight_decay=options.weight_decay,
         decay_norms=options.decay_norms,
-        selector_lr_scale=1.0 if options.optimizer in _SGD else options.selector_lr_scale,
+        selector_lr_scale=1.0 if _is_sgd(options.optimizer) else options.selector_lr_scale,
     )
     for group in groups:  # the schedules of timm multiply the scheduled learning rate by this factor
         group["lr_scale"] = group["lr"] / options.learning_rate
@@ -92,6 +90,12 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
     )
     assert schedule is not None
     return optimizer, schedule
+
+
+def _is_sgd(optimizer: str) -> bool:
+    """Return whether the step size of a timm optimizer is proportional to the gradient."""
+    name = optimizer.lower()
+    return "sgd" in name or "momentum" in name or "nesterov" in name
 
 
 def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractContextManager[object]]:

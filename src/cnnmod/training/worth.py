@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import Skip, mod_blocks, swap_
+from cnnmod.method.modes import evaluation_mode
 from cnnmod.method.replay import Selections, recorded_selections, replayed_selections
 from cnnmod.records.progress import Progress
 from cnnmod.training.images import Images
+from cnnmod.training.scores import Score
 from cnnmod.training.tasks import Task
 
 MAX_IMAGES = 2000
@@ -21,12 +23,12 @@ _PARTS = 10  # parts of the images, for the intervals
 
 @dataclass(frozen=True)
 class Decrease:
-    """How much lower the score is after a change, such as the removal of the MoD blocks.
+    """How much worse the score is after a change, such as the removal of the MoD blocks.
 
     Attributes:
-        points: The decrease of the score.
-        plus_minus: Half of the 95 % interval of the decrease, computed from ten parts of the images. `None` if
-            there are fewer than three batches.
+        points: The decrease of the score. For a score whose lower values are better, the increase.
+        plus_minus: Half of the 95 % interval of `points`, computed from ten parts of the images. `None` if fewer than
+            three parts have a score.
     """
 
     points: float
@@ -68,18 +70,18 @@ class Worth:
     def __str__(self) -> str:
         """Return the conclusion in one sentence."""
         start = f"{self.measure} is {self.score:.1f} {self.unit} on {self.images:,} images"
+        without_blocks = f"it is {self.without_blocks} points worse without the MoD blocks"
+        if self.without_blocks.plus_minus is None:
+            return f"{start}; {without_blocks}; these are too few images for a conclusion"
         if not self.without_blocks.is_certain:
-            return (
-                f"{start}; the MoD blocks are idle: the score without them is {self.without_blocks} points lower, so "
-                "use the control, which is faster"
-            )
-        without_blocks = f"{self.without_blocks} points lower without the MoD blocks"
+            return f"{start}; {without_blocks}, so they are idle; use the control, which is faster"
         if self.exchanged is None or self.fixed is None:
-            return f"{start}; it is {without_blocks}, and all images have the same selection"
+            return f"{start}; {without_blocks}, and all images have the same selection"
         conclusion = "useful" if self.exchanged.is_certain or self.fixed.is_certain else "not needed"
         return (
-            f"{start}; it is {without_blocks}, {self.exchanged} points lower with the selections of other images, and "
-            f"{self.fixed} points lower with a fixed selection, so the selection is {conclusion}"
+            f"{start}; {without_blocks}, {self.exchanged} points worse with the selections and scores of other images, "
+            f"and {self.fixed} points worse with a fixed selection and fixed scores, so choosing for each image is "
+            f"{conclusion}"
         )
 
 
@@ -107,19 +109,20 @@ def mod_worth(
         progress: A callback (description, batches done, batches in total).
 
     Raises:
-        ValueError: If the network has no MoD blocks.
+        ValueError: If the network has no MoD blocks, is lowered, or calls a MoD block several times for an image.
+        FloatingPointError: If a logit is NaN.
     """
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD blocks")
     numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:MAX_IMAGES]
-    order = numbers.split(min(task.test_batch_size, -(-len(numbers) // _PARTS)))
+    order = numbers.split(max(1, min(task.test_batch_size, -(-len(numbers) // _PARTS))))
     selects = any(map(_selects, blocks.values()))
     done, total = 0, len(order) * (4 if selects else 2)
     device = next(model.parameters()).device
 
-    def scores() -> Tensor:
-        """Return the score on all images, followed by the score on each part."""
+    def ranks() -> tuple[Tensor, Score]:
+        """Return the rank of the score on all images, followed by the ranks on each part, and the score."""
         nonlocal done
         parts = min(_PARTS, len(order))
         metrics = [task.metric(num_classes, device) for _ in range(1 + parts)]
@@ -134,28 +137,29 @@ def mod_worth(
                     counts[part] += len(batch)
             done += 1
             progress("worth of the MoD blocks", done, total)
-        return torch.tensor([metric.compute(n, 0).value for metric, n in zip(metrics, counts, strict=True) if n])
+        scores = [metric.compute(count, 0) for metric, count in zip(metrics, counts, strict=True) if count]
+        if not scores:
+            raise ValueError("there is no test image")
+        return torch.tensor([score.rank for score in scores]), scores[0]
 
-    def replayed_scores(change: Callable[[Selections], Selections]) -> Tensor:
+    def replayed_ranks(change: Callable[[Selections], Selections]) -> Tensor:
         with replayed_selections(model, {name: change(recording) for name, recording in selections.items()}):
-            return scores()
+            return ranks()[0]
 
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         with recorded_selections(model) as selections:
-            normal = scores()
-        replaced = swap_(model, {name: Skip(block.config) for name, block in blocks.items()})
+            normal, score = ranks()
+        if any(sum(map(len, recording.index)) not in (0, score.images) for recording in selections.values()):
+            raise ValueError("a MoD block is called several times for an image, so selections cannot be exchanged")
+        replaced = swap_(model, {name: Skip(block.config).eval() for name, block in blocks.items()})
         try:
-            without_blocks = _decrease(normal - scores())
+            without_blocks = _decrease(normal - ranks()[0])
         finally:
             swap_(model, replaced)
-        exchanged = _decrease(normal - replayed_scores(Selections.exchanged)) if selects else None
-        fixed = _decrease(normal - replayed_scores(Selections.fixed)) if selects else None
-    finally:
-        model.train(training)
-    score = round(normal[0].item(), 4)
-    return Worth(len(numbers), task.score.title, task.score.unit, score, without_blocks, exchanged, fixed)
+        exchanged = _decrease(normal - replayed_ranks(Selections.exchanged)) if selects else None
+        fixed = _decrease(normal - replayed_ranks(Selections.fixed)) if selects else None
+    value = round(score.value, 4)
+    return Worth(score.images, task.score.title, task.score.unit, value, without_blocks, exchanged, fixed)
 
 
 def _selects(block: MoDBlock) -> bool:
@@ -165,6 +169,7 @@ def _selects(block: MoDBlock) -> bool:
 
 def _decrease(decrease: Tensor) -> Decrease:
     parts = decrease[1:].double()
+    parts = parts[parts.isfinite()]  # a part may have no label that counts
     plus_minus = None
     if len(parts) > 2:
         plus_minus = round(float(t.ppf(0.975, len(parts) - 1)) * parts.std().item() / len(parts) ** 0.5, 4)
