@@ -151,6 +151,7 @@ def test_mode_of_each_layer_is_restored():
 def test_gains_of_positions_stay_with_a_fixed_selection():
     """Each position keeps its own gain, although the mean score is that of the channel."""
     block = MoDBlock(nn.Identity(), CLASSES, 2, MoDConfig(reduction=1, identity_start=True)).eval()
+    assert block.gain_K is not None
     with torch.no_grad():
         block.gain_K.copy_(torch.tensor([1.0, -1.0]))
         x_NCHW = torch.rand(20, CLASSES, 2, 2)
@@ -158,5 +159,6 @@ def test_gains_of_positions_stay_with_a_fixed_selection():
             block(x_NCHW)
         with replayed_selections(block, {"": recorded[""].fixed()}):
             score_NK, _ = block.select(x_NCHW)
+    assert score_NK is not None
     assert (score_NK[:, 0] > 0.4).all()
     assert (score_NK[:, 1] < -0.4).all()
