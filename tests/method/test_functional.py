@@ -144,6 +144,25 @@ class TestFuse:
         index_NK = torch.tensor([[0, 1], [2, 3]])
         assert fuse(x_NCHW, torch.ones(2, 2, 4, 4), to=to, index_NK=index_NK).is_contiguous(memory_format=memory_format)
 
+    def test_output_of_a_slice_is_dense(self):
+        x_NCHW = torch.rand(2, 16, 4, 4).chunk(2, 1)[1]
+        for to in ("first", "last", "original"):
+            fused_NCHW = fuse(x_NCHW, torch.ones(2, 1, 4, 4), to=to, index_NK=torch.zeros(2, 1, dtype=torch.long))
+            assert fused_NCHW.is_contiguous()
+            assert fused_NCHW.untyped_storage().nbytes() == 4 * x_NCHW.numel()
+
+    @pytest.mark.parametrize("in_dims", [(0, 0), (1, 2), (0, None), (None, 0)])
+    def test_vmap_equals_a_loop(self, in_dims):
+        x_BNCHW, y_BNKHW = torch.rand(3, 2, 8, 4, 4), torch.rand(3, 2, 2, 4, 4)
+        maps = [
+            value[0] if dim is None else value.movedim(0, dim)
+            for value, dim in zip((x_BNCHW, y_BNKHW), in_dims, strict=True)
+        ]
+        expected = torch.stack(
+            [fuse(x_BNCHW[0 if in_dims[0] is None else b], y_BNKHW[0 if in_dims[1] is None else b]) for b in range(3)]
+        )
+        assert torch.equal(torch.vmap(fuse, in_dims=in_dims)(*maps), expected)
+
     def test_keeps_the_memory_format_of_one_image(self):
         """The stride of a dimension of size 1 is arbitrary."""
         x_NCHW = torch.randn(4, 4, 8).permute(2, 0, 1).as_strided((1, 8, 4, 4), (8, 1, 32, 8))

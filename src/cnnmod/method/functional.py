@@ -4,6 +4,8 @@ The letters in a name are the shape of the tensor: N images, C channels, K selec
 `index_NK` holds channel indices (int64). `logit_NC` is the channel selector's output before the sigmoid.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -114,7 +116,7 @@ def fuse(x_NCHW: Tensor, y_NKHW: Tensor, *, to: FuseTo = "first", index_NK: Tens
             otherwise ignored.
 
     Returns:
-        (N, C, H, W), a new tensor with x's dtype and strides.
+        (N, C, H, W), a new tensor with x's dtype and memory format, as `x.clone()` returns it.
 
     Raises:
         ValueError: If `to` is not accepted, or is `"original"` without `index_NK`.
@@ -144,18 +146,29 @@ class _AddToSlice(torch.autograd.Function):
     fill three tensors of x's size.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x_NCHW: Tensor, y_NKHW: Tensor, start: int) -> Tensor:
         stop = start + y_NKHW.shape[1]
-        # torch.cat does not always keep the memory format of one image.
-        return torch.slice_scatter(x_NCHW, x_NCHW[:, start:stop] + y_NKHW, dim=1, start=start, end=stop)
+        out_NCHW = x_NCHW.clone()  # torch.cat does not always keep the memory format of one image
+        out_NCHW[:, start:stop] += y_NKHW
+        return out_NCHW
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
         _, y_NKHW, start = inputs
         ctx.start, ctx.stop = start, start + y_NKHW.shape[1]  # pyright: ignore[reportAttributeAccessIssue]  our own
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None, None], *inputs: Any) -> tuple[Tensor, int]:
+        """Compute the additional batch dimension as more images."""
+        *maps, start = inputs
+        x_BNCHW, y_BNKHW = (
+            value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            for value, dim in zip(maps, in_dims[:2], strict=True)
+        )
+        out = _AddToSlice.apply(x_BNCHW.flatten(0, 1), y_BNKHW.flatten(0, 1), start)
+        assert isinstance(out, Tensor)
+        return out.unflatten(0, x_BNCHW.shape[:2]), 0
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad_NCHW: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  one output
