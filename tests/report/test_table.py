@@ -66,6 +66,15 @@ def test_comparison_table_has_all_rows_and_fits_80_columns():
     assert "somewhere" in markdown
 
 
+def test_long_names_wrap_instead_of_figures():
+    config = "c=4 select=first scale=input fuse_to=all"
+    models = {"resnet18": digits_resnet(), f"resnet18_mod {config}": convert_(digits_resnet(), MoDConfig(c=8))}
+    text = rendered(comparison_cells(compare(models, torch.rand(1, 1, 8, 8), rounds=2)))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "MoD tax %" in text
+
+
 def experiment(name, rows, changes=()):
     """Return an experiment with these accuracies."""
     found = [

@@ -27,6 +27,9 @@ from cnnmod.training.scores import Score
 from cnnmod.training.worth import Worth
 
 
+_LONG_NAME = 30
+
+
 @dataclass(frozen=True)
 class Cells:
     """A table of text cells. The first column is aligned to the left, the other columns to the right."""
@@ -40,8 +43,9 @@ class Cells:
         """Return the table for the terminal."""
         table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         table.caption, table.caption_justify = "\n".join(self.notes), "left"
+        wraps_names = any(len(row[0]) > _LONG_NAME for row in self.rows)  # else the other columns may wrap
         for column, name in enumerate(self.header):
-            table.add_column(name, justify="right" if column else "left", no_wrap=not column)
+            table.add_column(name, justify="right" if column else "left", no_wrap=bool(column) == wraps_names)
         for row in self.rows:
             table.add_row(*row)
         return table
