@@ -26,7 +26,6 @@ from cnnmod.training.recipes import RECIPES
 from cnnmod.training.scores import Score
 from cnnmod.training.worth import Worth
 
-
 _LONG_NAME = 30
 
 
