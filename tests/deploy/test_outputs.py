@@ -209,7 +209,8 @@ def test_pt2_returns_plain_python_containers(tmp_path):
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_int8_files_keep_the_output_names(kind, tmp_path):
     """The returned feature maps are split into candidates and the rest."""
 

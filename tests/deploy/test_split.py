@@ -64,6 +64,7 @@ def test_convolutions_with_zero_weights_are_kept(tmp_path):
     assert convolutions[0] == convolutions[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "sliced"),
     [

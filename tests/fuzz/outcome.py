@@ -1,13 +1,33 @@
 """Check how a command handles a broken file: it succeeds, or prints one line and exits with code 2."""
 
 import hashlib
+import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from cnnmod.cli import run
 
 INTERRUPTED = 130
 _LIMIT_S = 60
+SEEDS = [
+    pytest.param(range(5), id="5"),
+    *(pytest.param(range(start, start + 199), id=f"{start}", marks=pytest.mark.slow) for start in range(5, 1000, 199)),
+]
+
+
+@contextmanager
+def trial(seed: int, folder: Path) -> Iterator[Path]:
+    """Create a folder for one seed, and delete it at the end. The error of a failed assertion names the seed."""
+    folder.mkdir()
+    try:
+        yield folder
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+    shutil.rmtree(folder)
 
 
 def outcome(arguments: list[str], capsys, watched: Path, but: Path | None = None) -> int:

@@ -9,9 +9,8 @@ import pytest
 
 from cnnmod.cli import run
 from fuzz.mutate import mutated, mutated_json
-from fuzz.outcome import outcome
+from fuzz.outcome import SEEDS, outcome, trial
 
-SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 1000))]
 SHORT = ["epochs=1", "warmup_epochs=0", "train_images=64", "batch_size=32", "validation_fraction=0.2"]
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -34,7 +33,7 @@ def _little_memory():
     resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -44,23 +43,26 @@ def _little_memory():
         ("result.json", mutated_json),
     ],
 )
-def test_broken_file_is_resumed_or_refused(name, change, seed, finished, tmp_path, capsys, monkeypatch):
+def test_broken_file_is_resumed_or_refused(name, change, seeds, finished, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "run"
-    shutil.copytree(finished, folder)
-    if name != "result.json":
-        (folder / "result.json").unlink()
-    path = folder / name
-    path.write_bytes(change(path.read_bytes(), seed))
-    whole = path.read_bytes() == (finished / name).read_bytes()
-    code = outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)
-    if name == "metrics.jsonl" or whole:
-        assert code == 0
-    assert not list(folder.glob(".*"))
+    for seed in seeds:
+        with trial(seed, tmp_path / "runs") as runs:
+            folder = Path(shutil.copytree(finished, runs / "run"))
+            if name != "result.json":
+                (folder / "result.json").unlink()
+            path = folder / name
+            path.write_bytes(change(path.read_bytes(), seed))
+            whole = path.read_bytes() == (finished / name).read_bytes()
+            code = outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)
+            if name == "metrics.jsonl" or whole:
+                assert code == 0
+            assert not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_broken_lock_file_is_handled(seed, finished, tmp_path, capsys):
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    (folder / ".lock").write_bytes(mutated(b"123 host kernel", seed))
-    outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_broken_lock_file_is_handled(seeds, finished, tmp_path, capsys):
+    for seed in seeds:
+        with trial(seed, tmp_path / "runs") as runs:
+            folder = Path(shutil.copytree(finished, runs / "run"))
+            (folder / ".lock").write_bytes(mutated(b"123 host kernel", seed))
+            outcome(["train", "--resume", str(folder)], capsys, tmp_path, but=folder)

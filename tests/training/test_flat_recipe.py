@@ -111,7 +111,10 @@ def test_changes_in_plans_are_applied(path: Path) -> None:
         for change in [*plan["changes"], *arm["changes"]]:
             name, _, text = change.partition("=")
             holder = made.networks.config.to_dict() if name.startswith("config.") else None
-            found = value_of(made, name) if holder is None else holder[name.removeprefix("config.")]
+            if name.startswith("network_args."):
+                found = made.networks.network_args[name.removeprefix("network_args.")]
+            else:
+                found = value_of(made, name) if holder is None else holder[name.removeprefix("config.")]
             try:
                 expected = json.loads(text)
             except ValueError:

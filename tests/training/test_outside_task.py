@@ -36,6 +36,7 @@ def of_command(arguments: list[str], capsys: Any) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     start = ["train", BARS, "--data", "bars"]
     out, checkpoint = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")

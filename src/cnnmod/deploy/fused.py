@@ -96,9 +96,13 @@ class FusedForm(EagerForm):
         )
 
 
-@torch.compiler.assume_constant_result  # torch.compile would trace the function
 def _has_operator() -> bool:
     return is_compiled()
+
+
+# torch.compile would trace the function. `torch.compiler.assume_constant_result` sets the same attribute, but imports
+# torch._dynamo, which takes longer than `import torch`.
+_has_operator._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]  the attribute is torch's
 
 
 @functools.cache
