@@ -6,7 +6,7 @@ marker decides what is rendered:
     FILE …                    one table for each comparison; one table for all files of accuracies
     matrix FILE …             one table for all comparisons, with a column for each runtime
     paper FILE                one comparison, with the paper's figures
-    returns PAYS FILE …       the return of the arms of an experiment; the name of an arm is at the end of its file's
+    returns PAYS PRICES       the return of the arms of an experiment
     summary NETWORK FILE …    one network, with a row for each runtime; a file whose name ends in `-operators`
                               (measured without Triton) has a column of its own
 
@@ -24,7 +24,6 @@ from cudagraph import cudagraph_table
 from pays_table import pays_table
 from returns_table import returns_table
 
-from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import write_whole
@@ -49,8 +48,7 @@ def rendered(page: str) -> str:
         if style == "matrix":
             text = matrix([read_result(path) for path in paths])
         elif style == "returns":
-            arms = {path.stem.partition("-arm_")[2]: read_result(path) for path in paths[1:]}
-            text = returns_table(json.loads(paths[0].read_text(encoding="utf-8")), arms)
+            text = returns_table(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         elif style == "summary":
             text = summary(network, {path.stem: read_result(path) for path in paths})
         elif style == "paper":

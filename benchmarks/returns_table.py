@@ -1,55 +1,49 @@
-"""Render what the forms of the MoD block gain for their time: benchmarks/pays.py and benchmarks/ours.sh together."""
+"""Render what each arm of an experiment gains for its time: the results of pays.py and prices.py together."""
 
 import statistics
 from typing import Any
 
 from pays_table import interval
 
-from cnnmod.measure.results import Comparison
 
-
-def returns_table(experiment: dict[str, Any], timings: dict[str, Comparison]) -> str:
-    """Return a table with a row for each timed arm.
+def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
+    """Return a table with a row for each arm that ran at least twice.
 
     The return of an arm is its share of the accuracy between control and dense network, divided by its share of the
     time between them. Going deeper has a return of 1.
 
     Args:
         experiment: A result file of `pays.py`.
-        timings: For each arm, the times of the dense network, the MoD network and the control.
+        prices: The result file of `prices.py` for the same experiment.
     """
-    top1 = {
-        arm["arm"]: [run["accuracy"]["top1_pct"] for run in arm["results"]]
-        for arm in experiment["arms"]
-        if arm["results"]
-    }
-    conditions = next(iter(timings.values())).conditions
+    top1 = {arm["arm"]: [run["accuracy"]["top1_pct"] for run in arm["results"]] for arm in experiment["arms"]}
+    conditions = [(one["runtime"], one["batch_size"], _over_control(one["times_ms"])) for one in prices["conditions"]]
     gap = statistics.mean(top1["dense"]) - statistics.mean(top1["control"])
-    titles = [
-        "arm",
-        "gain, points",
-        "share of the gap, %",
-        *(f"{runtime}, batch {size}" for runtime, size in conditions),
-    ]
+    titles = ["arm", "gain, points", *(f"{runtime}, batch {size}" for runtime, size, _ in conditions)]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
-    for arm, comparison in timings.items():
-        gain = statistics.mean(top1[arm]) - statistics.mean(top1["control"])
-        half = interval(top1[arm], top1["control"])
-        cells = [arm, f"{gain:+.2f} ±{half:.2f}", f"{100 * gain / gap:.0f}"]
-        mod = next(row for row in comparison.rows if row.role == "mod")
-        for condition in conditions:
-            tax = comparison.mod_tax(mod, *condition)
-            dense_over_control = comparison.speedup(comparison.control_of(mod), *condition) - 1
-            factor = dense_over_control / tax / gap
-            cells.append(f"{100 * tax:+.1f} %: {gain * factor:.1f} ±{half * factor:.1f}")
+    for arm, values in top1.items():
+        if arm in ("dense", "control") or len(values) < 2:
+            continue
+        gain, half = statistics.mean(values) - statistics.mean(top1["control"]), interval(values, top1["control"])
+        cells = [arm, f"{gain:+.2f} ±{half:.2f}"]
+        for _, _, overhead in conditions:
+            factor = overhead["dense"] / overhead[arm] / gap
+            cells.append(f"{100 * overhead[arm]:+.0f} %: {gain * factor:.1f} ±{abs(half * factor):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
-    first = next(iter(timings.values()))
-    machine, mod = first.provenance, next(row for row in first.rows if row.role == "mod")
-    overheads = [f"{100 * (first.speedup(first.control_of(mod), *condition) - 1):.0f} %" for condition in conditions]
+    machine, rounds = prices["provenance"], len(next(iter(prices["conditions"][0]["times_ms"].values())))
+    dense = ", ".join(f"{100 * overhead['dense']:+.0f} %" for _, _, overhead in conditions)
     lines.append(
-        f"\nMoD tax and return ± half of the 95 % interval of the gain; the gap between dense network and control is "
-        f"{gap:.2f} points and {', '.join(overheads)} of the control's time; "
-        f"{' × '.join(map(str, first.image_shape[1:]))} pixels; {machine.processor}, {machine.threads} threads, "
-        f"torch {machine.versions['torch']}; medians of {len(mod.measurements[0].times_ms)} interleaved rounds."
+        "\nTime over the control and return, ± half of the 95 % interval of the gain. The dense network: "
+        f"{gap:+.2f} points and {dense}. {' × '.join(map(str, prices['size']))} pixels; {machine['processor']}, "
+        f"{machine['threads']} threads, torch {machine['versions']['torch']}; medians of {rounds} interleaved rounds."
     )
     return "\n".join(lines)
+
+
+def _over_control(times_ms: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median of time(arm) / time(control) - 1 of each arm."""
+    control = times_ms["control"]
+    return {
+        arm: statistics.median(time / other for time, other in zip(times, control, strict=True)) - 1
+        for arm, times in times_ms.items()
+    }

@@ -1,0 +1,81 @@
+"""Time the networks of all arms of an experiment of pays.py, interleaved in one process.
+
+    python benchmarks/prices.py benchmarks/pays/cifar100-resnet18.json    # writes results/prices-cifar100-resnet18.json
+
+Takes some minutes on two cores; run nothing else.
+"""
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+import tyro
+from pays import read_plan
+
+from cnnmod.deploy.start import start
+from cnnmod.measure.timing import time_interleaved, use_threads
+from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.provenance import Provenance
+from cnnmod.report.progress import progress_bars
+from cnnmod.training.rows import build_row
+
+HERE = Path(__file__).resolve().parent
+SCHEMA = "cnnmod.prices/1"
+WARMUP = 2
+
+
+def main(
+    experiment: tyro.conf.Positional[Path],
+    out: Path = HERE / "results",
+    runtimes: tuple[str, ...] = ("eager", "onnxruntime", "openvino"),
+    batch: tuple[int, ...] = (1, 8),
+    rounds: int = 60,
+    classes: int = 100,
+    threads: int = 2,
+) -> None:
+    """Time the arms.
+
+    Args:
+        experiment: The file of the experiment.
+        out: The folder of the result file.
+        runtimes: The runtimes, as in `cnnmod compare`.
+        batch: The batch sizes.
+        rounds: How many times each network is timed under each condition.
+        classes: The number of classes of the data set.
+        threads: The number of threads.
+    """
+    path = out / f"prices-{experiment.stem}.json"
+    check_writable(path)
+    plan = read_plan(experiment)
+    models = {arm: build_row(plan.recipe_of(arm), plan.arms[arm].row, classes).eval() for arm in plan.arms}
+    images = plan.recipe_of(next(iter(plan.arms))).images
+    times: list[dict[str, object]] = []
+    with use_threads(threads), progress_bars() as progress:
+        for runtime in runtimes:
+            for size in batch:
+                example = torch.rand(size, images.in_channels, *images.size)
+                runs = {name: partial(start(model, runtime, example), example) for name, model in models.items()}
+                steps = iter(range(1, WARMUP + rounds + 1))
+                times_ms = time_interleaved(
+                    runs,
+                    rounds=rounds,
+                    warmup=WARMUP,
+                    progress=lambda: progress(f"{runtime}, batch {size}", next(steps), WARMUP + rounds),  # noqa: B023  called at once
+                )
+                times.append({"runtime": runtime, "batch_size": size, "times_ms": times_ms})
+        provenance = Provenance.now(torch.device("cpu"), torch.get_num_threads())
+    content = {
+        "schema": SCHEMA,
+        "experiment": experiment.stem,
+        "size": list(images.size),
+        "parameters": {name: sum(value.numel() for value in model.parameters()) for name, model in models.items()},
+        "conditions": times,
+        "provenance": asdict(provenance),
+    }
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
