@@ -24,6 +24,7 @@ from cudagraph import cudagraph_table
 from pays_table import pays_table
 from returns_table import returns_table
 
+from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import write_whole
