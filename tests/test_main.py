@@ -18,6 +18,7 @@ def test_missing_extra_packages_print_an_install_command(monkeypatch, capsys):
     assert capsys.readouterr().err == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
 
 
+@pytest.mark.slow
 def test_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "cnnmod", "--help"], capture_output=True, text=True)
     assert done.returncode == 0

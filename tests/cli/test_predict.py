@@ -33,6 +33,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return data, folder / "run"
 
 
+@pytest.mark.slow
 def test_folder_of_images_is_segmented(segmenter: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     data, folder = segmenter
     accuracy = json.loads((folder / "result.json").read_text())["accuracy"]

@@ -62,6 +62,7 @@ def test_file_equals_eager_for_any_batch_size_and_equal_scores(kind, tmp_path):
             torch.testing.assert_close(logits, model(images), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -106,6 +107,7 @@ def test_slots_with_equal_scores_equal_eager(kind, tmp_path):
     assert export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}").largest_error < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_half_reduces_the_file_size(kind, tmp_path):
     model = trained_norms_(tiny_network(64))
@@ -228,6 +230,7 @@ def test_network_with_a_fixed_batch_size_is_exported(kind, tmp_path):
     export(model, torch.rand(2, 1, 8, 8), tmp_path / f"network{FORMATS[kind]}", format=kind, dynamic_batch=False)
 
 
+@pytest.mark.slow
 def test_examples_with_gradients_or_without_variance_are_accepted(tmp_path):
     for example in (EXAMPLE.clone().requires_grad_(), torch.zeros(1, 1, 8, 8)):
         assert export(network(), example, tmp_path / "network.pt2", format="pt2").largest_error < 1e-5
@@ -358,6 +361,7 @@ class Half(nn.Module):
         return weight / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_parametrized_selector_is_exported(kind, tmp_path):
     """The parametrization is part of the file, and tie-breaking is verified."""

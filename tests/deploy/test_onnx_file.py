@@ -55,6 +55,7 @@ def test_onnx_graph_is_static_and_has_no_metadata(tmp_path):
     assert b"site-packages" not in path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "order"),
     [

@@ -47,6 +47,7 @@ def test_copied_and_pickled_networks_compute_the_same(saved):
         agrees({**saved, "lowered": lowered})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_saved_network_runs_in_another_process(saved, compiler, tmp_path):
     torch.save(saved, tmp_path / "lowered.pt")

@@ -46,6 +46,7 @@ def test_compiled_network_is_one_graph():
         torch.testing.assert_close(compiled(images), model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_compare_measures_all_rows_in_each_runtime():
     images = torch.rand(1, 1, 8, 8)
     models = {"dense": tiny_network(), "mod": convert_(tiny_network(), MoDConfig(c=4), example=images)}

@@ -45,6 +45,7 @@ def holder(tmp_path):
             continue
 
 
+@pytest.mark.slow
 def test_second_process_is_refused_until_the_first_ends(holder, tmp_path):
     process, _ = holder()
     with pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on {socket.gethostname()}$"):

@@ -70,6 +70,7 @@ def test_class_map_has_the_size_of_the_image(street_run: tuple[Path, Path], tmp_
     assert [predictor.name(label) for label in (0, 1)] == ["road", "box"]
 
 
+@pytest.mark.slow
 def test_boxes_are_in_pixels_and_above_the_threshold(tmp_path: Path) -> None:
     data = cells(tmp_path / "data", train=4, val=2)
     trained("bccd", CELLS, data, tmp_path / "run")

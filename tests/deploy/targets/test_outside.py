@@ -230,6 +230,7 @@ def test_user_target_is_timed_by_compare():
     assert all(min(one.times_ms) > 0 for row in comparison.rows for one in row.measurements)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_user_target_works_on_the_command_line(tmp_path, monkeypatch, capsys):
     names = ["small:tiny_network_mod", "--against", "small:tiny_network", "--size", "8"]
