@@ -57,7 +57,9 @@ def test_train_evaluate_inspect_and_compare_work_together(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == accuracy
     assert not list(tmp_path.rglob(".*"))  # no lock files remain
     run(["inspect", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--out", str(tmp_path / "a.png")])
-    assert "layer2.3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "layer2.3" in out
+    assert "points worse without the MoD blocks" in out
     assert (tmp_path / "a.png").exists()
     run(["train", "--resume", str(tmp_path / "one")])
     assert f"top-1 {accuracy['top1_pct']:.2f} %" in " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,6 @@ from cnnmod.report.selection import selection_figure
 from cnnmod.report.table import selection_cells
 from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
-from cnnmod.training.worth import Decrease, Worth
 
 CLASSES, COUNT = 16, 80
 CONFIG = MoDConfig(c=16, reduction=1)
@@ -58,12 +57,8 @@ def test_fixed_selection_has_entropy_0(select):
 
 def test_selection_table_and_figure_are_written(tmp_path):
     found = inspect_selection(network(), images(), CLASSES)
-    worth = Worth(COUNT, "top-1", "%", 80.0, Decrease(0.0, 0.1), None, None)
-    table = selection_cells(tmp_path, found, worth)
+    table = selection_cells(tmp_path, found)
     assert table.rows == [["1", "16", "1", "1.000", "6.2"]]
-    assert table.notes[-1].startswith(
-        "top-1 is 80.0 % on 80 images; it is 0.0 ± 0.1 points worse without the MoD blocks, so they are idle"
-    )
     selection_figure(found, [f"class {number}" for number in range(CLASSES)], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, app, console, show
+from cnnmod.cli.app import Json, app, console, print_text, show
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.selection import inspect_selection
 from cnnmod.networks import load
@@ -199,7 +199,9 @@ def inspect(
     if out is not None:
         selection_figure(selections, opened.classes, out)
     values = {"worth": dataclasses.asdict(worth), "blocks": [selection.to_dict() for selection in selections]}
-    show(selection_cells(checkpoint, selections, worth), values, as_json)
+    show(selection_cells(checkpoint, selections), values, as_json)
+    if not as_json and all_processes().is_main_process:
+        print_text(f"{worth}.")
 
 
 def _workers(count: int | None) -> int:

@@ -24,7 +24,6 @@ from cnnmod.networks.paper import paper_rows
 from cnnmod.training.classes import name_classes
 from cnnmod.training.recipes import RECIPES
 from cnnmod.training.scores import Score
-from cnnmod.training.worth import Worth
 
 _LONG_NAME = 30
 
@@ -163,7 +162,7 @@ def _difference(row: RowResult, other: RowResult | None) -> str:
     return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
 
 
-def selection_cells(of: Path, selections: Sequence[Selection], worth: Worth) -> Cells:
+def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
     """Return the table of what each MoD block selects. Entropy 0 and 100 % mean that the selector has collapsed."""
     rows = [
         [
@@ -179,7 +178,6 @@ def selection_cells(of: Path, selections: Sequence[Selection], worth: Worth) -> 
         f"Over {sum(selections[0].images):,} images. Entropy of the selected channels: 0 if always the same k are "
         "selected, 1 if all are selected equally often. Same k: the share of images that select exactly the k most "
         "selected channels.",
-        f"{worth}.",
     ]
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
