@@ -17,7 +17,7 @@ from cnnmod.training.images import Images
 from cnnmod.training.scores import Score
 from cnnmod.training.tasks import Task
 
-MAX_IMAGES = 2000
+_MOST_IMAGES, _MOST_SCENES = 2000, 500  # scenes are large, and their scores take long
 _PARTS = 10  # parts of the images, for the intervals
 
 
@@ -96,6 +96,8 @@ def mod_worth(
 ) -> Worth:
     """Measure what the MoD blocks of a network contribute to its score, on at most 2,000 images.
 
+    Tasks whose labels are not one class for each image use at most 500.
+
     The network is evaluated unchanged, without its MoD blocks, with selections exchanged between images, and with a
     fixed selection. The decrease without the MoD blocks is not the difference to the control. A control is trained
     without MoD blocks and therefore has a higher score than the network after their removal.
@@ -115,7 +117,8 @@ def mod_worth(
     blocks = mod_blocks(model)
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no MoD blocks")
-    numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:MAX_IMAGES]
+    numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    numbers = numbers[: _MOST_IMAGES if task.one_class_each else _MOST_SCENES]
     order = numbers.split(max(1, min(task.test_batch_size, -(-len(numbers) // _PARTS))))
     selects = any(map(_selects, blocks.values()))
     done, total = 0, len(order) * (4 if selects else 2)
