@@ -1,10 +1,9 @@
 """Render the result of benchmarks/pays.py: each arm, compared with the control and with its static twin."""
 
 import statistics
-import warnings
 from typing import Any
 
-from scipy.stats import ttest_ind
+from cnnmod.report.difference import difference_text
 
 
 def pays_table(result: dict[str, Any]) -> str:
@@ -48,16 +47,5 @@ def pays_table(result: dict[str, Any]) -> str:
 
 
 def difference(one: list[float], other: list[float], digits: int) -> str:
-    """Return the difference of the means, with half of its 95 % interval if both have at least two runs."""
-    if not (one and other):
-        return ""
-    text = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
-    return text if min(len(one), len(other)) < 2 else f"{text} ±{interval(one, other):.{digits}f}"
-
-
-def interval(one: list[float], other: list[float]) -> float:
-    """Return half of the 95 % interval of the difference of two means (Welch's t)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all runs of an arm have the same value
-        both = ttest_ind(one, other, equal_var=False).confidence_interval()
-    return (both.high - both.low) / 2
+    """Return the difference of the means, or nothing if an arm did not run."""
+    return difference_text(one, other, digits) if one and other else ""

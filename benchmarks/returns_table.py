@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from pays_table import interval
+from cnnmod.report.difference import half_interval
 
 
 def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
@@ -24,7 +24,7 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     for arm, values in top1.items():
         if arm in ("dense", "control") or len(values) < 2:
             continue
-        gain, half = statistics.mean(values) - statistics.mean(top1["control"]), interval(values, top1["control"])
+        gain, half = statistics.mean(values) - statistics.mean(top1["control"]), half_interval(values, top1["control"])
         cells = [arm, f"{gain:+.2f} ±{half:.2f}"]
         for _, _, overhead in conditions:
             factor = overhead["dense"] / overhead[arm] / gap

@@ -4,7 +4,7 @@ from torch import nn
 
 from cnnmod import MoDConfig
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.replay import Selections, recorded_selections, replayed_selections
+from cnnmod.method.replay import Selections, recorded_for_replay, replayed_selections
 
 C, K, N = 8, 2, 6
 
@@ -19,7 +19,7 @@ def network(**config):
 def test_replayed_selections_give_the_recorded_outputs(config):
     model, x_NCHW = network(**config), torch.rand(N, C, 3, 3)
     with torch.inference_mode():
-        with recorded_selections(model) as selections:
+        with recorded_for_replay(model) as selections:
             expected = torch.cat([model(x_NCHW[:4]), model(x_NCHW[4:])])
         with replayed_selections(model, selections):
             replayed = torch.cat([model(x_NCHW[:1]), model(x_NCHW[1:])])
@@ -30,7 +30,7 @@ def test_replayed_selections_give_the_recorded_outputs(config):
 
 def test_exchanged_selections_are_selections_of_other_images():
     model = network()
-    with torch.inference_mode(), recorded_selections(model) as selections:
+    with torch.inference_mode(), recorded_for_replay(model) as selections:
         model(torch.rand(N, C, 3, 3))
     exchanged = selections["0"].exchanged()
     for image in range(N):

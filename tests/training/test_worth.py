@@ -5,7 +5,7 @@ from torch import nn
 from cnnmod import MoDConfig, control_
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.replay import recorded_selections, replayed_selections
+from cnnmod.method.replay import recorded_for_replay, replayed_selections
 from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
 from cnnmod.training.tasks import Classification
@@ -155,7 +155,7 @@ def test_gains_of_positions_stay_with_a_fixed_selection():
     with torch.no_grad():
         block.gain_K.copy_(torch.tensor([1.0, -1.0]))
         x_NCHW = torch.rand(20, CLASSES, 2, 2)
-        with recorded_selections(block) as recorded:
+        with recorded_for_replay(block) as recorded:
             block(x_NCHW)
         with replayed_selections(block, {"": recorded[""].fixed()}):
             score_NK, _ = block.select(x_NCHW)

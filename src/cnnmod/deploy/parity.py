@@ -1,6 +1,7 @@
 """Compare a written file with the network in eager PyTorch: outputs, classes and selected channels."""
 
 import itertools
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from cnnmod.method.convert import mod_blocks
 from cnnmod.method.copying import copied
 from cnnmod.method.record import recorded_selection
 
+logger = logging.getLogger("cnnmod")
 RunFile = Callable[[Tensor], dict[str, Tensor]]  # images → outputs and selected channels, by name
 
 
@@ -108,17 +110,19 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
     errors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # output → error and seed of each input
     same_channels = selected_channels = 0
     for seed, images_NCHW in _inputs(example, batch_sizes):
-        try:
-            with torch.inference_mode(), recorded_selection(model) as selected:
-                returned = named_outputs(model(images_NCHW.to(device)))
-        except Exception as error:  # the network can raise anything, for example where it checks its input
-            if seed < 0:
-                continue  # it does not accept black images
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(
-                "the file cannot be checked: the network fails on random images with the mean and standard deviation "
-                f"of the example ({reason})"
-            ) from error
+        with torch.inference_mode(), recorded_selection(model) as selected:
+            try:
+                outputs_of_network = model(images_NCHW.to(device))
+            except Exception as error:  # the network can raise anything, for example where it checks its input
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                if seed < 0:
+                    logger.info("the network does not accept a black image, so none is compared (%s)", reason)
+                    continue
+                raise ValueError(
+                    "the file cannot be checked: the network fails on random images with the mean and standard "
+                    f"deviation of the example ({reason})"
+                ) from error
+        returned = named_outputs(outputs_of_network)
         expected = {name: value.cpu() for name, value in returned.items()}
         outputs = {name: value.cpu() for name, value in run(images_NCHW).items()}
         same_selection_N = torch.ones(len(images_NCHW), dtype=torch.bool)

@@ -52,11 +52,11 @@ class Selections:
             return self
         index_NK = torch.cat(self.index)
         images, k = index_NK.shape
+        count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
         if self.order == "slots":
             index_K = index_NK.mode(0).values
         else:
             position_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
-            count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
             position_sum_C = torch.bincount(index_NK.flatten(), position_NK.flatten(), minlength=self.channels)
             index_K = count_C.sort(descending=True, stable=True).indices[:k]
             position_K = position_sum_C[index_K] / count_C[index_K]
@@ -65,14 +65,19 @@ class Selections:
             return replace(self, index=[index_K.expand(images, -1)])
         score_NK = torch.cat(self.score)
         sum_C = score_NK.new_zeros(self.channels).index_add_(0, index_NK.flatten(), score_NK.flatten())
-        count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
         score_K = (sum_C / count_C)[index_K]
         return replace(self, index=[index_K.expand(images, -1)], score=[score_K.expand(images, -1)])
 
 
 @contextmanager
-def recorded_selections(model: nn.Module) -> Iterator[dict[str, Selections]]:
-    """Record the selections of each MoD block by name inside the context."""
+def recorded_for_replay(model: nn.Module) -> Iterator[dict[str, Selections]]:
+    """Record the selections and scores of each MoD block by name inside the context.
+
+    `recorded_selection` records the channels only, and supports lowered networks.
+
+    Raises:
+        ValueError: If the network is lowered.
+    """
     selections = {
         name: Selections(block.channels, "slots" if block.config.select == "slots" else block.config.order)
         for name, block in mod_blocks(model).items()

@@ -3,14 +3,12 @@
 import dataclasses
 import itertools
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
-from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
 from cnnmod.measure.count import count_modules
@@ -21,6 +19,7 @@ from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
 from cnnmod.networks.paper import paper_rows
+from cnnmod.report.difference import difference_text
 from cnnmod.training.classes import name_classes
 from cnnmod.training.recipes import RECIPES
 from cnnmod.training.scores import Score
@@ -153,13 +152,7 @@ def _difference(row: RowResult, other: RowResult | None) -> str:
     """Return the difference of the mean accuracies in points, with half of its 95 % interval."""
     if other is None or row is other:
         return ""
-    points = f"{row.mean_pct - other.mean_pct:+.2f}"
-    if row.std_pct is None or other.std_pct is None or row.std_pct == other.std_pct == 0:
-        return points
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # raised if a row has the same accuracy in all runs
-        interval = ttest_ind(row.each_pct, other.each_pct, equal_var=False).confidence_interval()
-    return f"{points} ±{(interval.high - interval.low) / 2:.2f}"
+    return difference_text(row.each_pct, other.each_pct)
 
 
 def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:

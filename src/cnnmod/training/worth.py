@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import Skip, mod_blocks, swap_
 from cnnmod.method.modes import evaluation_mode
-from cnnmod.method.replay import Selections, recorded_selections, replayed_selections
+from cnnmod.method.replay import Selections, recorded_for_replay, replayed_selections
 from cnnmod.records.progress import Progress
 from cnnmod.training.images import Images
 from cnnmod.training.scores import Score
@@ -150,7 +150,7 @@ def mod_worth(
             return ranks()[0]
 
     with evaluation_mode(model):
-        with recorded_selections(model) as selections:
+        with recorded_for_replay(model) as selections:
             normal, score = ranks()
         if any(sum(map(len, recording.index)) not in (0, score.images) for recording in selections.values()):
             raise ValueError("a MoD block is called several times for an image, so selections cannot be exchanged")
