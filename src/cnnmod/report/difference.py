@@ -8,7 +8,7 @@ from scipy.stats import ttest_ind
 
 
 def half_interval(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return half of the 95 % interval of the difference of two means (Welch's t). It is NaN if neither side
+    """Return half of the 95 % interval of the difference of two means (Welch's t). It is 0 if neither side
     varies.
 
     Examples:
