@@ -24,8 +24,8 @@ import tyro
 
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.records.roles import Role
+from cnnmod.report.experiment_table import experiment_cells
 from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import experiment_cells
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.folder import Run
 from cnnmod.training.recipe import Recipe

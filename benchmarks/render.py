@@ -28,7 +28,8 @@ from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import write_whole
-from cnnmod.report.table import comparison_cells, experiment_cells
+from cnnmod.report.experiment_table import experiment_cells
+from cnnmod.report.table import comparison_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (

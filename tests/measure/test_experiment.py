@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cnnmod.measure.experiment import read_experiment, run_experiment
-from cnnmod.report.table import experiment_cells
+from cnnmod.report.experiment_table import experiment_cells
 from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
 

@@ -10,7 +10,9 @@ from cnnmod import MoDConfig, compare, convert_, mod_blocks
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.networks import build
 from cnnmod.records.provenance import Provenance
-from cnnmod.report.table import accuracy_text, comparison_cells, experiment_cells, network_cells
+from cnnmod.report.experiment_table import experiment_cells
+from cnnmod.report.network_table import network_cells
+from cnnmod.report.table import accuracy_text, comparison_cells
 from cnnmod.training.recipes import recipe
 from cnnmod.training.run import Result
 from cnnmod.training.scores import Accuracy, AveragePrecision, Overlap

@@ -4,8 +4,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import cnnmod.cli.compare
 import cnnmod.cli.deploy
-import cnnmod.cli.measure
+import cnnmod.cli.info
 import cnnmod.cli.predict
 import cnnmod.cli.train
 from cnnmod.cli.app import app

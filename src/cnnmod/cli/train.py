@@ -13,16 +13,11 @@ from cnnmod.measure.selection import inspect_selection
 from cnnmod.networks import load
 from cnnmod.records.files import check_writable
 from cnnmod.records.roles import Role
+from cnnmod.report.experiment_table import experiment_cells
 from cnnmod.report.image import image_format
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.selection import selection_figure
-from cnnmod.report.table import (
-    Cells,
-    accuracy_text,
-    experiment_cells,
-    recipe_table,
-    selection_cells,
-)
+from cnnmod.report.table import Cells, accuracy_text, recipe_table, selection_cells
 from cnnmod.training.classes import check_same_classes
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network

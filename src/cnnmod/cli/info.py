@@ -1,0 +1,93 @@
+"""The subcommands `demo` and `info`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cnnmod.cli.app import Json, app, console, print_json, print_text
+from cnnmod.demo import run_demo
+from cnnmod.deploy.lower import without_auxiliary_head
+from cnnmod.measure.count import count_modules
+from cnnmod.method.convert import mod_blocks
+from cnnmod.method.plan import plan
+from cnnmod.method.trace import example_for
+from cnnmod.networks import build
+from cnnmod.networks.paper import paper_rows
+from cnnmod.report.network_table import network_cells
+from cnnmod.report.progress import progress_bars
+from cnnmod.report.table import comparison_cells
+
+
+@app.command
+def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
+    """Run a demo of cnnmod in less than three minutes, on images that are part of scikit-learn.
+
+    It trains a small dense network, its MoD network and its control on scanned digits. It times ResNet50, ResNet75-MoD
+    and its control at 224 pixels. It writes a folder with tables, a figure, result files and a checkpoint.
+
+    Example: cnnmod demo --out my-demo
+
+    Args:
+        out: The output folder.
+    """
+    with progress_bars() as progress:
+        result = run_demo(out, progress)
+    if as_json:
+        print_json({name: dataclasses.asdict(getattr(result, name)) for name in ("digits", "imagenet")})
+        return
+    for comparison in (result.digits, result.imagenet):
+        console.print(comparison_cells(comparison).rich())
+        console.print()
+    print_text(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
+
+
+@app.command
+def info(
+    name: Annotated[str, tyro.conf.Positional], size: tuple[int, int] | None = None, as_json: Json = False
+) -> None:
+    """Show a network block by block: C, k, parameters, MACs, and the paper's figures. For a dense network, show which
+    blocks `convert_` replaces by MoD blocks, and why the others stay.
+
+    Example: cnnmod info resnet75_mod
+
+    Example: cnnmod info torchvision/mobilenet_v3_large
+
+    Example: cnnmod info my_package.networks:make_network --size 64 64
+
+    Args:
+        name: The name of a network of cnnmod or timm, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`.
+            The last imports the module and calls the factory.
+        size: Height and width of the images in pixels. Default: the network's own size, or 224.
+    """
+    model = without_auxiliary_head(build(name))
+    example = example_for(model)
+    if size is not None:
+        if min(size) < 1:
+            raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+        example = example.new_empty(*example.shape[:2], *size)
+    if not as_json:
+        console.print(network_cells(name, model, example).rich())
+        return
+    mod = mod_blocks(model)
+    sizes = count_modules(model, example)
+    planned: object = None
+    if not mod:
+        try:
+            planned = dataclasses.asdict(plan(model, example=example))
+        except ValueError as error:
+            planned = str(error)
+    paper = paper_rows().get(name)
+    print_json(
+        {
+            "network": name,
+            **dataclasses.asdict(sizes[""]),
+            "mod_blocks": {
+                block_name: {"channels": block.channels, "k": block.k, **dataclasses.asdict(sizes[block_name])}
+                for block_name, block in mod.items()
+            },
+            "plan": planned,
+            "paper": paper and dataclasses.asdict(paper),
+        }
+    )

@@ -1,0 +1,68 @@
+"""The table of a network, block by block."""
+
+import itertools
+
+from torch import Tensor, nn
+
+from cnnmod.measure.count import count_modules
+from cnnmod.method.convert import mod_blocks
+from cnnmod.method.discover import find_modules
+from cnnmod.method.plan import PlannedBlock, plan
+from cnnmod.networks.paper import paper_rows
+from cnnmod.report.table import Cells
+
+
+def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:
+    """Return the table of a network's blocks: kind, C, k, parameters and MACs, with the paper's figures.
+
+    For a dense network, the column "kind" shows which blocks `convert_` would replace.
+    """
+    sizes = count_modules(model, example)
+    mod = mod_blocks(model)
+    notes = ["MMACs: 10⁶ multiply-adds of convolutions and linear layers, one image."]
+    modules: list[list[str]] = []
+    planned: dict[str, PlannedBlock] = {}
+    try:
+        if mod:
+            modules = find_modules(model, example)
+            listed = {block for names in modules for block in names}
+            modules += [[part] for part in mod if part not in listed]  # parts of larger blocks
+        else:
+            conversion = plan(model, example=example)
+            planned = {block.name: block for block in conversion.blocks}
+            groups = itertools.groupby(conversion.blocks, lambda block: block.module)
+            modules = [[block.name for block in blocks] for _, blocks in groups]
+            notes.append(
+                f"→ MoD: cnnmod.convert_ replaces this block, c = {conversion.c}; parameters and MMACs are before "
+                "conversion."
+            )
+            refused = {block.kind: block for block in reversed(conversion.blocks) if block.chosen and block.k is None}
+            notes += [
+                f"{class_name} stays a standard block at {b.name}: {b.reason}." for class_name, b in refused.items()
+            ]
+    except ValueError as error:  # the network has no modules; counting shows that it runs
+        notes.append(f"{error}.")
+    rows: list[list[str]] = []
+    for index, names in enumerate(modules):
+        for block in names:
+            cells = ["standard", "", ""]
+            if block in mod:
+                cells = ["MoD", str(mod[block].channels), str(mod[block].k)]
+            elif block in planned and planned[block].k is not None:
+                cells = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
+            size = sizes[block]
+            rows.append([block, str(index), *cells, f"{size.parameters:,}", f"{size.gmacs * 1e3:,.2f}"])
+    total = sizes[""]
+    blocks = [sizes[block] for names in modules for block in names]
+    rest_parameters = total.parameters - sum(size.parameters for size in blocks)
+    rest_gmacs = total.gmacs - sum(size.gmacs for size in blocks)
+    rows.append(["stem, head, …", "", "", "", "", f"{rest_parameters:,}", f"{rest_gmacs * 1e3:,.2f}"])
+    rows.append(["total", "", f"{len(mod)} MoD", "", "", f"{total.parameters:,}", f"{total.gmacs * 1e3:,.2f}"])
+    if paper := paper_rows().get(name):
+        millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
+        rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
+        notes.append(
+            f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
+            "MACs include norms, activations and pooling."
+        )
+    return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
