@@ -1,6 +1,6 @@
 """Time CUDA graphs of ResNet50, ResNet50-, 75- and 86-MoD and their controls on a GPU (bfloat16, channels last).
 
-Each network is captured with torch's own API for one batch size. The MoD blocks are measured with Triton kernels and
+Each network is captured with torch's own API for one batch size. The MoD blocks are measured with CUDA kernels and
 with several operators. A replay launches all kernels at once, so the result shows how much of the MoD tax of eager
 PyTorch is launch time.
 
@@ -23,7 +23,7 @@ from torch import nn
 
 import cnnmod
 from cnnmod import MoDConfig, control_
-from cnnmod.deploy.triton_form import TritonForm
+from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.networks import build, build_mod
 from cnnmod.records.files import write_whole
 from cnnmod.records.provenance import Provenance
@@ -104,11 +104,11 @@ def main(
         graphs: dict[str, torch.cuda.CUDAGraph] = {}
         for name, model in rows.items():
             model = model.to("cuda", torch.bfloat16).to(memory_format=torch.channels_last).eval()
-            forms = {"": True} if "mod" not in name or "control" in name else {", Triton": True, ", operators": False}
+            forms = {"": True} if "mod" not in name or "control" in name else {", kernels": True, ", operators": False}
             for form, kernels in forms.items():
                 if time.time() > end:
                     break
-                operators = patch.object(TritonForm, "accepts", lambda block: False)
+                operators = patch.object(CudaForm, "accepts", lambda block: False)
                 try:
                     with nullcontext() if kernels else operators:
                         graphs[name + form] = captured(cnnmod.lower(model), x_NCHW)

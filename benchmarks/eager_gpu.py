@@ -1,6 +1,6 @@
 """Time ResNet50, ResNet75-MoD and its control in eager PyTorch on a GPU, in float32 and bfloat16, channels last.
 
-The MoD blocks are measured with Triton kernels and with several operators.
+The MoD blocks are measured with CUDA kernels and with several operators.
 
     python benchmarks/eager_gpu.py    # writes results/resnet75_mod-eager_gpu-DTYPE.json and …-DTYPE-operators.json
 """
@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from cnnmod import compare
-from cnnmod.deploy.triton_form import TritonForm
+from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.measure.results import write_result
 from cnnmod.networks import build
 from cnnmod.records.files import check_writable
@@ -34,7 +34,7 @@ def main(device: str = "cuda", out: Path = Path(__file__).parent / "results") ->
         name = f"{NETWORKS[-1]}-eager_gpu-{str(dtype).removeprefix('torch.')}"
         path = out / f"{name if kernels else f'{name}-operators'}.json"
         check_writable(path)
-        operators = patch.object(TritonForm, "accepts", lambda block: False)
+        operators = patch.object(CudaForm, "accepts", lambda block: False)
         with progress_bars() as bars, nullcontext() if kernels else operators:
             comparison = compare(
                 {name: build(name).to(device, dtype) for name in NETWORKS},

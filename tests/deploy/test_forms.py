@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from cnnmod import MoDBlock, MoDConfig
+from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
-from cnnmod.deploy.triton_form import TritonForm
 from deploy_changes import SELECTOR_CHANGES
 from matrix import combinations
 
@@ -222,7 +222,7 @@ class TestGraph:
 class TestUnknownOptions:
     """A form does not accept blocks with unknown options."""
 
-    FORMS = (EagerForm, FusedForm, TritonForm, GraphForm, OnnxForm)
+    FORMS = (EagerForm, FusedForm, CudaForm, GraphForm, OnnxForm)
 
     def block(self, config=MoDConfig(), **kwargs):
         return MoDBlock(nn.Conv2d(6, 6, 3, padding=1), 64, 6, config, **kwargs).eval()

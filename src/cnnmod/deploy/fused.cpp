@@ -1,15 +1,10 @@
-// One operator for a whole MoD block on a CPU: pool, score, select, gather, Conv-Block, scale, add.
+// The operator `mod_block_` on a CPU: pool, score, select, gather, Conv-Block, scale, add.
 //
 // A MoD block does little arithmetic. Most of its time is spent on reading the feature map once, for the pooling, and
 // on starting about twenty operators. In this operator, all threads read the map. One thread then computes the rest of
 // an image, on k planes.
 //
-// The Conv-Block is a program over registers. A register holds planes (channels, height * width). Register 0 is the
-// input, and the target of the last step is the output. A step is seven numbers:
-//     convolution: 0, target, source, index of the weight, padding, dilation, groups
-//     relu:        1, target, source
-//     sum:         2, target, source, source
-//     relu6:       3, target, source
+// The Conv-Block is a program over registers. operator.py describes it.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -257,11 +252,5 @@ void mod_block_(Tensor& x, const Tensor& reduce_weight, const Tensor& expand_wei
 }
 
 }  // namespace
-
-TORCH_LIBRARY(cnnmod, library) {
-  library.def(
-      "mod_block_(Tensor(a!) x, Tensor reduce, Tensor expand, Tensor? gain, Tensor[] weights, Tensor[] biases, "
-      "int[] program, int registers, int k, bool by_index, int start) -> ()");
-}
 
 TORCH_LIBRARY_IMPL(cnnmod, CPU, library) { library.impl("mod_block_", &mod_block_); }

@@ -1,4 +1,4 @@
-"""Convert a Conv-Block into the program that `fused.cpp` runs."""
+"""Convert a Conv-Block into the program that the operator `mod_block_` runs."""
 
 import operator
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torch import nn
 from cnnmod.deploy.live import is_plain
 from cnnmod.deploy.straight import StraightTracer
 
-_CONVOLUTION, _RELU, _SUM, _RELU6 = range(4)
+CONVOLUTION, RELU, SUM, RELU6 = range(4)
+STEP_NUMBERS = 7
 _RELUS = (nn.functional.relu, torch.relu, "relu", "relu_")
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, "relu_", "add_")
@@ -76,21 +77,21 @@ def read_program(conv_block: nn.Module, k: int) -> Program:
             source = read(node.args[0])
             if layer.in_channels != channels[source]:
                 raise NoProgramError
-            step(node, layer.out_channels, _CONVOLUTION, source, len(layers), padding, dilation, layer.groups)
+            step(node, layer.out_channels, CONVOLUTION, source, len(layers), padding, dilation, layer.groups)
             layers.append(str(node.target))
         elif type(layer) is nn.ReLU or (is_operator and node.target in _RELUS and len(node.args) == 1):
             source = read(node.args[0], in_place)
-            step(node, channels[source], _RELU, source)
+            step(node, channels[source], RELU, source)
         elif type(layer) is nn.ReLU6:
             source = read(node.args[0], in_place)
-            step(node, channels[source], _RELU6, source)
+            step(node, channels[source], RELU6, source)
         elif type(layer) is nn.Identity or (type(layer) is nn.Dropout and layer.p == 0):
             registers[node] = read(node.args[0])
         elif is_operator and node.target in _SUMS and len(node.args) == 2 and not node.kwargs:
             other, source = read(node.args[1]), read(node.args[0], in_place)
             if channels[source] != channels[other]:
                 raise NoProgramError
-            step(node, channels[source], _SUM, source, other)
+            step(node, channels[source], SUM, source, other)
         elif node.op != "output" or not steps or read(node.args[0]) != steps[-6] or channels[-1] != k:
             raise NoProgramError
     return Program(steps, layers, len(channels))

@@ -1,4 +1,4 @@
-"""write_whole: write a file atomically."""
+"""write_whole: write a file atomically; user_cache: the folder of compiled code."""
 
 import errno
 import os
@@ -54,6 +54,17 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         temporary.touch()
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def user_cache() -> Path:
+    """Return the folder of cnnmod in the user's cache (`XDG_CACHE_HOME`), and create it.
+
+    Raises:
+        OSError: If the folder cannot be created.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cnnmod"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _is_special(path: Path) -> bool:

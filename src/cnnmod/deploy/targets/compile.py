@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.targets.eager import InTorch
 from cnnmod.deploy.targets.target import Target
@@ -15,7 +16,7 @@ class CompileTarget(Target):
     """torch.compile with its default settings, for one image shape."""
 
     name = "compile"
-    forms = (FusedForm,)
+    forms = (CudaForm, FusedForm)
     in_torch = True
 
     def start(self, lowered: nn.Module, example: Tensor, precision: str) -> Callable[[Tensor], Any]:

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.in_place import allow_overwriting_
 from cnnmod.deploy.targets.target import Target
-from cnnmod.deploy.triton_form import TritonForm
 
 
 class EagerTarget(Target):
     """Eager PyTorch."""
 
     name = "eager"
-    forms = (TritonForm, FusedForm, EagerForm)
+    forms = (CudaForm, FusedForm, EagerForm)
     in_torch = True
 
     def finish_(self, lowered: nn.Module) -> None:

@@ -1,0 +1,150 @@
+"""The operator `mod_block_` on a GPU: plan the kernels, fill their arguments, launch them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cnnmod.deploy.cuda import kernels
+from cnnmod.deploy.cuda.arguments import Arguments, StepArguments
+from cnnmod.deploy.cuda.fallback import mod_block_by_operators_
+from cnnmod.deploy.cuda.plan import MOST_STEPS, Launch, Layout, Limits, Plan, Step, lay_out, plan_kernels, pool_tile
+from cnnmod.deploy.program import CONVOLUTION
+
+Launcher = Callable[[tuple[Launch, ...], Arguments, torch.dtype, torch.device], None]
+
+
+class Block(NamedTuple):
+    """The arguments of `mod_block_` after the images. `operator.py` describes them."""
+
+    reduce: Tensor
+    expand: Tensor
+    gain: Tensor | None
+    weights: list[Tensor]
+    biases: list[Tensor]
+    program: list[int]
+    registers: int
+    k: int
+    by_index: bool
+    start: int
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All weights."""
+        return [self.reduce, self.expand, *self.weights, *self.biases, *([] if self.gain is None else [self.gain])]
+
+    @property
+    def layout(self) -> Layout:
+        """The program's layout in shared memory."""
+        return lay_out(tuple(self.program), tuple(tuple(weight.shape) for weight in self.weights), self.k)
+
+    def plan(self, x_NCHW: Tensor, limits: Limits) -> Plan | None:
+        """Return the kernels for images of this shape, or `None` if torch's operators compute them."""
+        images, channels, height, width = x_NCHW.shape
+        shape, (pool, hidden) = (images, channels, height, width), self.expand.shape
+        return plan_kernels(self.layout, shape, pool, hidden, self.k, x_NCHW.element_size(), limits)
+
+
+def mod_block_(
+    x_NCHW: Tensor,
+    *arguments: Any,
+    launch: Launcher = kernels.launch,
+    limits: Callable[[torch.device], Limits] = kernels.limits,
+) -> None:
+    """Compute a MoD block in place.
+
+    Args:
+        x_NCHW: The images.
+        arguments: The fields of `Block`.
+        launch: Launches kernels. Tests run them on the CPU.
+        limits: Returns the limits of a device.
+
+    Raises:
+        RuntimeError: If the shapes, data types, devices or memory formats do not fit.
+    """
+    block = Block(*arguments)
+    _check(x_NCHW, block)
+    if x_NCHW.numel() == 0:
+        return
+    plan = block.plan(x_NCHW, limits(x_NCHW.device))
+    if plan is None:
+        mod_block_by_operators_(x_NCHW, *arguments)
+        return
+    block = block._replace(  # new tensors live until the kernels are launched
+        reduce=block.reduce.contiguous(),
+        expand=block.expand.contiguous(),
+        gain=None if block.gain is None else block.gain.contiguous(),
+        weights=[weight.contiguous() for weight in block.weights],
+        biases=[bias.contiguous() for bias in block.biases],
+    )
+    filled = _arguments(x_NCHW, block, plan)
+    memory = _allocate(filled, plan, x_NCHW.device)
+    launch(plan.launches, filled, x_NCHW.dtype, x_NCHW.device)
+    del memory
+
+
+def _check(x_NCHW: Tensor, block: Block) -> None:
+    """Raise an error for tensors that the kernels would read or write out of bounds."""
+    channels, (hidden, pool) = x_NCHW.size(1), block.reduce.shape
+    if any(value.dtype != x_NCHW.dtype or value.device != x_NCHW.device for value in block.tensors):
+        raise RuntimeError(f"mod_block_: a weight is not {x_NCHW.dtype} on {x_NCHW.device}, as the images are")
+    if not (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last)):
+        raise RuntimeError("mod_block_ takes images that are contiguous or channels last")
+    convolutions = [step for step in block.layout.steps if step.operation == CONVOLUTION]
+    if (
+        not 0 < block.k <= pool <= channels
+        or hidden == 0
+        or block.expand.shape != (pool, hidden)
+        or (block.gain is not None and block.gain.shape != (block.k,))
+        or block.start + block.k > channels
+        or any(block.biases[step.layer].numel() not in (0, step.outputs) for step in convolutions)
+    ):
+        raise RuntimeError(
+            f"mod_block_: {block.k} of {pool} candidates of {channels} channels cannot be selected with weights of "
+            f"{tuple(block.reduce.shape)} and {tuple(block.expand.shape)}"
+        )
+
+
+def _arguments(x_NCHW: Tensor, block: Block, plan: Plan) -> Arguments:
+    images, channels, height, width = x_NCHW.shape
+    (pool, hidden), layout = block.expand.shape, block.layout
+    filled = Arguments(
+        x=x_NCHW.data_ptr(), reduce=block.reduce.data_ptr(), expand=block.expand.data_ptr(),
+        gain=None if block.gain is None else block.gain.data_ptr(),
+        images=images, channels=channels, height=height, width=width, channels_last=not x_NCHW.is_contiguous(),
+        pool=pool, hidden=hidden, k=block.k, by_index=block.by_index, start=block.start,
+        strips=plan.strips, pool_tile=pool_tile(pool), tile_rows=plan.tile_rows, halo=layout.halo,
+        output=layout.output, num_steps=len(layout.steps), steps=_steps(layout.steps),
+    )  # fmt: skip
+    for target, step in zip(filled.steps, layout.steps, strict=False):
+        if step.operation == CONVOLUTION:
+            bias = block.biases[step.layer]
+            target.weight = block.weights[step.layer].data_ptr()
+            target.bias = bias.data_ptr() if bias.numel() else None
+    return filled
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(steps: tuple[Step, ...]) -> Any:
+    """Return the steps without pointers. Assigning them to a field copies them."""
+    names = [name for name, _ in StepArguments._fields_ if hasattr(steps[0], name)]
+    return (StepArguments * MOST_STEPS)(*(StepArguments(*(getattr(step, name) for name in names)) for step in steps))
+
+
+def _allocate(filled: Arguments, plan: Plan, device: torch.device) -> list[Tensor]:
+    """Allocate the memory between the kernels, and return it."""
+    images, k, memory = filled.images, filled.k, list[Tensor]()
+
+    def allocate(*shape: int, dtype: torch.dtype = torch.float32) -> int:
+        memory.append(torch.empty(shape, dtype=dtype, device=device))
+        return memory[-1].data_ptr()
+
+    if plan.strips:
+        filled.sums = allocate(images, plan.strips, filled.pool)
+    if len(plan.launches) > 2:
+        filled.score = allocate(images, k)
+        filled.index = allocate(images, k, dtype=torch.int32)
+        filled.result = allocate(images, k, filled.height, filled.width)
+    return memory
