@@ -190,3 +190,14 @@ def test_missing_compiler_logs_a_warning(monkeypatch, caplog):
         lowered = lower(model, example=EXAMPLE)
     assert {type(block) for block in mod_blocks(lowered).values()} == {EagerForm}
     assert "the fused operator cannot be compiled (no compiler); MoD blocks run as several operators" in caplog.text
+
+
+def test_each_installation_has_its_own_build_folder(tmp_path, monkeypatch):
+    """Two installations with the same source do not build the operator again in turn."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fused.cpp").write_text("the same source")
+    one, two = (fused._build_folder(tmp_path / name / "fused.cpp") for name in ("one", "two"))
+    assert one != two
+    assert one == fused._build_folder(tmp_path / "one" / "fused.cpp")

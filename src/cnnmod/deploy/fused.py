@@ -68,11 +68,12 @@ def is_compiled() -> bool:
 
 
 def _build_folder(source: Path) -> Path:
-    """Return the build folder in the user's cache. It depends on the source, the version of torch and the CPU type.
+    """Return the build folder in the user's cache.
 
-    A lock that a killed build left is deleted.
+    It depends on the source, the version of torch and the CPU type. It also depends on the path of the source, since
+    the operator is built again if the path changes. A lock that a killed build left is deleted.
     """
-    platform_id = f"{torch.__version__} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    platform_id = f"{source} {torch.__version__} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     version = hashlib.sha256(source.read_bytes() + platform_id.encode()).hexdigest()[:16]
     folder = user_cache() / f"fused-{version}"
     folder.mkdir(parents=True, exist_ok=True)
