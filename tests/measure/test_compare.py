@@ -3,7 +3,7 @@ import torch
 
 from cnnmod import MoDConfig, compare, convert_
 from cnnmod.measure.results import read_result, write_result
-from small import digits_resnet
+from small import shallow_resnet
 
 X = torch.rand(2, 1, 8, 8)
 
@@ -11,9 +11,9 @@ X = torch.rand(2, 1, 8, 8)
 @pytest.fixture(scope="module")
 def networks():
     return {
-        "dense": digits_resnet(),
-        "mod": convert_(digits_resnet(), MoDConfig(c=8), example=X),
-        "mod all": convert_(digits_resnet(), MoDConfig(c=8, placement="all"), example=X),
+        "dense": shallow_resnet(),
+        "mod": convert_(shallow_resnet(), MoDConfig(c=8), example=X),
+        "mod all": convert_(shallow_resnet(), MoDConfig(c=8, placement="all"), example=X),
     }
 
 
@@ -89,4 +89,4 @@ def test_missing_baseline_or_mod_network_raises(networks):
     with pytest.raises(ValueError, match="a baseline and at least one MoD network"):
         compare({}, X)
     with pytest.raises(ValueError, match="'mod' has no MoD blocks; only the first network"):
-        compare({"dense": networks["dense"], "mod": digits_resnet()}, X)
+        compare({"dense": networks["dense"], "mod": shallow_resnet()}, X)

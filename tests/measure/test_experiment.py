@@ -9,7 +9,7 @@ from cnnmod.training.recipes import recipe
 
 
 def test_rows_and_seeds_are_trained_once(tmp_path):
-    made = recipe("digits", ["epochs=1", "warmup_epochs=0", "train_images=256"])
+    made = recipe("digits", ["epochs=1", "warmup_epochs=0", "train_images=128", "network_args.layers=[2,2,1,1]"])
     data = open_data("digits", made)
     trained = []
 

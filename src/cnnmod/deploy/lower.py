@@ -51,7 +51,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     Examples:
         >>> import cnnmod, timm, torch
         >>> model = cnnmod.convert_(timm.create_model("resnet18")).eval()
-        >>> x_NCHW = torch.rand(1, 3, 224, 224)
+        >>> x_NCHW = torch.rand(1, 3, 64, 64)
         >>> with torch.inference_mode():
         ...     torch.allclose(lower(model)(x_NCHW), model(x_NCHW), atol=1e-4)
         True
