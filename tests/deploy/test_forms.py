@@ -11,28 +11,10 @@ from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from deploy_changes import SELECTOR_CHANGES
+from form_pairs import check, conv_block, pair
 from matrix import combinations
 
 FORMS = [EagerForm, GraphForm, OnnxForm]
-
-
-def conv_block(k):
-    return nn.Sequential(nn.Conv2d(k, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, k, 1, bias=False))
-
-
-def pair(form, config=MoDConfig(reduction=2), channels=64, k=6, inner=conv_block):
-    """Return a MoD block and its form."""
-    block = MoDBlock(inner(k), channels, k, config).eval().requires_grad_(False)
-    if block.gain_K is not None:
-        block.gain_K.uniform_(0.5, 2)
-    return block, form(copy.deepcopy(block)).eval().requires_grad_(False)
-
-
-def check(block, made, x_NCHW, *args, tolerance=1e-5):
-    """Check that both compute the same. The block is called first, since the form may overwrite its input."""
-    with torch.inference_mode():
-        expected = block(x_NCHW, *args)
-        torch.testing.assert_close(made(x_NCHW, *args), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +119,6 @@ def test_conv_block_gets_additional_arguments(form):
     check(*pair(form, inner=lambda k: Scaled(k, k, 3, padding=1)), torch.randn(2, 64, 5, 5), 3.0)
 
 
-@pytest.mark.parametrize("form", [GraphForm, OnnxForm])
-def test_nhwc_layout_equals_the_training_form(form):
-    class Last(nn.Conv2d):
-        def forward(self, x_NHWK):  # pyright: ignore[reportIncompatibleMethodOverride]
-            return super().forward(x_NHWK.movedim(3, 1)).movedim(1, 3)
-
-    block = MoDBlock(Last(6, 6, (3, 1), padding=(1, 0)), 64, 6, layout="NHWC").eval().requires_grad_(False)
-    check(block, form(copy.deepcopy(block)), torch.randn(2, 5, 7, 64))
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
 def test_other_dtypes_equal_the_training_form(form, dtype, tolerance):
@@ -197,26 +169,6 @@ class TestEager:
         made.selector.expand.weight[seventh] = made.selector.expand.weight[sixth]
         made(x_NCHW)
         assert exact == [1]
-
-
-class TestGraph:
-    def test_fusion_is_a_constant_convolution(self):
-        for fuse_to, start in (("first", 0), ("last", 58)):
-            spread_CK = pair(GraphForm, MoDConfig(fuse_to=fuse_to))[1].spread_CK11[:, :, 0, 0]
-            assert torch.equal(spread_CK[start : start + 6], torch.eye(6))
-            assert spread_CK.sum() == 6
-
-    @pytest.mark.parametrize("form", [GraphForm, OnnxForm])
-    @pytest.mark.parametrize("order", ["score", "index"])
-    def test_input_is_unchanged_and_any_batch_size_is_accepted(self, form, order):
-        block, made = pair(form, MoDConfig(reduction=2, order=order))
-        x_NCHW = torch.randn(3, 64, 5, 5)
-        before = x_NCHW.clone()
-        made(x_NCHW)
-        assert torch.equal(x_NCHW, before)
-        program = torch.export.export(made, (x_NCHW,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
-        for images in (2, 7):
-            check(block, program, torch.randn(images, 64, 5, 5))
 
 
 class TestUnknownOptions:
@@ -279,8 +231,3 @@ def test_forms_draw_no_random_numbers():
 @pytest.mark.parametrize("form", FORMS)
 def test_no_images(form):
     check(*pair(form, channels=64, inner=lambda k: nn.Conv2d(k, k, 1)), torch.randn(0, 64, 5, 5))
-
-
-def test_graph_form_of_a_block_without_parameters():
-    block = MoDBlock(nn.AvgPool2d(3, 1, 1), 64, 6, MoDConfig(select="random")).eval()
-    check(block, GraphForm(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 5))
