@@ -105,7 +105,7 @@ def test_broken_file_gives_correct_images_or_a_named_error(
         error, found = None, []
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("ignore", module=r"PIL\.")  # PIL warns of some broken images
                 found = images(open_data(tmp_path / "data", how))
         except (ValueError, OSError) as caught:
             error = str(caught)
@@ -119,22 +119,28 @@ def test_broken_file_gives_correct_images_or_a_named_error(
                 assert sum(one != other for one, other in zip(found, whole, strict=True)) <= 1, f"seed {seed}"
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    write_class_folders(folder / "classes")
+    train = ["train", "cifar10_fast", "--data", str(folder / "classes"), "--out", str(folder / "run")]
+    run([*train, "--set", *SMALL])
+    return folder / "run"
+
+
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("seeds", QUICK_AND_THOROUGH)
 def test_broken_file_prints_one_line_on_the_command_line(
-    write: Callable[[Path], None], seeds: range, tmp_path: Path, capfd, monkeypatch
+    write: Callable[[Path], None], seeds: range, run_folder: Path, tmp_path: Path, capfd, monkeypatch
 ) -> None:
-    write_class_folders(tmp_path / "classes")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    train = ["train", "cifar10_fast", "--data", str(tmp_path / "classes"), "--out", str(tmp_path / "run")]
-    run([*train, "--set", *SMALL])
-    there = contents(tmp_path / "run")
+    there = contents(run_folder)
     capfd.readouterr()
     for seed, _ in broken(write, seeds, tmp_path / "data"):
         code = 0
         try:
-            run(["evaluate", str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "data"), "--json"])
+            run(["evaluate", str(run_folder / "best.safetensors"), "--data", str(tmp_path / "data"), "--json"])
         except SystemExit as stop:
             code = stop.code
         out, err = capfd.readouterr()
@@ -142,4 +148,4 @@ def test_broken_file_prints_one_line_on_the_command_line(
             assert (code, out, err.count("\n")) == (2, "", 1), f"seed {seed}: {err}"
             assert err.startswith("cnnmod: "), f"seed {seed}: {err}"
         assert not list((tmp_path / "work").iterdir()), f"seed {seed}"
-    assert contents(tmp_path / "run") == there
+    assert contents(run_folder) == there

@@ -17,7 +17,7 @@ from cnnmod import MoDBlock, MoDConfig, control_, convert_, mod_blocks
 from cnnmod.measure.memory import peak_memory_mib
 from cnnmod.networks import build
 from conftest import trained_norms_
-from small import digits_resnet, shallow_resnet
+from small import digits_resnet, shallow_resnet, tiny_network
 
 SMALL = {"example": torch.rand(1, 1, 8, 8)}
 
@@ -175,7 +175,7 @@ def test_control_of_vgg_equals_the_network_with_its_blocks_deleted():
 @settings(max_examples=8, deadline=None)
 def test_selection_is_per_image(seed, select, c):
     torch.manual_seed(seed)
-    model = convert_(digits_resnet(), MoDConfig(c=c, select=select), **SMALL).eval()
+    model = convert_(shallow_resnet(), MoDConfig(c=c, select=select), **SMALL).eval()
     x_NCHW = torch.rand(3, 1, 8, 8)
     whole = model(x_NCHW)
     for image in range(3):
@@ -183,7 +183,7 @@ def test_selection_is_per_image(seed, select, c):
 
 
 def test_compiles_to_one_graph():
-    model = convert_(shallow_resnet(), MoDConfig(c=8), **SMALL).eval()
+    model = convert_(tiny_network(), MoDConfig(c=4), **SMALL).eval()
     x_NCHW = torch.rand(2, 1, 8, 8)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x_NCHW), model(x_NCHW))
