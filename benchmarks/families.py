@@ -237,7 +237,7 @@ def _with_attention(model: nn.Module) -> set[str]:
 
 
 def _quiet() -> None:
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # the constructors of the libraries warn
     logging.getLogger("cnnmod").setLevel(logging.ERROR)
     torch.set_num_threads(1)
 

@@ -228,7 +228,7 @@ def selected_alike(eager: Eager, index_NK_of: dict[str, Tensor]) -> tuple[Tensor
 
 def main() -> None:
     """Compare the named networks, or all networks."""
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # the exporters warn
     if sys.argv[1:]:
         for name in sys.argv[1:]:
             for row in survey(name):

@@ -286,7 +286,7 @@ def test_norm_of_another_class_is_not_folded():
             super().__init__(channels)
             self.drop, self.act = nn.Identity(), nn.ReLU()
 
-        def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
+        def forward(self, x):
             return self.act(super().forward(x)) + 1
 
     model = trained_norms_(nn.Sequential(nn.Conv2d(3, 4, 3), Own(4)))

@@ -113,7 +113,7 @@ def test_nan_logits_are_selected_first_with_the_lower_index_first():
 @pytest.mark.parametrize("form", FORMS)
 def test_conv_block_gets_additional_arguments(form):
     class Scaled(nn.Conv2d):
-        def forward(self, x_NKHW, scale):  # pyright: ignore[reportIncompatibleMethodOverride]
+        def forward(self, x_NKHW, scale):
             return super().forward(x_NKHW) * scale
 
     check(*pair(form, inner=lambda k: Scaled(k, k, 3, padding=1)), torch.randn(2, 64, 5, 5), 3.0)

@@ -12,7 +12,7 @@ from form_pairs import check, pair
 @pytest.mark.parametrize("form", [GraphForm, OnnxForm])
 def test_nhwc_layout_equals_the_training_form(form):
     class Last(nn.Conv2d):
-        def forward(self, x_NHWK):  # pyright: ignore[reportIncompatibleMethodOverride]
+        def forward(self, x_NHWK):
             return super().forward(x_NHWK.movedim(3, 1)).movedim(1, 3)
 
     block = MoDBlock(Last(6, 6, (3, 1), padding=(1, 0)), 64, 6, layout="NHWC").eval().requires_grad_(False)

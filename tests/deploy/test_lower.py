@@ -165,7 +165,7 @@ class TestUncopyableTensors:
     )
     def test_kept_activation_is_named(self, small_resnet, keep):
         class Keeping(nn.Conv2d):
-            def forward(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
+            def forward(self, x):
                 self.seen = keep(super().forward(x))
                 return super().forward(x)
 

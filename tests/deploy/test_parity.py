@@ -265,7 +265,9 @@ def test_network_may_reject_black_images_but_not_random_images():
 
         return Several(forward)
 
-    run = lambda x: {"output": x * 2}  # noqa: E731
+    def run(x):
+        return {"output": x * 2}
+
     assert check_parity(accepts(0.1, 10), run, EXAMPLE, (2,)).largest_error == 0  # black images are not compared
     message = r"the network fails on random images .* of the example \(AssertionError: unexpected images"
     with pytest.raises(ValueError, match=message):

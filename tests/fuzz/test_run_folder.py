@@ -13,7 +13,7 @@ from fuzz.outcome import SEEDS, outcome, trial
 
 SHORT = ["epochs=1", "warmup_epochs=0", "train_images=64", "batch_size=32", "validation_fraction=0.2"]
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("default")  # warnings are not errors for a user
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_nothing_to_convert_lists_the_block_types():
 
 def test_subclass_of_sequential_can_be_a_block():
     class Residual(nn.Sequential):
-        def forward(self, input):  # noqa: A002  the name in nn.Sequential
+        def forward(self, input):
             return input + super().forward(input)
 
     def block():

@@ -229,7 +229,7 @@ class NormedConv(nn.Conv2d):
         self.norm, self.act = nn.BatchNorm2d(64), nn.PReLU(64)
         self.alpha = nn.Parameter(torch.ones(1))
 
-    def forward(self, input):  # noqa: A002  Conv2d's name
+    def forward(self, input):
         return self.act(self.norm(super().forward(input))) * self.alpha
 
 

@@ -331,7 +331,7 @@ def test_example_is_not_changed():
 
 @pytest.mark.parametrize("spoil", [prune.identity, spectral_norm, weight_norm, parametrizations.weight_norm])
 @pytest.mark.parametrize("network", [Body, PlainTensor])
-@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")  # deprecated in torch, but still used
 def test_weight_hooks_are_called(spoil, network):
     """Without the hooks, the pass would use the weight that the last call computed, which is not on the meta device."""
     model = network()

@@ -113,7 +113,7 @@ def test_load_refuses_arguments_that_import_or_download(tmp_path: Path, argument
 
 def test_invalid_arguments_raise() -> None:
     with pytest.raises(ValueError, match="head must be 'paper' or 'torchvision', not 'small'"):
-        fcn("resnet18", 5, head="small")  # pyright: ignore[reportArgumentType]
+        fcn("resnet18", 5, head="small")
     with pytest.raises(ValueError, match="unknown network 'resnet51'"):
         fcn("resnet51", 5)
     with pytest.raises(ValueError, match=r"'fcn' cannot be called with .*missing a required argument: 'backbone'"):

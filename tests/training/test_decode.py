@@ -130,7 +130,7 @@ class TestOrientation:
     def test_broken_exif_data_is_ignored(self):
         image = Image.new("RGB", (32, 16), (9, 9, 9))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # PIL warns of such data
             assert decode(content(image, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), "x", 3).size == (32, 16)
 
 

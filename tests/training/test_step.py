@@ -150,7 +150,7 @@ def test_gradients_are_synchronized_once_per_step(images, shared, monkeypatch):
             yield
             within[0] = False
 
-        def forward(self, images):  # pyright: ignore[reportIncompatibleMethodOverride]
+        def forward(self, images):
             seen.append(within[0])
             return super().forward(images)
 

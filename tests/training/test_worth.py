@@ -121,7 +121,7 @@ def test_blocks_that_are_not_called_are_ignored():
             super().__init__(*network())
             self.spare = network()
 
-        def forward(self, input):  # noqa: A002  nn.Sequential's name
+        def forward(self, input):
             return self[2](self[1](self[0](input)))
 
     worth = mod_worth(WithSpare(), images(), CLASSES, Classification())

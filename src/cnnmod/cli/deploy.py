@@ -21,7 +21,7 @@ from cnnmod.training.folder import recipe_of
 def export(
     network: Annotated[str, tyro.conf.Positional],
     out: Path,
-    format: str | None = None,  # noqa: A002  the option's name
+    format: str | None = None,
     batch: int | None = None,
     size: tuple[int, int] | None = None,
     half: bool = False,

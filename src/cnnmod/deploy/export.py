@@ -29,7 +29,7 @@ def export(
     example: Tensor,
     path: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002  shadows a builtin
+    format: str | None = None,
     dynamic_batch: bool = True,
     half: bool = False,
     int8: Tensor | None = None,

@@ -28,7 +28,7 @@ def allow_overwriting_(model: nn.Module) -> None:
 class InPlaceSequential(nn.Sequential):
     """An `nn.Sequential` whose MoD blocks overwrite the output of the previous layer if nothing else holds it."""
 
-    def forward(self, input):  # noqa: A002  nn.Sequential's name
+    def forward(self, input):
         """See `nn.Sequential`."""
         if _is_tracing():
             return super().forward(input)
@@ -39,9 +39,9 @@ class InPlaceSequential(nn.Sequential):
                 and getrefcount(input) == _REFERENCES_OF_VARIABLE
                 and _may_overwrite(layer, input)
             ):
-                input = layer.overwrite(input)  # noqa: A001
+                input = layer.overwrite(input)
             else:
-                input = layer(input)  # noqa: A001
+                input = layer(input)
         return input
 
 

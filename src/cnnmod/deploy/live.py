@@ -77,4 +77,4 @@ def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
 
 def is_plain_tensor(value: object) -> bool:
     """Return whether the value is a strided tensor or parameter of torch's own class. A quantized tensor is not."""
-    return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided  # pyright: ignore[reportAttributeAccessIssue]
+    return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided  # pyright: ignore[reportAttributeAccessIssue]  type() does not narrow

@@ -100,7 +100,7 @@ class _Value(torch.fx.Proxy):
     """A proxy that raises an error if its class, its length or an attribute that tensors do not have is read."""
 
     @property
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  cannot be assigned
         if _is_read_by_model():
             raise BranchError
         return _Value

@@ -171,7 +171,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118  not a mapping
     except SafetensorError as error:
         if first_bytes in _PICKLES:
             message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"

@@ -152,6 +152,6 @@ class Skip(nn.Identity):
         super().__init__()
         self.config = config
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002  nn.Identity's name
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the input tensor (N, C, H, W) itself."""
         return input

@@ -30,7 +30,7 @@ class _SyncedBatchNorm2d(nn.BatchNorm2d):
         synced.__dict__.update(layer.__dict__)
         return synced
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in nn.BatchNorm2d
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         processes = torch.distributed.get_world_size()

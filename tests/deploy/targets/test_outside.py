@@ -103,7 +103,7 @@ def _conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)
     return (y if bias is None else y + bias[:, None, None]).astype(np.float32)
 
 
-def _topk(x, k, dim=-1, largest=True, sorted=True):  # noqa: A002  torch's name
+def _topk(x, k, dim=-1, largest=True, sorted=True):
     index = np.argsort(-x, axis=dim, kind="stable").take(range(k), axis=dim)
     return np.take_along_axis(x, index, dim), index
 
