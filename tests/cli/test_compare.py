@@ -16,7 +16,7 @@ def parameters(model):
 
 def test_compare_writes_a_result_that_plot_draws(capsys, tmp_path):
     result, figure = tmp_path / "result.json", tmp_path / "figure.png"
-    run([*COMPARE, "--batch", "1", "2", "--out", str(result)])
+    run([*COMPARE, "--size", "8", "--batch", "1", "2", "--out", str(result)])
     out, err = capsys.readouterr()
     assert "└ control" in out
     assert "eager, batch 2" in err
@@ -31,7 +31,7 @@ def test_compare_writes_a_result_that_plot_draws(capsys, tmp_path):
 
 
 def test_compare_set_changes_the_config(capsys):
-    run([*COMPARE, "--json", "--set", "candidates=1", "order=index"])
+    run([*COMPARE, "--size", "8", "--json", "--set", "candidates=1", "order=index"])
     rows = json.loads(capsys.readouterr().out)["rows"]
     name = "resnet18_cifar_mod candidates=1 order=index"
     assert [row["name"] for row in rows] == ["resnet18_cifar", name, f"{name} control"]

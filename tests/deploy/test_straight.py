@@ -92,6 +92,7 @@ def test_values_held_after_the_pass_are_kept():
     held = []
     tracer = StraightTracer()
     graph = tracer.trace_straight(Calls(lambda x: held.append(x) or x.relu()))
+    assert graph is not None
     kept = {node.op: tracer.is_kept(node) for node in graph.nodes}
     assert kept["call_module"]
     assert not kept["call_method"]

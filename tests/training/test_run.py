@@ -172,7 +172,7 @@ def test_finished_run_is_not_repeated(whole):
 
 @pytest.mark.parametrize("row", ["baseline", "control"])
 def test_baseline_and_control_are_trained(row, tmp_path):
-    run = a_run("epochs=1", row=row)
+    run = a_run("epochs=1", "train_images=64", row=row)
     result = trained(run, tmp_path / row)
     model = load(tmp_path / row / "best.safetensors")
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -193,7 +193,7 @@ class TestRefused:
     @pytest.mark.parametrize("done", [True, False])
     def test_different_classes_raise(self, done, tmp_path):
         """The order of the classes must be the same too, since it sets the labels."""
-        run = a_run("epochs=1")
+        run = a_run("epochs=1", "train_images=64")
         data = open_data("digits", run.recipe)
         run_training(run, tmp_path / "run", data)
         if not done:
@@ -225,7 +225,7 @@ class TestRefused:
 
     def test_partial_files_of_a_killed_run_are_accepted(self, tmp_path):
         (tmp_path / ".run.json.1.partial").touch()
-        trained(a_run("epochs=1"), tmp_path)
+        trained(a_run("epochs=1", "train_images=64"), tmp_path)
         assert not list(tmp_path.glob(".*"))
 
 
@@ -306,6 +306,7 @@ run(sys.argv[1:])
 def going_on(tmp_path):
     """The process and the arguments of a running `cnnmod train`."""
     arguments = ["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--set", "epochs=1000"]
+    arguments += ["train_images=128", "network_args.layers=[2,2,1,1]"]
     process = subprocess.Popen([sys.executable, "-c", GO_ON, *arguments], stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None
@@ -336,5 +337,7 @@ def test_second_run_in_the_folder_raises(going_on, tmp_path, capsys):
 
 def test_teacher_can_be_a_checkpoint(whole, tmp_path):
     teacher = Path(whole[0]) / "best.safetensors"
-    result = trained(a_run("epochs=1", f"teacher={teacher}", "distill_weight=1"), tmp_path / "student")
+    result = trained(
+        a_run("epochs=1", "train_images=64", f"teacher={teacher}", "distill_weight=1"), tmp_path / "student"
+    )
     assert result.accuracy.images == 450
