@@ -9,9 +9,6 @@ import families
 
 QUICK = {  # small networks with different blocks
     "timm/resnet18",
-    "timm/resnetv2_18",
-    "timm/repvgg_a0",
-    "timm/mobilenetv3_small_050",
     "timm/convnext_atto",
     "timm/cs3darknet_s",
     "torchvision/shufflenet_v2_x0_5",

@@ -80,6 +80,7 @@ def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path,
     assert capsys.readouterr().err.startswith("cnnmod: all 1 images are broken; the first error: ")
 
 
+@pytest.mark.slow
 def test_boxes_are_drawn(tmp_path: Path, capsys) -> None:
     data = cells(tmp_path / "data", train=4, val=2)
     run(["train", "bccd", "--data", str(data), "--out", str(tmp_path / "run"), *CELLS])

@@ -112,7 +112,7 @@ def test_detector_runs_with_an_exported_backbone(tmp_path: Path) -> None:
         torch.testing.assert_close(model(images), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("make", [faster_rcnn, retinanet])
+@pytest.mark.parametrize("make", [faster_rcnn, pytest.param(retinanet, marks=pytest.mark.slow)])
 def test_exporting_a_whole_detector_raises_with_advice(make: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a detector: its number of boxes .* Export .*, model.backbone"):
         export(detector(make), EXAMPLE, tmp_path / "detector.onnx")

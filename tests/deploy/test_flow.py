@@ -18,10 +18,10 @@ EXAMPLE = torch.rand(2, 3, 8, 8)
     ("name", "count"),
     [
         ("resnet18_mod", 20),
-        ("mobilenetv2_mod", 52),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("mobilenetv2_mod", 52),
                 ("resnet50_mod", 53),
                 ("vgg16_bn_cifar_mod", 13),
                 ("fcn_resnet50_mod", 57),

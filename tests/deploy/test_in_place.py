@@ -52,10 +52,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ("resnet", "mobilenetv2", "vgg", "backbone") else pytest.mark.slow)
-        for name in NETWORKS
-    ],
+    [pytest.param(name, marks=() if name in ("resnet", "vgg", "backbone") else pytest.mark.slow) for name in NETWORKS],
 )
 def test_mod_blocks_in_sequentials_overwrite_their_input(name, overwritten):
     """These networks consist of plain `Sequential`s."""
@@ -404,7 +401,7 @@ class MadeForInference(nn.Module):
         return x * 2
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.slow), "aot_eager"])
 def test_network_lowered_for_eager_can_be_compiled(backend):
     model = converted()
     compiled = torch.compile(lower(model, example=EXAMPLE), fullgraph=True, backend=backend, dynamic=False)

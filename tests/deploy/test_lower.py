@@ -47,8 +47,10 @@ def test_mod_blocks_get_the_form_of_the_runtime(runtime, order):
 @pytest.mark.parametrize(
     "name",
     [
-        "mobilenetv2_mod",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50_mod", "convnext_tiny_mod")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mobilenetv2_mod", "resnet50_mod", "convnext_tiny_mod")
+        ),
         "vgg16_bn_cifar_mod",
     ],
 )

@@ -12,7 +12,7 @@ from small import tiny_network
 @pytest.mark.parametrize(
     "runtime",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("compile", "openvino-bf16", "openvino-int8") else ())
+        pytest.param(name, marks=() if name in ("eager", "onnxruntime", "pt2") else pytest.mark.slow)
         for name in runtimes()
     ],
 )

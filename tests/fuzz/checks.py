@@ -12,7 +12,7 @@ import pytest
 
 from cnnmod.cli import run
 
-SEEDS = [pytest.param(range(20), id="20"), pytest.param(range(1000), id="1000", marks=pytest.mark.slow)]
+SEEDS = [pytest.param(range(10), id="10"), pytest.param(range(1000), id="1000", marks=pytest.mark.slow)]
 
 
 def fault_of(call: Callable[[], Any]) -> str | None:

@@ -112,6 +112,7 @@ class TestEveryOption:
         for image in range(4):
             torch.testing.assert_close(whole[image : image + 1], block(x_NCHW[image : image + 1]))
 
+    @pytest.mark.slow
     def test_compiled_equals_eager(self, fields):
         block, x_NCHW = make_block(**fields).eval(), torch.randn(2, CHANNELS, 5, 5)
         compiled = torch.compile(block, fullgraph=True, backend="aot_eager")

@@ -24,7 +24,9 @@ def test_flat_and_nested_mobilenetv2_have_the_same_modules():
     assert lengths(build("mobilenetv2_100")) == [2, 3, 4, 3, 3, 1]  # the first block has another class
 
 
-@pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_100", "convnext_tiny", "vgg16_bn_cifar"])
+@pytest.mark.parametrize(
+    "name", ["resnet34", pytest.param("mobilenetv2_100", marks=pytest.mark.slow), "convnext_tiny", "vgg16_bn_cifar"]
+)
 @pytest.mark.parametrize("placement", ["alternate", pytest.param("all", marks=pytest.mark.slow)])
 def test_converted_network_has_the_modules_of_the_dense_network(name, placement):
     with torch.device("meta"):

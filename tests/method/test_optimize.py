@@ -31,7 +31,7 @@ def test_dense_network_has_one_group():
     assert group["lr"] == 0.1
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=pytest.mark.slow), "sgd", "lamb"])
 def test_optimizers_of_timm_use_the_groups(model, name):
     optimizer = create_optimizer_v2(cnnmod.param_groups(model, lr=0.1), opt=name, lr=0.1)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1 * 0.005]

@@ -15,7 +15,7 @@ from cnnmod.networks import build, cifar, classification
 NAMES = [*classification.default_cfgs, *cifar.default_cfgs]
 MOD = [name for name in NAMES if name.endswith(("_mod", "_mod_l"))]
 QUICK = {
-    *("resnet18_mod", "resnet50_mod", "mobilenetv2_mod", "convnext_tiny_mod"),
+    *("resnet18_mod", "resnet50_mod", "mobilenetv2_mod"),
     *("resnet18_cifar", "resnet18_cifar_mod", "vgg16_bn_cifar_mod"),
 }
 LARGE = {"resnet75_mod", "resnet86_mod", "resnet101_mod", "resnet152_mod"}

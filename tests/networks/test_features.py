@@ -49,7 +49,7 @@ def test_smaller_output_stride_is_unchanged() -> None:
     ("name", "strides"),
     [
         ("resnet50_mod", [4, 8, 16, 32]),
-        ("mobilenetv2_mod", [4, 8, 16, 32]),
+        pytest.param("mobilenetv2_mod", [4, 8, 16, 32], marks=pytest.mark.slow),
         pytest.param("vgg16_bn", [2, 4, 8, 16], marks=pytest.mark.slow),
         ("convnext_tiny_mod", [4, 8, 16, 32]),
         ("torchvision/regnet_y_400mf", [4, 8, 16, 32]),

@@ -134,7 +134,10 @@ def test_class_map_applies_the_exif_orientation(street_run: tuple[Path, Path], t
     prediction_figure(file, found, str, tmp_path / "drawn.png")  # requires a class map of the size of the image
 
 
-@pytest.mark.parametrize(("name", "changes", "make"), [("camvid", STREETS, streets), ("bccd", CELLS, cells)])
+@pytest.mark.parametrize(
+    ("name", "changes", "make"),
+    [("camvid", STREETS, streets), pytest.param("bccd", CELLS, cells, marks=pytest.mark.slow)],
+)
 def test_backbone_is_initialized_from_a_classifier(name: str, changes: list[str], make: Any, tmp_path: Path) -> None:
     made = recipe(name, [*changes, f"backbone_weights={tmp_path}/{{row}}.safetensors"])
     arguments = made.networks.network_args["backbone_args"]
