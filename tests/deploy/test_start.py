@@ -8,13 +8,12 @@ from cnnmod.deploy.targets.table import runtimes
 from conftest import trained_norms_
 from small import tiny_network
 
+SLOW = ("compile", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8")
+
 
 @pytest.mark.parametrize(
     "runtime",
-    [
-        pytest.param(name, marks=() if name in ("eager", "onnxruntime", "pt2") else pytest.mark.slow)
-        for name in runtimes()
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in runtimes()],
 )
 def test_every_runtime_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)
