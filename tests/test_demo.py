@@ -16,6 +16,7 @@ def test_demo_writes_all_files(tmp_path, monkeypatch):
     seen = []
     made = run_demo(tmp_path / "new" / "folder", lambda *what: seen.append(what))
     assert {file.name for file in made.files} == {
+        "report.html",
         "digits.json",
         "imagenet.json",
         "figure.png",

@@ -15,6 +15,7 @@ from cnnmod.networks import build, load
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.progress import Progress
 from cnnmod.report.figure import four_panels
+from cnnmod.report.page.page import write_report
 from cnnmod.report.table import comparison_cells
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
@@ -46,7 +47,7 @@ def run_demo(out: Path, progress: Progress = lambda description, done, total: No
     """Train a small dense network, its MoD network and its control, time ResNet50 and ResNet75-MoD, and write results.
 
     Args:
-        out: The folder for the table, figure, result files and checkpoint. It is created if it does not exist.
+        out: The folder for the report, table, figure, result files and checkpoint. It is created if it does not exist.
         progress: Called with the current task, the number of steps done and the number of steps.
 
     Raises:
@@ -90,7 +91,9 @@ def run_demo(out: Path, progress: Progress = lambda description, done, total: No
     write_result(large, files[1])
     four_panels([large], files[2])
     write_whole(files[3], "\n\n".join(comparison_cells(result).markdown() for result in (small, large)) + "\n")
-    return Demo(small, large, [*files, checkpoint])
+    report = out / "report.html"
+    write_report(files[:2], report)
+    return Demo(small, large, [report, *files, checkpoint])
 
 
 def _small_networks(digits_recipe: Recipe) -> dict[str, nn.Module]:

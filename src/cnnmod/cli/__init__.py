@@ -8,6 +8,7 @@ import cnnmod.cli.compare
 import cnnmod.cli.deploy
 import cnnmod.cli.info
 import cnnmod.cli.predict
+import cnnmod.cli.report
 import cnnmod.cli.train
 from cnnmod.cli.app import app
 

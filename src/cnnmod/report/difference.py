@@ -1,10 +1,10 @@
-"""The difference of two means, with its interval."""
+"""Intervals of means and of their differences."""
 
 import statistics
 import warnings
 from collections.abc import Sequence
 
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 
 def half_interval(one: Sequence[float], other: Sequence[float]) -> float:
@@ -19,6 +19,18 @@ def half_interval(one: Sequence[float], other: Sequence[float]) -> float:
         warnings.simplefilter("ignore", RuntimeWarning)  # raised if one side has the same value in all runs
         interval = ttest_ind(one, other, equal_var=False).confidence_interval()
     return float(interval.high - interval.low) / 2
+
+
+def half_interval_of_mean(values: Sequence[float]) -> float | None:
+    """Return half of the 95 % interval of a mean (Student's t), or `None` for fewer than two values.
+
+    Examples:
+        >>> round(half_interval_of_mean([1.0, 2.0, 3.0]), 2)
+        2.48
+    """
+    if len(values) < 2:
+        return None
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
 
 
 def difference_text(one: Sequence[float], other: Sequence[float], digits: int = 2) -> str:

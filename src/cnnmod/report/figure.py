@@ -13,7 +13,7 @@ from cnnmod.report.image import image_format, write_figure
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
 _LINES = (("dense", _DENSE, "#666666"), ("MoD", _MOD, "#0b62a4"))
-_ROLES = {"baseline": ("o", "#666666"), "mod": ("s", "#0b62a4"), "control": ("^", "#c05020")}
+ROLES = {"baseline": ("o", "#666666"), "mod": ("s", "#0b62a4"), "control": ("^", "#c05020")}
 _REFERENCE = "resnet50"
 
 
@@ -91,7 +91,7 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
             axes.set_xlabel(label)
             for row in comparison.rows:
                 if row.accuracy_pct is not None:
-                    marker, color = _ROLES[row.role]
+                    marker, color = ROLES[row.role]
                     axes.plot(value(row), row.accuracy_pct, marker, color=color, ms=9, ls="none", label=row.name)
     for axes in (gmacs, parameters, time):
         axes.margins(0.1)

@@ -12,12 +12,17 @@ _MOST_NAMES = 20
 
 
 def selection_figure(selections: Sequence[Selection], classes: Sequence[str] | None, path: Path) -> None:
-    """Draw a map for each MoD block: one row per class, one column per channel, the share of images in gray.
+    """Draw a map for each MoD block to an image file.
 
     Raises:
         OSError: If the file cannot be written.
         ValueError: If the suffix of the path is not an image format.
     """
+    write_figure(draw_selections(selections, classes), path)
+
+
+def draw_selections(selections: Sequence[Selection], classes: Sequence[str] | None) -> Figure:
+    """Draw a map for each MoD block: one row per class, one column per channel, the share of images in gray."""
     count = len(selections[0].images)
     figure = Figure(figsize=(8, 0.6 + len(selections) * max(0.9, 0.16 * min(count, _MOST_NAMES))), layout="constrained")
     for axes, selection in zip(figure.subplots(len(selections), squeeze=False)[:, 0], selections, strict=True):
@@ -34,4 +39,4 @@ def selection_figure(selections: Sequence[Selection], classes: Sequence[str] | N
             axes.set_yticks(range(count), classes)
         axes.tick_params(labelsize=6)
         figure.colorbar(image, ax=axes, pad=0.01).ax.tick_params(labelsize=6)
-    write_figure(figure, path)
+    return figure

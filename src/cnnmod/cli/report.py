@@ -1,0 +1,36 @@
+"""The subcommand `report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cnnmod.cli.app import Json, app, print_json, print_text
+from cnnmod.report.page.page import write_report
+from cnnmod.report.progress import progress_bars
+
+
+@app.command
+def report(
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Write a report as one HTML page: a verdict, then accuracies, times, blocks, selections and exported files.
+
+    Example: cnnmod report runs/rows rows.json --out report.html
+
+    Example: cnnmod export runs/rows/mod-seed0/best.safetensors --out net.onnx --json > export.json
+    cnnmod report runs/rows rows.json export.json
+
+    Args:
+        sources: Folders of `cnnmod train --rows`, result files of `cnnmod compare --out`, and outputs of `cnnmod export
+            --json`, in any order.
+        out: The HTML file to write.
+    """
+    with progress_bars() as progress:
+        conclusion = write_report(sources, out, progress=progress)
+    if as_json:
+        print_json({"report": str(out), "verdict": conclusion})
+    else:
+        print_text(f"{conclusion}\nWritten to {out.resolve()}")

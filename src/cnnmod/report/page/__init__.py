@@ -1,0 +1,1 @@
+"""A self-contained HTML page about a network: verdict, rows, blocks, times, selections, exported files."""

@@ -1,0 +1,103 @@
+"""Write a report as one HTML file. It loads nothing from the network."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import torch
+
+from cnnmod.deploy.export_report import ExportReport
+from cnnmod.measure.experiment import Experiment
+from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.progress import Progress
+from cnnmod.records.provenance import Provenance
+from cnnmod.report.experiment_table import experiment_cells
+from cnnmod.report.network_table import network_cells
+from cnnmod.report.page.figures import accuracy_over_time
+from cnnmod.report.page.samples import sample
+from cnnmod.report.page.sources import Sources, read_sources
+from cnnmod.report.page.verdict import verdict
+from cnnmod.report.table import Cells, comparison_cells, threads_text
+
+
+def write_report(
+    paths: Sequence[Path],
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress = lambda description, done, total: None,
+) -> str:
+    """Write a report, and return its verdict.
+
+    The report has a verdict in a few sentences, then accuracies with intervals, times, the network block by block, what
+    the MoD blocks select, predictions for test images, and the parity of exported files. Selections and predictions
+    need the experiment's checkpoints and data; without them, the report says so.
+
+    Args:
+        paths: Folders of `cnnmod train --rows`, result files of `cnnmod compare`, outputs of `cnnmod export --json`.
+        out: The file to write.
+        progress: Called with the current task, the number of steps done and the number of steps.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If a file is of another kind, or the experiments are about different data.
+    """
+    if Path(out).suffix not in (".html", ".htm"):
+        raise ValueError(f"a report is an HTML file: the suffix must be .html, not {os.fspath(out)!r}")
+    sources = read_sources(paths)
+    check_writable(out)
+    experiments = [experiment for _, experiment in sources.experiments]
+    pairs = [(experiment, comparison) for experiment in experiments for comparison in sources.comparisons]
+    samples = sample(*sources.experiments[0], progress) if experiments else ""
+    loader = jinja2.PackageLoader("cnnmod.report.page", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    conclusion = verdict(sources)
+    text = environment.get_template("page.html.j2").render(
+        title=sources.title,
+        verdict=conclusion,
+        accuracies=[experiment_cells(experiment) for experiment in experiments],
+        scatter=[svg for pair in pairs if (svg := accuracy_over_time(*pair)) is not None],
+        times=[comparison_cells(comparison) for comparison in sources.comparisons],
+        blocks=_blocks(experiments[0]) if experiments and experiments[0].row("mod") else None,
+        samples=samples,
+        exports=[_export_cells(report) for report in sources.exports],
+        measured=_measured(sources),
+        recipes=[(experiment.name, json.dumps(experiment.recipe.to_dict(), indent=1)) for experiment in experiments],
+    )
+    write_whole(out, text)
+    return conclusion
+
+
+def _blocks(experiment: Experiment) -> Cells:
+    name, model = list(experiment.networks().items())[-1]
+    images = experiment.recipe.images
+    return network_cells(name, model, torch.rand(1, images.in_channels, *images.size))
+
+
+def _export_cells(report: ExportReport) -> Cells:
+    rows = [
+        ["format", report.format],
+        ["MoD blocks", report.form or "none"],
+        ["size, MB", f"{report.file_bytes / 1e6:.2f}"],
+        ["largest error, relative to the largest output", f"{report.largest_error:.1e}"],
+        ["selected channels equal", f"{report.selection_agreement:.2%}"],
+        ["selected channels equal, with ties", f"{report.tied_agreement:.2%}"],
+        *([] if report.int8 is None else [["INT8: selected channels equal", f"{report.int8.selection:.2%}"]]),
+        *([name, version] for name, version in report.versions.items()),
+    ]
+    return Cells(str(report.path), ["against eager PyTorch", "value"], rows, [])
+
+
+def _measured(sources: Sources) -> list[str]:
+    lines = [_line(f"Accuracy of {experiment.name}", experiment.provenance) for _, experiment in sources.experiments]
+    return lines + [
+        _line(f"Time of {comparison.rows[0].name}", comparison.provenance) for comparison in sources.comparisons
+    ]
+
+
+def _line(what: str, provenance: Provenance) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    commit = f"; commit {provenance.commit}" if provenance.commit else ""
+    machine = f"{provenance.device} ({provenance.processor}), {threads_text(provenance.threads)}"
+    return f"{what}: {provenance.created}, {machine}; {versions}{commit}."
