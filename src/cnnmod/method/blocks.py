@@ -216,7 +216,7 @@ class MoDBlock(nn.Module):
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:
-        return ", ".join([f"channels={self.channels}", f"k={self.k}", *changed_fields(self.config)])
+        return ", ".join([f"channels={self.channels}", f"k={self.k}", *_changed_fields(self.config)])
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Raise `ValueError`. `nn.Module` calls this method instead of `forward` during torch.jit.trace."""
@@ -227,13 +227,13 @@ class MoDBlock(nn.Module):
         raise ValueError(_NO_TORCHSCRIPT.format("torch.jit.script"))
 
 
-def changed_fields(config: MoDConfig) -> tuple[str, ...]:
+def _changed_fields(config: MoDConfig) -> list[str]:
     """Return the fields that differ from their defaults. If `placement` is a tuple, only its length is shown."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     texts = {name: repr(value) for name, value in values.items() if value != getattr(MoDConfig(), name)}
     if isinstance(config.placement, tuple):
         texts["placement"] = f"{len(config.placement)} names"
-    return tuple(f"{name}={text}" for name, text in texts.items())
+    return [f"{name}={text}" for name, text in texts.items()]
 
 
 @torch.fx.wrap

@@ -16,16 +16,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
-from cnnmod.method.choices import Skip
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import control_, install_, mod_blocks, swap_
+from cnnmod.method.convert import Skip, control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_FORMAT = 2  # 2: networks with MoD blocks and skipped blocks; all others are written in format 1
+_FORMAT = 1
 _FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
 _PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # the first bytes of torch.save's files
 
@@ -62,12 +61,12 @@ def save(
         >>> model = load_(timm.create_model("resnet18"), path)
     """
     check_unwrapped(model)
-    blocks = {name: config.to_dict() for name, config in _configs(model).items()}
-    structure: dict[str, Any] = {"format": 1, "blocks": blocks}
+    structure: dict[str, Any] = {
+        "format": _FORMAT,
+        "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
+    }
     if _is_control(model):
         structure["control"] = True
-    elif skipped := _skipped(model):
-        structure |= {"format": 2, "skipped": skipped}
     if factory is not None:
         if not _FACTORY.fullmatch(factory):
             raise ValueError(
@@ -115,10 +114,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         for inner in blocks:
             if any(inner.startswith(f"{name}.") for name in blocks):
                 raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
-        built: list[tuple[Block, nn.Module]] = [
-            (candidates[name], Skip(config) if name in structure.skipped else make_mod_block(candidates[name], config))
-            for name, config in blocks.items()
-        ]
+        built = [(candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()]
         replaced = install_(model, built, example)
     try:
         if structure.control and replaced:
@@ -147,18 +143,16 @@ class Structure(NamedTuple):
     """The description of the network in a file.
 
     Attributes:
-        blocks: The config of each MoD block and each skipped block, by the block's qualified name.
+        blocks: The config of each MoD block, by the block's qualified name.
         control: Whether the network is a control, in which the MoD blocks are replaced by the identity.
         factory: The factory's name that was passed to `save`.
         factory_args: The factory's arguments.
-        skipped: The names of the blocks that the identity replaces in a MoD network.
     """
 
     blocks: dict[str, MoDConfig]
     control: bool
     factory: str | None
     factory_args: dict[str, Any]
-    skipped: tuple[str, ...] = ()
 
 
 def read_structure(path: str | os.PathLike[str]) -> Structure:
@@ -195,8 +189,8 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
                 raise ValueError(factory["name"])
             if not isinstance(factory["args"], dict):
                 raise ValueError(factory["args"])
-            control, skipped = bool(structure.get("control")), tuple(structure.get("skipped", ()))
-            return Structure(blocks, control, factory["name"], dict(factory["args"]), skipped), state
+            control = bool(structure.get("control"))
+            return Structure(blocks, control, factory["name"], dict(factory["args"])), state
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata was not written by cnnmod.save") from error
     raise ValueError(f"{path} has format {structure['format']}; this version of cnnmod reads formats up to {_FORMAT}")
@@ -207,12 +201,8 @@ def _configs(model: nn.Module) -> dict[str, MoDConfig]:
     return {name: layer.config for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
 
 
-def _skipped(model: nn.Module) -> tuple[str, ...]:
-    return tuple(name for name, layer in model.named_modules() if isinstance(layer, Skip))
-
-
 def _is_control(model: nn.Module) -> bool:
-    return bool(_skipped(model)) and not mod_blocks(model)
+    return any(isinstance(layer, Skip) for layer in model.modules())
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -238,9 +228,6 @@ def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], mo
         raise ValueError(f"{path} is of {types[structure.control]}, but the model is {types[not structure.control]}")
     if list(model_blocks) != list(blocks):
         raise ValueError(f"{path} has the MoD blocks {list(blocks)}, but the model has {list(model_blocks)}")
-    if not structure.control and structure.skipped != _skipped(model):
-        names = [*structure.skipped], [*_skipped(model)]
-        raise ValueError(f"{path} has the skipped blocks {names[0]}, but the model has {names[1]}")
     for name, config in blocks.items():
         if model_blocks[name] != config:
             raise ValueError(f"{path} was saved with {config} at {name}, but the model has {model_blocks[name]}")

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
-from cnnmod.method.choices import Choices, Skip
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import FilterFn, build_mod_blocks
 from cnnmod.method.trace import meta_forward
@@ -20,7 +19,7 @@ logger = logging.getLogger("cnnmod")
 
 def convert_(
     model: ModelT,
-    config: Choices = MoDConfig(),
+    config: MoDConfig = MoDConfig(),
     *,
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
@@ -34,10 +33,7 @@ def convert_(
 
     Args:
         model: Any 2D convolutional network whose forward takes one tensor.
-        config: The method's settings. `placement` chooses the blocks of each module that are replaced. Or a choice for
-            each block (not in the paper): a dictionary from block names, or a function from a block's name, to a
-            `MoDConfig`, `"skip"` (the identity) or `None` (the standard block). Blocks that are not in the dictionary
-            stay standard blocks, and `placement` is ignored. `cnnmod.plan` lists the names.
+        config: The method's settings. `placement` chooses the blocks of each module that are replaced.
         filter_fn: Restricts these blocks further. It is called as `filter_fn(block, qualified name)` and returns
             whether to replace the block.
         example: An input (N, C, H, W) for finding the shapes. `None` uses timm's input size, or else 224 × 224 pixels.
@@ -55,27 +51,15 @@ def convert_(
         >>> model = convert_(timm.create_model("resnet50"))
         >>> sum(parameter.numel() for parameter in model.parameters())
         18105949
-
-        A choice for each block:
-
-        >>> choices = {"layer1.1": MoDConfig(c=16), "layer2.1": "skip"}
-        >>> model = convert_(timm.create_model("resnet18"), choices)
-        >>> list(mod_blocks(model)), model.layer2[1]
-        (['layer1.1'], Skip())
     """
     plan, built = build_mod_blocks(model, config, filter_fn, example)
-    refused = [block for block in plan.blocks if block.chosen and block.k is None and not block.skipped]
+    refused = [block for block in plan.blocks if block.chosen and block.k is None]
     reasons = [f"{block.name} ({block.kind}): {block.reason}" for block in refused]
-    names_blocks = not isinstance(config, MoDConfig) or isinstance(config.placement, tuple)
-    if not built or (reasons and names_blocks):
+    if not built or (reasons and isinstance(config.placement, tuple)):
         raise ValueError(f"{plan.network}: these blocks cannot be MoD blocks: {'; '.join(reasons)}")
     install_(model, built, example)
     names = ", ".join(plan.mod_blocks)
-    logger.info(
-        "converted %d blocks of %s to MoD blocks, c = %d: %s", len(plan.mod_blocks), plan.network, plan.c, names
-    )
-    if plan.skipped_blocks:
-        logger.info("%d blocks of %s are skipped: %s", len(plan.skipped_blocks), plan.network, plan.skipped_blocks)
+    logger.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), plan.network, plan.c, names)
     if reasons:
         logger.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), plan.network, "; ".join(reasons))
     return model
@@ -115,10 +99,8 @@ def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
     return {name: module for name, module in model.named_modules() if isinstance(module, MoDBlock)}
 
 
-def install_(
-    model: nn.Module, built: Sequence[tuple[Block, nn.Module]], example: Tensor | None
-) -> dict[str, nn.Module]:
-    """Replace blocks by MoD blocks or the identity, and run the network once.
+def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example: Tensor | None) -> dict[str, nn.Module]:
+    """Replace blocks by their MoD blocks and run the network once.
 
     Returns:
         The replaced layers by name. `swap_(model, layers)` undoes the conversion.
@@ -157,3 +139,19 @@ def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
             if id(child) in by_id:
                 setattr(parent, name, by_id[id(child)])
     return replaced
+
+
+class Skip(nn.Identity):
+    """The layer that replaces a MoD block in a control. It returns its input and ignores all other arguments.
+
+    Args:
+        config: The replaced MoD block's config.
+    """
+
+    def __init__(self, config: MoDConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the input tensor (N, C, H, W) itself."""
+        return input

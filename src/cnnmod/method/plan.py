@@ -1,16 +1,14 @@
 """plan: list which blocks of a network become MoD blocks, and why the other blocks do not."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnmod.method.blocks import MoDBlock, changed_fields
+from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, Refused, trace_calls
-from cnnmod.method.choices import Choice, Choices, Skip, choose
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import can_replace_part, make_mod_block
@@ -20,7 +18,6 @@ from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
 _Tried = dict[str, MoDBlock | Refused]  # by the block's name
-_OneByOne = Mapping[str, Any] | Callable[[str], Any]
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,8 @@ class PlannedBlock:
         module, position: The index of its module and its position in the module, both counted from 0.
         channels: C, the number of channels of its output.
         chosen: Whether `placement` and `filter_fn` choose the block.
-        k: The number of channels that the MoD block selects. `None` for other blocks.
-        reason: The reason why it stays a standard block. Empty for other blocks.
-        skipped: Whether the identity replaces the block.
-        changes: The options of the MoD block that differ from the defaults, if blocks have configs of their own.
+        k: The number of channels that the MoD block selects. `None` for a standard block.
+        reason: The reason why it stays a standard block. Empty for a MoD block.
     """
 
     name: str
@@ -47,13 +42,6 @@ class PlannedBlock:
     chosen: bool
     k: int | None
     reason: str
-    skipped: bool = False
-    changes: tuple[str, ...] = ()
-
-    @property
-    def outcome(self) -> str:
-        """What becomes of the block, as text."""
-        return "skip" if self.skipped else self.reason or ", ".join(["MoD block", *self.changes])
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ class Plan:
 
     Attributes:
         network: The name of the network's class.
-        c: The divisor c in k = max(1, C // c), of all blocks that have no other one.
+        c: The divisor c in k = max(1, C // c).
         blocks: All blocks, in the network's order.
     """
 
@@ -75,11 +63,6 @@ class Plan:
         """The names of the blocks that become MoD blocks."""
         return [block.name for block in self.blocks if block.k is not None]
 
-    @property
-    def skipped_blocks(self) -> list[str]:
-        """The names of the blocks that the identity replaces."""
-        return [block.name for block in self.blocks if block.skipped]
-
     def __repr__(self) -> str:
         return str(self._table())
 
@@ -88,15 +71,14 @@ class Plan:
         return self._table().html()
 
     def _table(self) -> TextTable:
-        lines = [(b.name, b.kind, b.module, b.channels, b.k or "", b.outcome) for b in self.blocks]
-        skipped = f", {len(self.skipped_blocks)} skipped" if self.skipped_blocks else ""
-        title = f"{self.network}: {len(self.mod_blocks)} MoD blocks{skipped}, c = {self.c}"
+        lines = [(b.name, b.kind, b.module, b.channels, b.k or "", b.reason or "MoD block") for b in self.blocks]
+        title = f"{self.network}: {len(self.mod_blocks)} MoD blocks, c = {self.c}"
         return TextTable(title, ["block", "class", "module", "C", "k", ""], [list(map(str, line)) for line in lines])
 
 
 def plan(
     model: nn.Module,
-    config: Choices = MoDConfig(),
+    config: MoDConfig = MoDConfig(),
     *,
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
@@ -128,101 +110,54 @@ def plan(
 
 
 def build_mod_blocks(
-    model: nn.Module, config: Choices, filter_fn: FilterFn | None, example: Tensor | None
-) -> tuple[Plan, list[tuple[Block, nn.Module]]]:
-    """Return the plan, and the MoD block or `Skip` of each block to replace. The model is not changed."""
+    model: nn.Module, config: MoDConfig, filter_fn: FilterFn | None, example: Tensor | None
+) -> tuple[Plan, list[tuple[Block, MoDBlock]]]:
+    """Return the plan and its MoD blocks, which are built but not yet installed in the model."""
     check_unwrapped(model)
-    common, choices = _common_config(config, filter_fn)
+    if not isinstance(config, MoDConfig):
+        raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
     check_2d(model, example)
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in total)")
     calls = trace_calls(model, example)
     modules = discover(model, calls)
-    c = _channels_of_first_conv_block(modules, example) if common.c is None else common.c
+    c = _channels_of_first_conv_block(modules, example) if config.c is None else config.c
     widest = max(block.call.in_channels for module in modules for block in module[1:])
-    if common.c is not None and c > widest:
+    if config.c is not None and c > widest:
         raise ValueError(f"c must be at most {widest}, the channels of the widest block, not {c}")
-    resolved = dataclasses.replace(common, c=c)
+    resolved = dataclasses.replace(config, c=c)
     tried: _Tried = {}
     modules = [part for module in modules for part in _convertible(module, modules, calls, resolved, tried)]
-    if choices is None:
-        refused = _not_chosen(modules, common, filter_fn)
-        chosen = tuple(block.name for module in modules for block in module if block.name not in refused)
-        if callable(common.placement):
-            resolved = dataclasses.replace(resolved, placement=chosen)
-        wanted: dict[str, Choice] = dict.fromkeys(chosen, resolved)
-    else:
-        wanted = _chosen_one_by_one(choices, modules, c, widest)
-        refused = {module[0].name: Refused("first of its module") for module in modules}
-        refused |= {name: Refused("not chosen") for name, choice in wanted.items() if choice is None}
-    built: dict[str, nn.Module] = {}
-    blocks = [block for module in modules for block in module]
-    for block in blocks:
-        choice = wanted.get(block.name)
-        if choice == "skip":
-            built[block.name] = Skip(dataclasses.replace(resolved, placement=(block.name,))).train(block.layer.training)
-        elif choice is not None:
-            # Blocks were tried with the common config.
-            mod_block = _try(block, choice, tried if choices is None else {})
-            if isinstance(mod_block, Refused):
-                refused[block.name] = mod_block
-            else:
-                mod_block.config = choice
-                built[block.name] = mod_block
-    planned: list[PlannedBlock] = []
-    for number, module in enumerate(modules):
-        for position, block in enumerate(module):
-            made = built.get(block.name)
-            planned.append(
-                PlannedBlock(
-                    name=block.name,
-                    kind=type(block.layer).__name__,
-                    module=number,
-                    position=position,
-                    channels=block.call.out_channels,
-                    chosen=wanted.get(block.name) is not None,
-                    k=made.k if isinstance(made, MoDBlock) else None,
-                    reason=refused[block.name].reason if block.name in refused else "",
-                    skipped=isinstance(made, Skip),
-                    changes=_changes(made.config) if choices is not None and isinstance(made, MoDBlock) else (),
-                )
-            )
-    pairs = [(block, built[block.name]) for block in blocks if block.name in built]
-    return Plan(type(model).__name__, c, tuple(planned)), pairs
-
-
-def _common_config(config: Choices, filter_fn: FilterFn | None) -> tuple[MoDConfig, _OneByOne | None]:
-    """Return the config of all blocks, and the choices for single blocks, or `None`."""
-    if isinstance(config, MoDConfig):
-        return config, None
-    if not (isinstance(config, Mapping) or callable(config)):
-        raise ValueError(
-            "config must be a MoDConfig, a dictionary from block names or a function of a block name, not "
-            f"{type(config).__name__}"
+    refused = _not_chosen(modules, config, filter_fn)
+    chosen = tuple(block.name for module in modules for block in module if block.name not in refused)
+    if callable(config.placement):
+        resolved = dataclasses.replace(resolved, placement=chosen)
+    built: dict[str, MoDBlock] = {}
+    chosen_blocks = [block for module in modules for block in module if block.name in chosen]
+    for block in chosen_blocks:
+        mod_block = _try(block, resolved, tried)
+        if isinstance(mod_block, Refused):
+            refused[block.name] = mod_block
+        else:
+            mod_block.config = resolved
+            built[block.name] = mod_block
+    planned = [
+        PlannedBlock(
+            name=block.name,
+            kind=type(block.layer).__name__,
+            module=number,
+            position=position,
+            channels=block.call.out_channels,
+            chosen=block.name in chosen,
+            k=built[block.name].k if block.name in built else None,
+            reason=refused[block.name].reason if block.name in refused else "",
         )
-    if filter_fn is not None:
-        raise ValueError("filter_fn is not accepted with a choice for each block")
-    return MoDConfig(), config
-
-
-def _chosen_one_by_one(choices: _OneByOne, modules: list[list[Block]], c: int, widest: int) -> dict[str, Choice]:
-    """Return the choice for each block. Its config has a number as c, and the names of all MoD blocks as placement."""
-    chosen = choose(choices, [block.name for module in modules for block in module[1:]])
-    names = tuple(name for name, choice in chosen.items() if isinstance(choice, MoDConfig))
-    for name, choice in chosen.items():
-        if isinstance(choice, MoDConfig):
-            if choice.c is not None and choice.c > widest:
-                raise ValueError(
-                    f"c of {name} must be at most {widest}, the channels of the widest block, not {choice.c}"
-                )
-            chosen[name] = dataclasses.replace(choice, c=choice.c or c, placement=names)
-    return chosen
-
-
-def _changes(config: MoDConfig) -> tuple[str, ...]:
-    """Return the options that differ from the defaults. The names in `placement` are the same for all blocks."""
-    return changed_fields(dataclasses.replace(config, placement="alternate"))
+        for number, module in enumerate(modules)
+        for position, block in enumerate(module)
+    ]
+    pairs = [(block, built[block.name]) for block in chosen_blocks if block.name in built]
+    return Plan(type(model).__name__, c, tuple(planned)), pairs
 
 
 def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:

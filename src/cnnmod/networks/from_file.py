@@ -53,10 +53,7 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
             raise ValueError(f"{path}: the factory's argument {refused!r} could download, import or read other files")
         factory = factory_of(name)
         if takes_config(name) and structure.blocks:
-            configs = structure.blocks
-            choices = {name: "skip" if name in structure.skipped else config for name, config in configs.items()}
-            is_one = not structure.skipped and len(set(map(repr, configs.values()))) == 1
-            arguments = arguments | {"config": next(iter(configs.values())) if is_one else choices}
+            arguments = arguments | {"config": next(iter(structure.blocks.values()))}
     try:
         model = factory(**arguments)
     except Exception as error:  # a constructor may raise anything for the file's arguments

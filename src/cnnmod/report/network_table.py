@@ -5,7 +5,6 @@ import itertools
 from torch import Tensor, nn
 
 from cnnmod.measure.count import count_modules
-from cnnmod.method.choices import Skip
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
@@ -27,8 +26,7 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
         if mod:
             modules = find_modules(model, example)
             listed = {block for names in modules for block in names}
-            skipped = [name for name, layer in model.named_modules() if isinstance(layer, Skip)]
-            modules += [[part] for part in [*mod, *skipped] if part not in listed]  # parts of larger blocks
+            modules += [[part] for part in mod if part not in listed]  # parts of larger blocks
         else:
             conversion = plan(model, example=example)
             planned = {block.name: block for block in conversion.blocks}
@@ -50,8 +48,6 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             cells = ["standard", "", ""]
             if block in mod:
                 cells = ["MoD", str(mod[block].channels), str(mod[block].k)]
-            elif isinstance(model.get_submodule(block), Skip):
-                cells = ["skip", "", ""]
             elif block in planned and planned[block].k is not None:
                 cells = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
             size = sizes[block]
