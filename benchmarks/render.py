@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cudagraph import cudagraph_table
+from cudagraph_table import cudagraph_table
 from pays_table import pays_table
 from returns_table import returns_table
 

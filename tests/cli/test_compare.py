@@ -43,7 +43,7 @@ def test_all_stands_for_the_runtimes_of_the_device():
         "pt2",
     ]
     assert _runtimes_on("cpu") == on_cpu
-    assert _runtimes_on("meta") == ["eager", "compile"]
+    assert _runtimes_on("meta") == ["eager", "compile", "pt2"]
 
 
 def test_compare_set_changes_the_config(capsys):
