@@ -162,7 +162,7 @@ def cases_part(settings: Settings) -> Part:
             raise WrongKernelError("\n".join(done.stdout.strip().splitlines()[-30:]))
         content = {
             "schema": "cnnmod.gpu_cases/1",
-            "result": done.stdout.strip().splitlines()[-1:],
+            "result": "".join(done.stdout.strip().splitlines()[-1:]),
             "seconds": round(time.time() - began, 1),
             "provenance": asdict(provenance(settings)),
         }

@@ -10,11 +10,11 @@ set -u
 out=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
-site=$(mktemp -d)
-if [ -d .wheels ]; then python3 -m pip install -q --no-index --no-deps --target "$site" .wheels/*.whl; fi
+site=$(mktemp -d) python=${PYTHON:-python3}
+if [ -d .wheels ]; then "$python" -m pip install -q --no-index --no-deps --target "$site" .wheels/*.whl; fi
 if [ -d .data ]; then export CNNMOD_DATA=$PWD/.data; fi
 export PYTHONPATH=$site:$PWD/src PYTHONUNBUFFERED=1
-timeout --signal=INT --kill-after=5 580 python3 benchmarks/gpu.py "$@" 2>&1 | tee "$out/gpu.log"
+timeout --signal=INT --kill-after=5 580 "$python" benchmarks/gpu.py "$@" 2>&1 | tee "$out/gpu.log"
 status=${PIPESTATUS[0]}
 find benchmarks/results benchmarks/runs -newer "$site" -name '*.json' \
   \( -path '*/results/*' -o -name result.json -o -name run.json \) -print0 |
