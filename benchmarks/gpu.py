@@ -44,7 +44,7 @@ from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import comparison_cells
 
 HERE = Path(__file__).resolve().parent
-CASES = (HERE.parent / "tests" / "deploy" / "cuda_cases.py", HERE.parent / "tests" / "cuda_cases.py")
+CASES = HERE.parent / "tests" / "cuda_cases.py"
 FORMS = {"-candidates_4": "candidates=4", "": ""}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 FIRST_ESTIMATES_S = {"cases": 90, "cudagraph": 30, "eager": 30, "compile": 180, "training": 240, "accuracy": 60}
@@ -71,6 +71,7 @@ class Settings:
         size: The height and width of the images in pixels.
         batch: The batch sizes for inference, the most important first.
         training_batch: The batch size of the training step.
+        cases: The number of random cases of the kernels.
         rounds: How many times each network is timed. Small batches are timed four times as often.
         out: The folder of the result files.
         experiment: The experiment of the part `accuracy`.
@@ -87,6 +88,7 @@ class Settings:
     size: int = 224
     batch: tuple[int, ...] = (1, 64, 8, 256)
     training_batch: int = 128
+    cases: int = 1000
     rounds: int = 30
     out: Path = HERE / "results"
     experiment: Path = HERE / "pays" / "cifar100-bottleneck26.json"
@@ -139,13 +141,8 @@ def cases_part(settings: Settings) -> Part:
         return (old["commit"], old["device"], old["versions"]) == (now.commit, now.device, now.versions)
 
     def run(end: float) -> None:
-        file = next((file for file in CASES if file.exists()), None)
-        if file is None:
-            print("cases: there is no tests/deploy/cuda_cases.py; the kernels are not checked")
-            return
-        code = f"import {file.stem}; print({file.stem}.run_cases())"
-        folders = [str(file.parent), str(HERE.parent / "tests"), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+        code = f"import {CASES.stem}; print({CASES.stem}.run_cases({settings.cases}, {settings.device!r}))"
+        environment = os.environ | {"PYTHONPATH": f"{CASES.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         began = time.time()
         try:
             done = subprocess.run(
@@ -162,7 +159,7 @@ def cases_part(settings: Settings) -> Part:
             raise WrongKernelError("\n".join(done.stdout.strip().splitlines()[-30:]))
         content = {
             "schema": "cnnmod.gpu_cases/1",
-            "result": "".join(done.stdout.strip().splitlines()[-1:]),
+            "cases": settings.cases,
             "seconds": round(time.time() - began, 1),
             "provenance": asdict(provenance(settings)),
         }

@@ -227,15 +227,15 @@ def test_gpu_part_that_fails_does_not_stop_the_others(gpu, rehearsal, monkeypatc
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
-        ("return '7 cases'", 0, "failed: nothing"),
+        ("return count", 0, "failed: nothing"),
         ("assert False, 'seed 3: wrong'", 1, "a case is wrong; nothing is timed"),
         ("import os; os.abort()", 1, "a case is wrong; nothing is timed"),
     ],
 )
 def test_gpu_stops_at_a_wrong_case(gpu, rehearsal, tmp_path, monkeypatch, capsys, body, code, said):
     cases = tmp_path / "some_cases.py"
-    cases.write_text(f"def run_cases():\n    {body}\n")
-    monkeypatch.setattr(gpu, "CASES", (tmp_path / "missing.py", cases))
+    cases.write_text(f"def run_cases(count, device):\n    {body}\n")
+    monkeypatch.setattr(gpu, "CASES", cases)
     monkeypatch.setattr(gpu, "inference_parts", lambda *args: pytest.fail("it is not reached") if code else [])
     assert gpu.main(rehearsal, minutes=30, only=("cases", "inference")) == code
     out = capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_gpu_stops_at_a_wrong_case(gpu, rehearsal, tmp_path, monkeypatch, capsys
     assert ("seed 3: wrong" in out) == ("seed" in body)
     if code == 0:
         written = json.loads((rehearsal.out / "gpu-cases.json").read_text())
-        assert (written["schema"], written["result"]) == ("cnnmod.gpu_cases/1", "7 cases")
+        assert (written["schema"], written["cases"]) == ("cnnmod.gpu_cases/1", 1000)
         assert gpu.main(rehearsal, minutes=30, only=("cases",)) == 0
         assert "gpu-cases: done" in capsys.readouterr().out
     else:
