@@ -113,6 +113,7 @@ class TestGatherChannels:
         gathered = gather_channels(x_NCHW, torch.tensor([[5, 0, 3], [1, 7, 2]]))
         gathered.sum().backward()
         assert gathered.is_contiguous(memory_format=memory_format)
+        assert x_NCHW.grad is not None
         assert x_NCHW.grad.is_contiguous(memory_format=memory_format)
 
     def test_values_of_a_view_and_of_one_pixel(self):

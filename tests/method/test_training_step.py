@@ -35,6 +35,7 @@ def test_backward_has_no_index_put(fields, memory_format):
     names = {event.key for event in profiler.key_averages()}
     assert any("convolution_backward" in name for name in names)
     assert not [name for name in names if any(slow in name for slow in SLOW_BACKWARDS)]
+    assert x_NCHW.grad is not None
     assert x_NCHW.grad.is_contiguous(memory_format=memory_format)
 
 
