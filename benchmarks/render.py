@@ -10,6 +10,8 @@ marker decides what is rendered:
     summary NETWORK FILE …    one network, with a row for each runtime; a file whose name ends in `-operators`
                               (measured without Triton) has a column of its own
 
+A FILE can be a pattern, such as `gpu-*.json`, which stands for all files that match.
+
     python benchmarks/render.py           # write the tables
     python benchmarks/render.py --check   # print which pages are out of date; exit code 1 if there are any
 """
@@ -20,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cudagraph import cudagraph_table
+from cudagraph_table import cudagraph_table
 from pays_table import pays_table
 from returns_table import returns_table
 
@@ -46,7 +48,7 @@ def rendered(page: str) -> str:
         style, *rest = match[2].split()
         network = rest.pop(0) if style == "summary" else ""
         names = rest if style in ("matrix", "paper", "returns", "summary") else [style, *rest]
-        paths = [ROOT / "benchmarks" / "results" / name for name in names]
+        paths = [path for name in names for path in _files(name)]
         if style == "matrix":
             text = matrix([read_result(path) for path in paths])
         elif style == "returns":
@@ -62,6 +64,18 @@ def rendered(page: str) -> str:
         return f"{match[1]}{text}\n{match[3]}"
 
     return _TABLE.sub(table, page)
+
+
+def _files(name: str) -> list[Path]:
+    """Return the result files that match a name or a pattern.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    paths = sorted((ROOT / "benchmarks" / "results").glob(name))
+    if not paths:
+        raise FileNotFoundError(f"no file in benchmarks/results matches {name}")
+    return paths
 
 
 def beside_the_papers(comparison: Comparison) -> str:
@@ -121,8 +135,11 @@ def matrix(comparisons: list[Comparison]) -> str:
 
 
 def summary(network: str, comparisons: dict[str, Comparison]) -> str:
-    """Return a table of one network: a row for each runtime and device, a column for each configuration."""
-    cells: dict[str, dict[str, str]] = {}
+    """Return a table of one network: a row for each runtime and device, a column for each configuration.
+
+    The batch sizes of a row can be in several files.
+    """
+    measured: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
     first = next(iter(comparisons.values()))
     machine = first.provenance
     for name, comparison in comparisons.items():
@@ -130,16 +147,19 @@ def summary(network: str, comparisons: dict[str, Comparison]) -> str:
         where = "" if device == "cpu" else f", {' '.join(device.split()[:2])}, {comparison.dtype}"
         if torch_version != machine.versions["torch"]:
             where += f", torch {torch_version}"
-        runtimes = list(dict.fromkeys(runtime for runtime, _ in comparison.conditions))
+        step = "training step, " if comparison.step == "training" else ""
         for row in comparison.rows:
             if row.role == "mod" and row.name.split()[0] == network:
-                for runtime in runtimes:
-                    sizes = [size for measured, size in comparison.conditions if measured == runtime]
-                    speedups = " / ".join(f"{comparison.speedup(row, runtime, size):.2f}" for size in sizes)
-                    taxes = " / ".join(f"{100 * comparison.mod_tax(row, runtime, size):+.1f}" for size in sizes)
-                    label = f"{runtime}{where}, batch {' / '.join(map(str, sizes))}"
-                    column = f"{row.name}, operators" if name.endswith("-operators") else row.name
-                    cells.setdefault(label, {})[column] = f"{speedups} ({taxes} %)"
+                column = f"{row.name}, operators" if name.endswith("-operators") else row.name
+                for runtime, size in comparison.conditions:
+                    speedup, tax = (of(row, runtime, size) for of in (comparison.speedup, comparison.mod_tax))
+                    of_column = measured.setdefault((f"{step}{runtime}{where}", column), {})
+                    of_column[size] = f"{speedup:.2f}", f"{100 * tax:+.1f}"
+    cells: dict[str, dict[str, str]] = {}
+    for (label, column), by_size in measured.items():
+        sizes = sorted(by_size)
+        speedups, taxes = (" / ".join(by_size[size][part] for size in sizes) for part in range(2))
+        cells.setdefault(f"{label}, batch {' / '.join(map(str, sizes))}", {})[column] = f"{speedups} ({taxes} %)"
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     lines = [f"| {' | '.join(['runtime', *columns])} |", f"|---{'|---:' * len(columns)}|"]
     lines += [f"| {' | '.join([label, *(row.get(name, '') for name in columns)])} |" for label, row in cells.items()]

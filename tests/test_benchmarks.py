@@ -1,14 +1,45 @@
+import dataclasses
 import json
+import os
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from cnnmod import MoDConfig, convert_
 from cnnmod.measure.experiment import read_experiment
 from cnnmod.measure.results import read_result
+from cnnmod.networks.registry import FACTORIES, register
 from pictures import classes
+from small import tiny_network
 
 ROOT = Path(__file__).parents[1]
+
+
+def few_images(folder):
+    """Write a small data set, and return an experiment with it."""
+    for split in ("train", "test"):
+        classes(folder / "data" / "few", split, list("abcdef"), count=2)
+    arm = {"row": "mod", "runs": 1, "twin": None}
+    slots = ["config.select=slots", "config.scale=input", "config.fuse_to=all"]
+    return {
+        "question": "?",
+        "stop_rule": "all runs",
+        "data": "few",
+        "recipe": "cifar10_fast",
+        "changes": [
+            *("epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"),
+            "network_args.channels=[16,16,16,16]",
+        ],
+        "arms": {
+            "control": arm | {"row": "control", "changes": [], "runs": 2},
+            "slots": arm | {"changes": slots, "twin": "static"},
+            "static": arm | {"changes": ["config.select=first", "config.scale=none", "config.fuse_to=all"]},
+        },
+    }
 
 
 @pytest.fixture
@@ -96,19 +127,157 @@ def test_committed_int8_accuracies_meet_the_requirements():
             assert min(shares.values()) >= 90
 
 
-@pytest.mark.slow
-def test_eager_gpu_runs_on_a_cpu(tmp_path, monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import eager_gpu
+    import gpu
 
-    networks = ("resnet18_cifar", "resnet18_cifar_mod")
-    for name, value in {"NETWORKS": networks, "BATCHES": (1, 2), "ROUNDS": 1, "SIZE": 8}.items():
-        monkeypatch.setattr(eager_gpu, name, value)
-    eager_gpu.main("cpu", tmp_path)
-    for dtype in ("float32", "bfloat16"):
-        found = read_result(tmp_path / f"resnet18_cifar_mod-eager_gpu-{dtype}.json")
-        assert (found.dtype, [row.role for row in found.rows]) == (dtype, ["baseline", "mod", "control"])
-        assert found.conditions == [("eager", 1), ("eager", 2)]
+    return gpu
+
+
+@pytest.fixture
+def rehearsal(gpu, tmp_path):
+    """Settings of gpu.py for networks that are small enough for a CPU."""
+
+    @register(takes_config=False)
+    def tiny_dense():
+        return colored()
+
+    @register(takes_config=True)
+    def tiny_mod(config=MoDConfig()):
+        return convert_(colored(), dataclasses.replace(config, c=4), example=torch.rand(1, 3, 8, 8))
+
+    def colored():
+        network = tiny_network()
+        network.stem = torch.nn.Conv2d(3, 16, 3, padding=1)
+        return network
+
+    (tmp_path / "out").mkdir()
+    yield gpu.Settings(
+        device="cpu",
+        networks=("tiny_dense", "tiny_mod"),
+        focus="tiny_mod",
+        runtimes=("eager",),
+        dtypes=("bfloat16",),
+        size=8,
+        batch=(1, 2),
+        training_batch=2,
+        rounds=1,
+        out=tmp_path / "out",
+        processes=1,
+    )
+    del FACTORIES["tiny_dense"], FACTORIES["tiny_mod"]
+
+
+def test_gpu_rehearsal_writes_files_that_are_rendered(gpu, rehearsal, render, capsys):
+    """The parts of a rehearsal are inference in eager PyTorch and a training step. A second call measures nothing."""
+    assert gpu.main(rehearsal, minutes=30, only=("inference", "training")) == 0
+    names = [f"gpu-bfloat16-eager-batch{batch}{form}" for batch in (1, 2) for form in ("", "-candidates_4")]
+    names += [f"gpu-training-eager-batch2{form}" for form in ("", "-candidates_4")]
+    assert {path.stem for path in rehearsal.out.iterdir()} == set(names)
+    found = {name: read_result(rehearsal.out / f"{name}.json") for name in names}
+    for name, comparison in found.items():
+        assert [row.role for row in comparison.rows] == ["baseline", "mod", "control"]
+        assert comparison.channels_last
+        assert comparison.dtype == ("float32, autocast to bfloat16" if "training" in name else "bfloat16")
+        assert len(comparison.rows[0].measurements[0].times_ms) == (1 if "training" in name else 4)
+    table = render.summary("tiny_mod", found)
+    assert table.splitlines()[0] == "| runtime | tiny_mod | tiny_mod candidates=4 |"
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == [
+        "| eager, batch 1 / 2",
+        "| training step, eager, batch 2",
+    ]
+    capsys.readouterr()
+    assert gpu.main(rehearsal, minutes=30, only=("inference", "training")) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"{name}: done" for name in (names[1], names[0], names[3], names[2], names[5], names[4])),
+        "failed: nothing; no time for: nothing",
+    ]
+
+
+def test_gpu_order_and_time_limit(gpu, rehearsal, capsys):
+    settings = dataclasses.replace(
+        rehearsal, runtimes=("cudagraph", "compile"), dtypes=("bfloat16", "float32"), batch=(1,)
+    )
+    everything = [part.name for part in gpu.parts(settings, ("cases", "inference", "training", "accuracy"))]
+    assert everything == [
+        "gpu-cases",
+        "gpu-bfloat16-cudagraph-batch1-candidates_4",
+        "gpu-bfloat16-cudagraph-batch1",
+        "gpu-training-compile-batch2-candidates_4",
+        "gpu-training-compile-batch2",
+        *(f"gpu-float32-cudagraph-batch1{form}" for form in ("-candidates_4", "")),
+        *(f"gpu-bfloat16-compile-batch1{form}" for form in ("-candidates_4", "")),
+        *(f"gpu-float32-compile-batch1{form}" for form in ("-candidates_4", "")),
+        "pays-cifar100-bottleneck26",
+    ]
+    assert gpu.main(settings, minutes=0.2) == 0
+    assert capsys.readouterr().out == f"failed: nothing; no time for: {', '.join(everything)}\n"
+    assert not list(rehearsal.out.iterdir())
+
+
+def test_gpu_part_that_fails_does_not_stop_the_others(gpu, rehearsal, monkeypatch, capsys):
+    settings = dataclasses.replace(rehearsal, runtimes=("cudagraph", "eager"), batch=(1,))
+    monkeypatch.setattr(gpu, "FORMS", {"": ""})
+    assert gpu.main(settings, minutes=30, only=("inference",)) == 1
+    assert [path.name for path in rehearsal.out.iterdir()] == ["gpu-bfloat16-eager-batch1.json"]
+    assert "failed: gpu-bfloat16-cudagraph-batch1; no time for: nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return count", 0, "failed: nothing"),
+        ("assert False, 'seed 3: wrong'", 1, "a case is wrong; nothing is timed"),
+        ("import os; os.abort()", 1, "a case is wrong; nothing is timed"),
+    ],
+)
+def test_gpu_stops_at_a_wrong_case(gpu, rehearsal, tmp_path, monkeypatch, capsys, body, code, said):
+    cases = tmp_path / "some_cases.py"
+    cases.write_text(f"def run_cases(count, device):\n    {body}\n")
+    monkeypatch.setattr(gpu, "CASES", cases)
+    monkeypatch.setattr(gpu, "inference_parts", lambda *args: pytest.fail("it is not reached") if code else [])
+    assert gpu.main(rehearsal, minutes=30, only=("cases", "inference")) == code
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("seed 3: wrong" in out) == ("seed" in body)
+    if code == 0:
+        written = json.loads((rehearsal.out / "gpu-cases.json").read_text())
+        assert (written["schema"], written["cases"]) == ("cnnmod.gpu_cases/1", 1000)
+        assert gpu.main(rehearsal, minutes=30, only=("cases",)) == 0
+        assert "gpu-cases: done" in capsys.readouterr().out
+    else:
+        assert not list(rehearsal.out.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_gpu_without_a_gpu_raises(gpu):
+    with pytest.raises(ValueError, match="torch finds no GPU"):
+        gpu.main()
+
+
+@pytest.mark.slow
+def test_gpu_trains_the_arms_and_resumes(gpu, rehearsal, tmp_path, capsys):
+    plan = few_images(tmp_path)
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(plan))
+    settings = dataclasses.replace(rehearsal, experiment=path, data=tmp_path / "data", runs=tmp_path / "runs")
+    assert gpu.main(settings, minutes=30, only=("accuracy",)) == 0
+    assert (settings.out / "pays-tiny.json").exists()
+    assert gpu.main(settings, minutes=30, only=("accuracy",)) == 0
+    assert "pays-tiny: done" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_gpu_script_packs_what_it_wrote(tmp_path):
+    """`--minutes 0` writes nothing; the packed files can be unpacked in the root of the repository."""
+    script = [str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path), "--minutes", "0", "--device", "cpu"]
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no time for: gpu-cases" in (tmp_path / "gpu.log").read_text()
+    with tarfile.open(tmp_path / "gpu.tgz") as archive:
+        assert archive.getnames() == []
 
 
 @pytest.mark.slow
@@ -142,25 +311,7 @@ def test_pays_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
     import pays
     from pays_table import pays_table
 
-    for split in ("train", "test"):
-        classes(tmp_path / "data" / "few", split, list("abcdef"), count=2)
-    arm = {"row": "mod", "runs": 1, "twin": None}
-    slots = ["config.select=slots", "config.scale=input", "config.fuse_to=all"]
-    plan = {
-        "question": "?",
-        "stop_rule": "all runs",
-        "data": "few",
-        "recipe": "cifar10_fast",
-        "changes": [
-            *("epochs=1", "batch_size=6", "image_size=16", "config.c=4", "optimizer=sgd"),
-            "network_args.channels=[16,16,16,16]",
-        ],
-        "arms": {
-            "control": arm | {"row": "control", "changes": [], "runs": 2},
-            "slots": arm | {"changes": slots, "twin": "static"},
-            "static": arm | {"changes": ["config.select=first", "config.scale=none", "config.fuse_to=all"]},
-        },
-    }
+    plan = few_images(tmp_path)
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(plan))
     folders = {"data": tmp_path / "data", "runs": tmp_path / "runs", "out": tmp_path, "processes": 1}

@@ -19,8 +19,20 @@ def blocks_of(page):
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
+ON_GPU = [code for code in blocks_of("deploy.md") if "cuda" in code]
+ON_CPU = [code for code in blocks_of("deploy.md") if "cuda" not in code]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+@pytest.mark.parametrize("code", ON_GPU)
+def test_deploy_examples_run_on_a_gpu(code):
+    found = {}
+    exec(code, found)
+    assert tuple(found["logits"].shape) == (8, 1000)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks_of("deploy.md"), ids=lambda code: code.split()[1].strip(","))
+@pytest.mark.parametrize("code", ON_CPU, ids=lambda code: code.split()[1].strip(","))
 def test_deploy_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (name,) = re.findall(r'"(network\.\w+)"', code)

@@ -4,6 +4,7 @@ import pytest
 
 from cnnmod import control_
 from cnnmod.cli import run
+from cnnmod.cli.compare import _runtimes_on
 from cnnmod.measure.results import read_result
 from cnnmod.networks import build
 
@@ -28,6 +29,21 @@ def test_compare_writes_a_result_that_plot_draws(capsys, tmp_path):
     run(["plot", str(result), "--out", str(figure)])
     assert str(figure) in capsys.readouterr().out.replace("\n", "")
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_stands_for_the_runtimes_of_the_device():
+    on_cpu = [
+        "eager",
+        "compile",
+        "onnxruntime",
+        "onnxruntime-int8",
+        "openvino",
+        "openvino-bf16",
+        "openvino-int8",
+        "pt2",
+    ]
+    assert _runtimes_on("cpu") == on_cpu
+    assert _runtimes_on("meta") == ["eager", "compile", "pt2"]
 
 
 def test_compare_set_changes_the_config(capsys):

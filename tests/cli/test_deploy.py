@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from cnnmod.cli import run
 
@@ -63,6 +64,11 @@ def test_int8_export_prints_the_agreement(checkpoint, tmp_path, capsys):
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", *INT8], "of a trained network, not resnet18_cifar_mod"),
         (["export", "resnet18_cifar_mod", "--out", "nowhere/a.onnx"], "nowhere does not exist"),
         (["compare", "resnet18_cifar_mod", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
+        pytest.param(
+            ["compare", "resnet18_cifar_mod", "--runtimes", "eager", "cudagraph"],
+            "cudagraph needs a GPU, but torch finds none",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU"),
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

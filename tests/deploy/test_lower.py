@@ -24,6 +24,7 @@ def forms(model, kind=EagerForm):
 FORMS = {
     "eager": EagerForm,  # or its subclass FusedForm if there is a compiler
     "compile": FusedForm,
+    "cudagraph": EagerForm,
     "onnxruntime": OnnxForm,
     "openvino": OnnxForm,
     "pt2": GraphForm,
@@ -109,7 +110,8 @@ def test_other_dtypes_and_autocast_compute_the_same(dtype):
 
 def test_unknown_runtime_raises():
     with pytest.raises(
-        ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime, openvino, pt2"
+        ValueError,
+        match="unknown runtime 'tensorrt'; the runtimes are eager, compile, cudagraph, onnxruntime, openvino",
     ):
         lower(build("resnet18"), "tensorrt")
 

@@ -8,13 +8,13 @@ from cnnmod.deploy.targets.table import runtimes
 from conftest import trained_norms_
 from small import tiny_network
 
-SLOW = ("compile", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8")
+MARKS = {
+    "cudagraph": pytest.mark.skipif(True, reason="needs a GPU; see targets/test_cudagraph.py"),
+    **dict.fromkeys(("compile", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8"), pytest.mark.slow),
+}
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in runtimes()],
-)
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=MARKS.get(name, ())) for name in runtimes()])
 def test_every_runtime_equals_eager(runtime):
     images = torch.rand(2, 1, 8, 8)
     model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4), example=images))

@@ -56,11 +56,29 @@ def test_training_step_does_not_change_the_networks(networks, channels_last):
     assert all(torch.equal(before[name], tensor) for name, tensor in networks["mod"].state_dict().items())
 
 
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("compile", marks=pytest.mark.slow)])
+def test_training_step_under_autocast(networks, runtime, tmp_path):
+    two = {name: networks[name] for name in ("dense", "mod")}
+    comparison = compare(
+        two, X, runtimes=(runtime,), batch_sizes=(4,), training=True, autocast=torch.bfloat16, rounds=1
+    )
+    assert comparison.dtype == "float32, autocast to bfloat16"
+    assert comparison.conditions == [(runtime, 4)]
+    assert all((row.measurements[0].peak_memory_mib is None) == (runtime == "compile") for row in comparison.rows)
+    assert not any(parameter.grad is not None for model in two.values() for parameter in model.parameters())
+    write_result(comparison, tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == comparison
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"runtimes": ("tensorrt",)}, "unknown runtime 'tensorrt'; the runtimes are eager"),
-        ({"runtimes": ("a", "b"), "training": True}, "a training step runs in 'eager' only"),
+        (
+            {"runtimes": ("eager", "pt2"), "training": True},
+            "a training step runs in 'eager' and 'compile', not in 'pt2'",
+        ),
+        ({"autocast": torch.bfloat16}, r"autocast is for a training step; for inference, .* \.to\(torch\.bfloat16\)"),
         ({"batch_sizes": ()}, "batch sizes and rounds must be ≥ 1"),
         ({"batch_sizes": (0,)}, "batch sizes and rounds must be ≥ 1"),
         ({"batch_sizes": (2, 2)}, r"batch sizes must be distinct, not \[2, 2\]"),

@@ -103,7 +103,32 @@ class TestGatherChannels:
     def test_gradients_are_correct(self):
         x_NCHW = torch.randn(2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
         index_NK = torch.tensor([[3, 0], [1, 2]])
-        assert torch.autograd.gradcheck(lambda x_NCHW: gather_channels(x_NCHW, index_NK), x_NCHW)
+        for value in (x_NCHW, x_NCHW.detach().contiguous(memory_format=torch.channels_last).requires_grad_()):
+            assert torch.autograd.gradcheck(lambda x_NCHW: gather_channels(x_NCHW, index_NK), value)
+            assert torch.autograd.gradgradcheck(lambda x_NCHW: gather_channels(x_NCHW, index_NK).square(), value)
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_keeps_the_memory_format_of_values_and_gradients(self, memory_format):
+        x_NCHW = torch.randn(2, 8, 4, 3).contiguous(memory_format=memory_format).requires_grad_()
+        gathered = gather_channels(x_NCHW, torch.tensor([[5, 0, 3], [1, 7, 2]]))
+        gathered.sum().backward()
+        assert gathered.is_contiguous(memory_format=memory_format)
+        assert x_NCHW.grad is not None
+        assert x_NCHW.grad.is_contiguous(memory_format=memory_format)
+
+    def test_values_of_a_view_and_of_one_pixel(self):
+        index_NK = torch.tensor([[1, 3], [0, 0]])
+        for x_NCHW in (torch.randn(2, 12, 3, 5)[:, 2:6], torch.randn(2, 4, 1, 1), torch.randn(2, 3, 5, 4).mT[..., ::2]):
+            index_NK = index_NK % x_NCHW.shape[1]
+            expected = torch.stack([x_NCHW[image, index_NK[image]] for image in range(2)])
+            assert torch.equal(gather_channels(x_NCHW, index_NK), expected)
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_vmap_equals_a_loop(self, memory_format):
+        x_NCHW = torch.randn(6, 8, 4, 4).contiguous(memory_format=memory_format)
+        x_BNCHW, index_BNK = x_NCHW.unflatten(0, (3, 2)), torch.randint(8, (3, 2, 2))
+        expected = torch.stack([gather_channels(x, index) for x, index in zip(x_BNCHW, index_BNK, strict=True)])
+        assert torch.equal(torch.vmap(gather_channels)(x_BNCHW, index_BNK), expected)
 
     def test_compiled_equals_eager(self):
         compiled = torch.compile(gather_channels, fullgraph=True, backend="aot_eager")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from cnnmod.records.provenance import Provenance
+from cnnmod.records.provenance import Provenance, _gpu_versions
 
 
 def test_provenance_has_versions_device_and_commit():
@@ -15,3 +15,17 @@ def test_provenance_has_versions_device_and_commit():
         assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", made.commit)
     else:
         assert made.commit is None
+
+
+def test_versions_of_a_gpu(tmp_path, monkeypatch):
+    """A program with the name of NVIDIA's is asked for the driver. Without it, the driver is left out."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.159.04\necho 580.159.04\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert _gpu_versions()["driver"] == "580.159.04"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert "driver" not in _gpu_versions()
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert "driver" not in _gpu_versions()
+    assert all(isinstance(version, str) for version in _gpu_versions().values())

@@ -1,6 +1,7 @@
 """The subcommands `compare` and `plot`."""
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,8 @@ def compare(
 
     Example: cnnmod compare resnet75_mod --runtimes onnxruntime --set candidates=4
 
+    Example: cnnmod compare resnet75_mod --device cuda --runtimes cudagraph compile eager --channels-last
+
     Example: cnnmod compare fcn_resnet75_mod fcn_resnet86_mod --size 512 1024
 
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
@@ -59,8 +62,8 @@ def compare(
         names: The names of MoD networks, before all options. `cnnmod info NAME` shows a network.
         accuracy: A file that `cnnmod train --rows` wrote. Its networks are timed, and their accuracies are shown.
         batch: The batch sizes.
-        runtimes: The runtimes: `eager`, `compile`, `onnxruntime`, `onnxruntime-int8`, `openvino`, `openvino-bf16`,
-            `openvino-int8`, `pt2`, or `all`.
+        runtimes: The runtimes: `eager`, `compile`, `cudagraph`, `onnxruntime`, `onnxruntime-int8`, `openvino`,
+            `openvino-bf16`, `openvino-int8`, `pt2`, or `all`, which stands for all that run on the device.
         against: The baseline. Default: the paper's dense counterpart of the first network.
         changes: Changes of `MoDConfig` for the MoD networks, such as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.
@@ -85,9 +88,9 @@ def compare(
         raise ValueError("--device cuda needs a GPU, but torch finds none")
     if len(size) > 2 or min(size, default=1) < 1:
         raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
-    runtime_names = list(all_runtimes()) if "all" in runtimes else list(runtimes)
-    for name in runtime_names:
-        find_runtime(name)  # raise for an unknown or missing runtime before networks are built
+    runtime_names = _runtimes_on(device) if "all" in runtimes else list(runtimes)
+    for name in runtime_names:  # raise for an unknown or missing runtime before networks are built
+        find_runtime(name).target.check_images(torch.empty(0, device=device))
     experiment = None if accuracy is None else read_experiment(accuracy)
     if experiment is not None:
         models = experiment.networks()
@@ -150,6 +153,16 @@ def plot(
         print_json({"figure": str(out)})
     else:
         print_text(f"Written to {out.resolve()}")
+
+
+def _runtimes_on(device: str) -> list[str]:
+    """Return the names of the runtimes that run on a device."""
+    names: list[str] = []
+    for name, runtime in all_runtimes().items():
+        with suppress(ValueError):
+            runtime.target.check_images(torch.empty(0, device=device))
+            names.append(name)
+    return names
 
 
 def _seeds(experiment: Experiment) -> str:

@@ -4,6 +4,7 @@ from cnnmod.deploy.export import export
 from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.lower import lower
 from cnnmod.deploy.parity import Agreement
+from cnnmod.deploy.start import start
 from cnnmod.deploy.targets import FileTarget, Target, register_target
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "export",
     "lower",
     "register_target",
+    "start",
 ]

@@ -28,7 +28,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     Lower a network on the device where it will run. The form for a GPU is selected only if the weights are on a GPU.
     Call the copy under `torch.inference_mode()`. For `torch.compile`, lower to `"compile"` and compile the copy.
-    `export` lowers the network itself.
+    `export` and `cnnmod.deploy.start` lower the network themselves.
 
     The copy is an ordinary module. You can load a state dict into it, move it to another device, register hooks, pickle
     it, and send it to another process. It always uses its current weights. The weights of a folded norm are part of
@@ -37,8 +37,8 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
 
     Args:
         model: Any network. It is not changed.
-        runtime: The name of a target: `"eager"`, `"compile"`, `"onnxruntime"`, `"openvino"`, `"pt2"` (torch.export), or
-            a registered target.
+        runtime: The name of a target: `"eager"`, `"compile"`, `"cudagraph"`, `"onnxruntime"`, `"openvino"`, `"pt2"`
+            (torch.export), or a registered target.
         example: An input (N, C, H, W). `None` uses timm's input size, or 224 × 224 pixels.
 
     Returns:

@@ -1,5 +1,6 @@
-"""Name the outputs of a network, as they are named in a file."""
+"""Name the outputs of a network, as they are named in a file; copy them."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -76,6 +77,11 @@ def plain(output: Any) -> Any:
         values = [plain(value) for value in output]
         return values if isinstance(output, list) else tuple(values)
     return output
+
+
+def copied(output: Any) -> Any:
+    """Return a copy of what a network returned. Its tensors are new tensors."""
+    return output.clone() if type(output) is Tensor else copy.deepcopy(output)
 
 
 def _tensors(output: Any, path: str) -> Iterator[tuple[str, Tensor]]:

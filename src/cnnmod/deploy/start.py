@@ -15,7 +15,8 @@ from cnnmod.deploy.weights import check_finite
 def start(model: nn.Module, runtime: str, example: Tensor, *, channels_last: bool = False) -> Callable[[Tensor], Any]:
     """Lower a network, load it in a runtime, and return a function that runs it.
 
-    The runtime uses as many threads as torch.
+    The runtime uses as many threads as torch. `"cudagraph"` captures the network for images of the example's shape, and
+    `"compile"` compiles it for them. The outputs of both are new tensors.
 
     Args:
         model: Any network. It is not changed.
@@ -24,8 +25,8 @@ def start(model: nn.Module, runtime: str, example: Tensor, *, channels_last: boo
         channels_last: Whether to use the channels-last memory format. Only runtimes in PyTorch use it.
 
     Raises:
-        ValueError: If the runtime is unknown, the network cannot be lowered or exported, or the images are not on the
-            runtime's device.
+        ValueError: If the runtime is unknown, the network cannot be lowered, exported or captured, or the runtime does
+            not run on the device or in the dtype of the images.
         ModuleNotFoundError: If a package that the runtime needs is not installed.
 
     Examples:
@@ -35,10 +36,7 @@ def start(model: nn.Module, runtime: str, example: Tensor, *, channels_last: boo
         torch.Size([1, 1000])
     """
     target, precision = find_runtime(runtime)
-    if not target.in_torch and example.device.type != "cpu":
-        raise ValueError(
-            f"{runtime} runs on the CPU; the example and the networks must be there too, not on {example.device}"
-        )
+    target.check_images(example)
     if precision == INT8:
         check_finite(model)
     lowered = lower(model, target.name, example=example[:1])

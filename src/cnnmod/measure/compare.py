@@ -29,6 +29,7 @@ def compare(
     batch_sizes: Sequence[int] = (1,),
     threads: int | None = None,
     training: bool = False,
+    autocast: torch.dtype | None = None,
     channels_last: bool = False,
     rounds: int = 20,
     accuracy_pct: Mapping[str, float] | None = None,
@@ -44,10 +45,12 @@ def compare(
         models: The networks by name. The first is the baseline, all others are MoD networks. They are not changed.
         example: Images (N, C, H, W), repeated to the batch sizes. All rows run on its device.
         runtimes: The names of targets, such as `"openvino"`, or of targets with a precision, such as `"openvino-int8"`.
-            A training step runs only in `"eager"`. Temporary files for a runtime are written for each batch size.
+            A training step runs only in `"eager"` and `"compile"`. Temporary files for a runtime are written for each
+            batch size.
         batch_sizes: The batch sizes.
         threads: The number of torch's threads. `None` keeps the current number.
         training: Time a training step (forward, backward, SGD with momentum) instead of inference.
+        autocast: The dtype of autocast in a training step, such as `torch.bfloat16`. `None` disables autocast.
         channels_last: Use the channels-last memory format for weights and images, in runtimes that run in PyTorch.
         rounds: How many times each row is timed under each condition.
         accuracy_pct: The accuracies by row name. Rows can be missing.
@@ -67,10 +70,14 @@ def compare(
     """
     networks = _rows(models)
     _check(networks, example, batch_sizes, rounds, threads, accuracy_pct or {})
+    for runtime in runtimes:
+        find_runtime(runtime).target.check_images(example)
     if training and not isinstance(meta_forward(next(iter(networks.values()))[0], example[:1]), Tensor):
         raise ValueError("a training step is timed for classifiers only; these networks can be timed in inference")
-    if training and tuple(runtimes) != ("eager",):
-        raise ValueError(f"a training step runs in 'eager' only, not in {', '.join(map(repr, runtimes))}")
+    if training and (others := [name for name in runtimes if name not in ("eager", "compile")]):
+        raise ValueError(f"a training step runs in 'eager' and 'compile', not in {', '.join(map(repr, others))}")
+    if autocast is not None and not training:
+        raise ValueError(f"autocast is for a training step; for inference, convert the networks with .to({autocast})")
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     measurements: dict[str, list[Measurement]] = {name: [] for name in networks}
     warmup = 2
@@ -83,14 +90,15 @@ def compare(
                     images = images.contiguous(memory_format=memory_format)
                 runs: dict[str, Timed] = {}
                 for index, (name, (model, _)) in enumerate(networks.items()):
+                    if runtime != "eager":
+                        progress(f"preparing {runtime}, batch {batch_size}", index, len(networks))
                     if training:
-                        runs[name] = _training_step(copied(model).to(memory_format=memory_format), images)
+                        network = copied(model).to(memory_format=memory_format)
+                        runs[name] = _training_step(network, images, runtime == "compile", autocast)
                     else:
-                        if runtime != "eager":
-                            progress(f"preparing {runtime}, batch {batch_size}", index, len(networks))
                         runs[name] = partial(start(model, runtime, images, channels_last=channels_last), images)
                 done = iter(range(1, warmup + rounds + 1))
-                condition = f"{'training step' if training else runtime}, batch {batch_size}"
+                condition = f"{'training step, ' if training else ''}{runtime}, batch {batch_size}"
                 times_ms = time_interleaved(
                     runs,
                     rounds=rounds,
@@ -98,7 +106,8 @@ def compare(
                     progress=lambda: progress(condition, next(done), warmup + rounds),  # noqa: B023  called immediately
                 )
                 for name, run in runs.items():
-                    memory = peak_memory_mib(run) if target.in_torch else None
+                    is_counted = runtime == "eager" if training else target.counts_memory(example.device)
+                    memory = peak_memory_mib(run) if is_counted else None
                     measurements[name].append(
                         Measurement(
                             runtime=runtime, batch_size=batch_size, times_ms=times_ms[name], peak_memory_mib=memory
@@ -122,7 +131,7 @@ def compare(
     return Comparison(
         step="training" if training else "inference",
         image_shape=list(example.shape[1:]),
-        dtype=str(example.dtype).removeprefix("torch."),
+        dtype=", autocast to ".join(str(dtype).removeprefix("torch.") for dtype in (example.dtype, autocast) if dtype),
         channels_last=channels_last,
         accuracy_source=accuracy_source if accuracy_pct else None,
         rows=rows,
@@ -166,14 +175,21 @@ def _check(
         raise ValueError(f"accuracy_pct names {unknown[0]!r}, but the rows are {', '.join(map(repr, networks))}")
 
 
-def _training_step(model: nn.Module, images: Tensor) -> Timed:
+def _training_step(model: nn.Module, images: Tensor, compiles: bool, autocast: torch.dtype | None) -> Timed:
+    """Return a training step with the network's own weights. With `compiles`, it has run once."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    forward = torch.compile(model, dynamic=False) if compiles else model
 
     def run() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            logits = forward(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
+    if compiles:
+        with torch._dynamo.config.patch(recompile_limit=1000):  # per class, as in `CompileTarget`
+            run()
     return run

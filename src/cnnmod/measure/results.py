@@ -26,7 +26,7 @@ class Measurement:
         batch_size: The batch size.
         times_ms: The time of one batch in milliseconds, one number per round. All rows were timed in the same rounds.
         peak_memory_mib: The largest memory that tensors held at the same time, including parameters. `None` if the
-            runtime is not in PyTorch.
+            runtime is not in PyTorch, or if PyTorch's operators do not run in each call (CUDA graphs).
     """
 
     runtime: str
@@ -73,7 +73,7 @@ class Comparison:
     Attributes:
         step: `"inference"`, or `"training"` for forward, backward and optimizer.
         image_shape: (C, H, W).
-        dtype: The dtype of weights and images.
+        dtype: The dtype of weights and images, followed by the dtype of autocast if it was enabled.
         channels_last: Whether weights and images are in the channels-last memory format.
         accuracy_source: What the accuracies of the rows are. `None` if no row has an accuracy.
         rows: The rows. The baseline is first, and each control follows its MoD network.

@@ -20,7 +20,7 @@ class Provenance:
         created: The time in UTC, ISO 8601.
         commit: The commit of cnnmod's repository, with the suffix `-dirty` if the package's source had uncommitted
             changes; `None` for an installed package.
-        versions: The versions of Python and of the packages, by name.
+        versions: The versions of Python and of the packages, by name; on a GPU also of CUDA, cuDNN and the driver.
         processor: The CPU's name.
         device: The device of the networks: `"cpu"`, or the GPU's name.
         threads: The number of torch's threads.
@@ -40,7 +40,8 @@ class Provenance:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             commit=_commit(),
             versions={"python": platform.python_version()}
-            | {name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+            | {name: metadata.version(name) for name in _PACKAGES if _installed(name)}
+            | (_gpu_versions() if device.type == "cuda" else {}),
             processor=_processor(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             threads=threads,
@@ -52,6 +53,17 @@ def _installed(name: str) -> bool:
         return bool(metadata.version(name))
     except metadata.PackageNotFoundError:
         return False
+
+
+def _gpu_versions() -> dict[str, str]:
+    """Return the versions of CUDA, cuDNN and the driver, as far as they are known."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        driver = []
+    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": next(iter(driver), None)}
+    return {name: str(version) for name, version in found.items() if version is not None}
 
 
 def _commit() -> str | None:

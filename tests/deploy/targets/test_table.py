@@ -49,6 +49,7 @@ def test_built_in_runtimes_are_listed():
     assert list(runtimes()) == [
         "eager",
         "compile",
+        "cudagraph",
         "onnxruntime",
         "onnxruntime-int8",
         "openvino",
@@ -108,7 +109,9 @@ def test_invalid_targets_raise(target, message):
 
 
 def test_unknown_and_missing_runtimes_raise(monkeypatch):
-    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, onnxruntime"):
+    with pytest.raises(
+        ValueError, match="unknown runtime 'tensorrt'; the runtimes are eager, compile, cudagraph, onnx"
+    ):
         find_runtime("tensorrt")
     with pytest.raises(ValueError, match="unknown format 'tflite'; the formats are onnx, openvino, pt2"):
         find_format("tflite")

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple, TypeVar
 
 from cnnmod.deploy.targets.compile import CompileTarget
+from cnnmod.deploy.targets.cudagraph import CudaGraphTarget
 from cnnmod.deploy.targets.eager import EagerTarget
 from cnnmod.deploy.targets.onnxruntime import OnnxRuntimeTarget
 from cnnmod.deploy.targets.openvino import OpenVinoTarget
@@ -16,7 +17,14 @@ logger = logging.getLogger("cnnmod")
 TargetT = TypeVar("TargetT", bound=type[Target])
 TARGETS: dict[str, Target] = {
     target.name: target
-    for target in (EagerTarget(), CompileTarget(), OnnxRuntimeTarget(), OpenVinoTarget(), Pt2Target())
+    for target in (
+        EagerTarget(),
+        CompileTarget(),
+        CudaGraphTarget(),
+        OnnxRuntimeTarget(),
+        OpenVinoTarget(),
+        Pt2Target(),
+    )
 }
 
 

@@ -67,6 +67,22 @@ class Target(ABC):
             precision: `"float32"` or one of `precisions`.
         """
 
+    def check_images(self, images_NCHW: Tensor) -> None:
+        """Check that the target runs on the device and in the dtype of the images. `start` calls this method first.
+
+        Raises:
+            ValueError: If it does not. The error is one line that says what to do.
+        """
+        if not self.in_torch and images_NCHW.device.type != "cpu":
+            raise ValueError(
+                f"{self.name} runs on the CPU; the example and the networks must be there too, not on "
+                f"{images_NCHW.device}"
+            )
+
+    def counts_memory(self, device: torch.device) -> bool:
+        """Return whether PyTorch's operators run in each call on this device, so that their memory can be measured."""
+        return self.in_torch
+
     def check_installed(self, precision: str = FLOAT32) -> None:
         """Check that the packages that the target needs are installed.
 
