@@ -134,7 +134,7 @@ def _images(images: int, channels: int, size: tuple[int, int], generator: torch.
     return (mean_NC1 + torch.cat([noise, middle, -noise], 2)).view(images, channels, *size)
 
 
-def run_cases(count: int, device: str = "cuda") -> int:
+def run_cases(count: int = 1000, device: str = "cuda") -> int:
     """Check random cases on a GPU, and return their number."""
     import cnnmod.deploy.cuda.form  # noqa: F401  defines the operator
 
