@@ -65,7 +65,7 @@ def random_case(seed: int, device: str = "cpu", dtype: torch.dtype | None = None
     dtype = rng.choice(DTYPES) if dtype is None else dtype
     block = MoDBlock(_conv_block(rng, k), channels, k, config).eval().requires_grad_(False)
     _set_weights_(block, generator)
-    block.to(dtype)
+    block.to(dtype, memory_format=rng.choice(FORMATS))
     images = rng.choice((1, 1, 2, 3))
     x_NCHW = _images(images, channels, size, generator).to(dtype).contiguous(memory_format=rng.choice(FORMATS))
     name = f"seed {seed}: {k} of {block.num_candidates} of {channels} channels, {images} × {size}, {dtype}, {config}"

@@ -109,3 +109,13 @@ def test_no_memory_is_accessed_out_of_bounds():
 def _library_of_compiler(name):
     command = ["g++", f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_weights_in_the_channels_last_format_are_not_copied():
+    """A copy would be a kernel of its own in each call."""
+    case = random_case(3, dtype=torch.float32)
+    case.block.to(memory_format=torch.channels_last)
+    x_NCHW = case.x_NCHW.contiguous(memory_format=torch.channels_last)
+    with torch.profiler.profile() as profile:
+        Host().mod_block_(x_NCHW, *arguments_of(case.block))
+    assert not {"aten::copy_", "aten::clone"} & {event.key for event in profile.key_averages()}

@@ -12,7 +12,7 @@ class StepArguments(ctypes.Structure):
 
     _fields_ = [
         *((name, _INT) for name in ("operation", "inputs", "outputs", "target", "source", "other")),
-        *((name, _INT) for name in ("size", "dilation", "padding", "groups")),
+        *((name, _INT) for name in ("size", "dilation", "padding", "groups", "weight_last")),
         ("weight", _POINTER),
         ("bias", _POINTER),
     ]

@@ -76,7 +76,7 @@ def mod_block_(
         reduce=block.reduce.contiguous(),
         expand=block.expand.contiguous(),
         gain=None if block.gain is None else block.gain.contiguous(),
-        weights=[weight.contiguous() for weight in block.weights],
+        weights=[weight if _is_dense(weight) else weight.contiguous() for weight in block.weights],
         biases=[bias.contiguous() for bias in block.biases],
     )
     filled = _arguments(x_NCHW, block, plan)
@@ -107,6 +107,10 @@ def _check(x_NCHW: Tensor, block: Block) -> None:
         )
 
 
+def _is_dense(weight: Tensor) -> bool:
+    return weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def _arguments(x_NCHW: Tensor, block: Block, plan: Plan) -> Arguments:
     images, channels, height, width = x_NCHW.shape
     (pool, hidden), layout = block.expand.shape, block.layout
@@ -120,8 +124,8 @@ def _arguments(x_NCHW: Tensor, block: Block, plan: Plan) -> Arguments:
     )  # fmt: skip
     for target, step in zip(filled.steps, layout.steps, strict=False):
         if step.operation == CONVOLUTION:
-            bias = block.biases[step.layer]
-            target.weight = block.weights[step.layer].data_ptr()
+            weight, bias = block.weights[step.layer], block.biases[step.layer]
+            target.weight, target.weight_last = weight.data_ptr(), not weight.is_contiguous()
             target.bias = bias.data_ptr() if bias.numel() else None
     return filled
 
@@ -129,8 +133,12 @@ def _arguments(x_NCHW: Tensor, block: Block, plan: Plan) -> Arguments:
 @functools.lru_cache(maxsize=256)
 def _steps(steps: tuple[Step, ...]) -> Any:
     """Return the steps without pointers. Assigning them to a field copies them."""
-    names = [name for name, _ in StepArguments._fields_ if hasattr(steps[0], name)]
-    return (StepArguments * MOST_STEPS)(*(StepArguments(*(getattr(step, name) for name in names)) for step in steps))
+    filled = (StepArguments * MOST_STEPS)()
+    for target, step in zip(filled, steps, strict=False):
+        for name, _ in StepArguments._fields_:
+            if hasattr(step, name):
+                setattr(target, name, getattr(step, name))
+    return filled
 
 
 def _allocate(filled: Arguments, plan: Plan, device: torch.device) -> list[Tensor]:

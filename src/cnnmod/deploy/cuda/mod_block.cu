@@ -17,6 +17,7 @@ struct Step {
   int inputs, outputs;            // numbers of channels
   int target, source, other;      // the first channel of each register in shared memory
   int size, dilation, padding, groups;
+  int weight_last;                // whether the weight is channels last
   const Element *weight, *bias;   // `bias` may be null
 };
 
@@ -195,8 +196,9 @@ DEVICE void convolve(const Step& step, float* planes, int rows, int width) {
           for (int column = 0; column < size; ++column) {
             const int from_x = x + column * step.dilation - step.padding;
             if (from_x < 0 || from_x >= width) continue;
-            sum += to_float(weight[(input * size + row) * size + column]) *
-                   source[input * area + from_y * width + from_x];
+            const int tap = row * size + column;
+            const int at = step.weight_last ? tap * inputs + input : input * size * size + tap;
+            sum += to_float(weight[at]) * source[input * area + from_y * width + from_x];
           }
         }
     }
