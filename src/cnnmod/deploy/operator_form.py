@@ -81,9 +81,8 @@ class OperatorForm(EagerForm):
         biases = [tensors.get("bias") for tensors in parameters]
         if not all(bias is None or is_plain_tensor(bias) for bias in biases):
             return None
-        biases = [
-            weights[0].new_empty(0) if bias is None else bias for bias in biases
-        ]  # torch.jit.trace has no optionals
+        no_bias = selector[0].new_empty(0)  # torch.jit.trace has no optionals in lists
+        biases = [no_bias if bias is None else bias for bias in biases]
         return (*selector, self.gain_K, weights, biases, *self.program)
 
     def _arguments_for(self, x_NCHW: Tensor, args: Any, kwargs: Any) -> Sequence[Any] | None:

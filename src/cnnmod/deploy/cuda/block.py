@@ -135,9 +135,9 @@ def _steps(steps: tuple[Step, ...]) -> Any:
     """Return the steps without pointers. Assigning them to a field copies them."""
     filled = (StepArguments * MOST_STEPS)()
     for target, step in zip(filled, steps, strict=False):
-        for name, _ in StepArguments._fields_:
-            if hasattr(step, name):
-                setattr(target, name, getattr(step, name))
+        for field in StepArguments._fields_:
+            if hasattr(step, field[0]):
+                setattr(target, field[0], getattr(step, field[0]))
     return filled
 
 

@@ -7,6 +7,7 @@ user's cache.
 import ctypes
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def limits(device: torch.device) -> Limits:
 
 def launch(launches: tuple[Launch, ...], arguments: Arguments, dtype: torch.dtype, device: torch.device) -> None:
     """Launch kernels on torch's current stream of the device."""
-    from cuda.bindings import driver
+    driver = _bindings("driver")
 
     pointer = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))  # the driver copies the arguments
     stream = torch.cuda.current_stream(device).cuda_stream
@@ -60,7 +61,7 @@ def launch(launches: tuple[Launch, ...], arguments: Arguments, dtype: torch.dtyp
 @functools.cache
 def _function(kernel: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a kernel that may use all shared memory."""
-    from cuda.bindings import driver
+    driver = _bindings("driver")
 
     function = _check(driver.cuModuleGetFunction(_module(dtype, device), kernel.encode()))
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -70,7 +71,7 @@ def _function(kernel: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 @functools.cache
 def _module(dtype: torch.dtype, device: torch.device) -> Any:
-    from cuda.bindings import driver
+    driver = _bindings("driver")
 
     with torch.cuda.device(device):
         return _check(driver.cuModuleLoadData(binary(dtype, torch.cuda.get_device_capability(device))))
@@ -96,7 +97,7 @@ def binary(dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
 
 
 def _compile(source: bytes, options: list[bytes]) -> bytes:
-    from cuda.bindings import nvrtc
+    nvrtc = _bindings("nvrtc")
 
     program = _check(nvrtc.nvrtcCreateProgram(source, b"mod_block.cu", 0, [], []))
     try:
@@ -110,6 +111,15 @@ def _compile(source: bytes, options: list[bytes]) -> bytes:
         return compiled
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _bindings(name: str) -> Any:
+    """Return a module of cuda-bindings. It has no types.
+
+    Raises:
+        ImportError: If cuda-bindings is not installed.
+    """
+    return importlib.import_module(f"cuda.bindings.{name}")
 
 
 def _check(answer: tuple[Any, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from cnnmod.report.difference import half_interval_of_mean
 from cnnmod.report.figure import ROLES
 
 _TEXT = "#010203"  # replaced by the color of the page's text
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
