@@ -24,7 +24,7 @@ from cnnmod.training.classes import check_same_classes
 from cnnmod.training.lock import LOCK
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import factory_of
+from cnnmod.training.rows import factory_of, without_weights
 from cnnmod.training.state import State, check_finite, check_loss
 
 try:
@@ -195,7 +195,7 @@ class RunFolder:
             return
         check_finite(model.state_dict(), f"in the network to save as {name}")
         factory, arguments = factory_of(self.run.recipe, self.run.row, self.num_classes)
-        save(model, self.folder / name, factory=factory, factory_args=arguments)
+        save(model, self.folder / name, factory=factory, factory_args=without_weights(factory, arguments))
 
 
 def _difference(saved: Any, current: Any, path: str = "") -> str:
