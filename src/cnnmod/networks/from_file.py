@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cnnmod.method.checkpoint import Structure, load_, read_structure
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.trace import example_for
 from cnnmod.networks.registry import factory_of, takes_config
 
 _UNSAFE_ARGUMENT = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
@@ -18,7 +19,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     factory: str | Callable[..., nn.Module] | None = None,
-    example: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """Rebuild the network, structure and weights, from a file of `cnnmod.save(model, path, factory=…)`.
 
@@ -29,7 +30,7 @@ def load(
         factory: A function that builds the network before it is converted, or its name, as `build` takes it. It is
             called with the file's `factory_args`. Name your own factories here, because a file must not decide which
             code is imported.
-        example: An input (N, C, H, W), as for `convert_`.
+        size: Height and width of the images, for a network that does not run at its default size.
 
     Raises:
         OSError: If the file cannot be read.
@@ -49,7 +50,7 @@ def load(
     model = _built(path, structure, factory)
     if structure.control and mod_blocks(model):
         control_(model)
-    return load_(model, path, example=example)
+    return load_(model, path, example=None if size is None else example_for(model, size))
 
 
 def build_dense(path: str | os.PathLike[str], factory: str | None = None) -> nn.Module:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cnnmod.networks.from_file import load
 from cnnmod.networks.registry import accepts, build
@@ -24,7 +24,7 @@ def open_network(
     *,
     network: str | None = None,
     weights: str | os.PathLike[str] | None = None,
-    example: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """Build a network by name, with weights from a file if there is one, or load a checkpoint of cnnmod.
 
@@ -32,7 +32,7 @@ def open_network(
         name: The name of a network, or the path of a checkpoint (`.safetensors`).
         network: The name of the factory of the checkpoint. Without a checkpoint, the name of the network.
         weights: A file with a state dict for the network.
-        example: An input (N, C, H, W) of a checkpoint's network, as for `convert_`.
+        size: Height and width of the images, for a checkpoint whose network does not run at its default size.
 
     Raises:
         OSError: If a file cannot be read.
@@ -49,7 +49,7 @@ def open_network(
     if name is not None and is_checkpoint(name):
         if weights is not None:
             raise ValueError(f"--weights is for the name of a network; the checkpoint {name} has its own weights")
-        return load(Path(name), factory=network, example=example)
+        return load(Path(name), factory=network, size=size)
     if name is not None and network is not None:
         raise ValueError(f"two networks are named, {name} and --network {network}; name one")
     if name is None and network is None:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnmod.method.checkpoint import read_structure
 from cnnmod.method.convert import control_, convert_
-from cnnmod.method.trace import meta_forward
+from cnnmod.method.trace import example_for, meta_forward
 from cnnmod.networks import load
 from cnnmod.networks.registry import accepts, build, factory_name, takes_config
 from cnnmod.networks.weights import load_weights_
@@ -57,14 +56,12 @@ def without_weights(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def example_of(recipe: Recipe, name: str) -> Tensor | None:
-    """Return an image (1, C, H, W) of the recipe for a network of the user, and `None` for all other networks.
+def size_of(recipe: Recipe, name: str) -> tuple[int, int] | None:
+    """Return the size of the recipe's images for a classifier of the user, and `None` for all other networks.
 
-    A network of the user may accept only one size. All others have a default size, which convert_ uses.
+    A network of the user may run at one size only. All others run at their default size.
     """
-    if not _is_own(name) or not recipe.task.one_class_each:
-        return None
-    return torch.empty(1, recipe.images.in_channels, *recipe.images.size, device="meta")
+    return recipe.images.size if _is_own(name) and recipe.task.one_class_each else None
 
 
 def build_row(recipe: Recipe, row: Role, num_classes: int, *, with_weights: bool = True) -> nn.Module:
@@ -92,7 +89,8 @@ def build_row(recipe: Recipe, row: Role, num_classes: int, *, with_weights: bool
         model = build(name, **arguments, **({"config": config} if makes_mod else {}))
     except NotImplementedError as error:  # torchvision raises it for an unsupported dilation
         raise ValueError(f"{name} cannot be built with {arguments}: {error}") from error
-    example = example_of(recipe, name)
+    size = size_of(recipe, name)
+    example = None if size is None else example_for(model, size)
     if example is not None and "num_classes" not in arguments:
         _check_classes(name, model, example, num_classes)
     if weights is not None and with_weights:
@@ -121,7 +119,7 @@ def build_teacher(recipe: Recipe, num_classes: int) -> nn.Module | None:
         return _dense_teacher(recipe, num_classes)
     if Path(teacher).is_file():
         named = networks.baseline if read_structure(teacher).factory == networks.baseline else None
-        return load(teacher, factory=named, example=example_of(recipe, networks.baseline))
+        return load(teacher, factory=named, size=size_of(recipe, networks.baseline))
     return build(teacher, pretrained=True, num_classes=num_classes)
 
 

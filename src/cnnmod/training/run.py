@@ -20,7 +20,7 @@ from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.loop import train
 from cnnmod.training.processes import all_processes
-from cnnmod.training.rows import build_row, example_of, factory_of
+from cnnmod.training.rows import build_row, factory_of, size_of
 from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
@@ -117,7 +117,7 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
         device = processes.device
         assert device is not None
         factory, _ = factory_of(run.recipe, run.row, data.num_classes)
-        tested = load(best, factory=factory, example=example_of(run.recipe, factory)).to(device)
+        tested = load(best, factory=factory, size=size_of(run.recipe, factory)).to(device)
     elif processes.is_main_process:
         record.save_best(tested)
     precision = autocast(run.recipe, next(tested.parameters()).device)
