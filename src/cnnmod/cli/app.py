@@ -64,11 +64,23 @@ def opened(
         OSError: As `open_network`.
         ValueError: As `open_network`, or if the size is not valid.
     """
+    shown, needed = sizes_of(name, size, network)
+    model = open_network(name, network=network, weights=weights, size=needed)
+    return model, example_for(model, shown)
+
+
+def sizes_of(
+    name: str | None, size: tuple[int, ...], network: str | None = None
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the size of the images that a network gets, and the size at which its checkpoint has to be loaded.
+
+    `None` is the network's own size. A checkpoint of a network of the user is loaded at the size of its test images,
+    because such a network may run at one size only.
+    """
     given = height_and_width(size)
     trained = trained_size(Path(name)) if name is not None and is_checkpoint(name) else None
     is_own = network is not None and ":" in network
-    model = open_network(name, network=network, weights=weights, size=given or (trained if is_own else None))
-    return model, example_for(model, given or trained)
+    return given or trained, given or (trained if is_own else None)
 
 
 def show(table: Cells | str, values: object, as_json: bool) -> None:
