@@ -36,6 +36,15 @@ Size = Annotated[
         help="Height and width of the images in pixels, or one number for both. Default: the network's own size."
     ),
 ]
+RecipeName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="For a file that is in no run folder: the recipe that says how images are prepared, such as finetune."
+    ),
+]
+Changes = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", help="Changes of the recipe that --recipe names, such as image_size=64.")
+]
 
 
 def height_and_width(size: tuple[int, ...]) -> tuple[int, int] | None:

@@ -89,7 +89,8 @@ def compare(
         device: `cpu`, or `cuda` for a GPU.
         out: A result file to write. `cnnmod plot` reads it.
     """
-    if accuracy is None and not names and network is None or accuracy is not None and (names or weights is not None):
+    names_networks = bool(names) or weights is not None or (network is not None and accuracy is None)
+    if names_networks == (accuracy is not None):
         raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
     if accuracy is not None and (against is not None or size or changes):
         raise ValueError(

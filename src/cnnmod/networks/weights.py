@@ -147,9 +147,8 @@ def _differences(
     differing = [name for name, (theirs, ours) in shapes.items() if theirs != ours and name not in dropped]
     if differing:
         theirs, ours = shapes[differing[0]]
-        yield f"{_listed(differing)} {'has' if len(differing) == 1 else 'have'} other shapes, such as {theirs} in the " + (
-            f"file and {ours} in {network}"
-        )
+        verb = "has another shape" if len(differing) == 1 else "have other shapes"
+        yield f"{_listed(differing)} {verb}: {theirs} in the file, {ours} in {network}"
 
 
 def _listed(names: list[str]) -> str:
@@ -162,7 +161,7 @@ def _check_start(path: Path, start: bytes) -> None:
     if not start:
         raise ValueError(f"{path} is empty")
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise ValueError(f"{path} is a web page (HTML), not a file of weights; download the file that the page links to")
+        raise ValueError(f"{path} is a web page (HTML), not a file of weights; download the file itself")
     if text.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a pointer of Git LFS, not a file of weights; fetch the file with git lfs pull")
 
