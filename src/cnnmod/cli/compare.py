@@ -89,12 +89,11 @@ def compare(
         device: `cpu`, or `cuda` for a GPU.
         out: A result file to write. `cnnmod plot` reads it.
     """
-    names_networks = bool(names) or weights is not None or (network is not None and accuracy is None)
-    if names_networks == (accuracy is not None):
+    if bool(names or (network and accuracy is None)) == (accuracy is not None):
         raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
-    if accuracy is not None and (against is not None or size or changes):
+    if accuracy is not None and (against is not None or size or changes or weights is not None):
         raise ValueError(
-            "--accuracy sets the networks and the size; --against, --size and --set are not accepted with it"
+            "--accuracy sets the networks and the size; --against, --size, --set and --weights are not accepted with it"
         )
     if out is not None:
         check_writable(out)
