@@ -12,6 +12,7 @@ import pytest
 import torch
 from my_net import make
 from PIL import Image, ImageDraw
+from recipe_table import rendered
 
 from cnnmod.cli import run
 
@@ -53,6 +54,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_commands_work_as_typed_and_the_file_serves_an_image_without_torch(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     run([*TRAIN, "epochs=2", "batch_size=8", "--workers", "0"])
@@ -92,10 +94,5 @@ def test_training_loop_has_20_lines_and_its_file_can_be_exported(folder, monkeyp
 
 
 def test_table_lists_every_field_of_the_recipe():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from recipe_table import rendered  # pyright: ignore[reportMissingImports]
-    finally:
-        sys.path.pop(0)
     assert rendered(PAGE) == PAGE, "run python benchmarks/recipe_table.py"
     assert "`optimization.mod_lr_scale` | `30.0`" in PAGE

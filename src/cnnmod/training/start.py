@@ -6,15 +6,16 @@ from dataclasses import replace
 
 from cnnmod.networks.weights import other_head, read_weights
 from cnnmod.records.roles import Role
+from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import build_row, build_teacher
+from cnnmod.training.rows import build_row
 from cnnmod.training.tasks import Classification
 
 logger = logging.getLogger("cnnmod")
 
 
 def checked_start(recipe: Recipe, rows: Sequence[Role], num_classes: int) -> Recipe:
-    """Build the networks of a recipe once, so that an error in any of them is raised before the first is trained.
+    """Check the networks of a new run. An error in any of them is raised before the first is trained.
 
     Args:
         recipe: The recipe.
@@ -26,8 +27,8 @@ def checked_start(recipe: Recipe, rows: Sequence[Role], num_classes: int) -> Rec
         cannot be the teacher: the recipe then has no teacher. Both are logged (logger `cnnmod`).
 
     Raises:
-        OSError: As `build_row` and `build_teacher`.
-        ValueError: As `build_row` and `build_teacher`.
+        OSError: As `build_row`.
+        ValueError: As `build_row`.
     """
     weights = recipe.networks.weights
     if weights is not None:
@@ -39,8 +40,8 @@ def checked_start(recipe: Recipe, rows: Sequence[Role], num_classes: int) -> Rec
             if isinstance(recipe.task, Classification) and recipe.task.teacher == "dense":
                 recipe = replace(recipe, task=replace(recipe.task, teacher=None))
                 text += ", and the dense network is not used as the teacher"
-            logger.warning(text)
-    for row in rows:
+            if all_processes().is_main_process:
+                logger.warning(text)
+    for row in rows if len(rows) > 1 else ():  # a single run builds its network before it writes anything
         build_row(recipe, row, num_classes)
-    build_teacher(recipe, num_classes)
     return recipe
