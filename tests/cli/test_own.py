@@ -14,7 +14,7 @@ from small import color_network
 NETWORK = ["--network", "small:color_network"]
 OWN = [*NETWORK, "--weights", "own.pth"]
 SHORT = ["epochs=1", "batch_size=4", "image_size=8", "config.c=4", "warmup_epochs=0"]
-DATA = ["--data", "data", "--out", "other", "--workers", "0", "--set", "image_size=8"]
+DATA = ["--data", "data", "--out", "other", "--workers", "0", "--set", "image_size=8", "batch_size=4"]
 TRAIN = ["train", "finetune", *OWN, "--data", "data", "--out", "runs", "--workers", "0"]
 HERE = ["--workers", "0"]
 RECIPE = ["--recipe", "finetune", "--set", "image_size=8"]
@@ -75,7 +75,7 @@ def test_rows_start_from_the_weights_and_log_the_validation_loss(here):
 
 def test_info_export_and_compare_take_own_networks(here, tmp_path, capsys):
     assert len(output(["info", *OWN, "--size", "8"], capsys)["plan"]["blocks"]) == 2
-    report = output(["export", *OWN, "--size", "8", "--out", str(tmp_path / "dense.onnx")], capsys)
+    report = output(["export", *OWN, "--size", "8", "--out", str(tmp_path / "dense.pt2")], capsys)
     assert report["largest_error"] < 1e-4
     rows = output(["compare", *OWN, "--size", "8", "--rounds", "1", "--set", "c=4"], capsys)["rows"]
     name = "small:color_network MoD c=4"

@@ -73,14 +73,12 @@ class TestWeights:
         teacher = build_teacher(self.recipe(weights), 3)
         assert teacher is not None
         assert torch.equal(teacher.state_dict()["head.weight"], torch.load(weights, weights_only=True)["head.weight"])
-        with pytest.raises(
-            ValueError, match=r"own\.pth has 3 classes, not 5, so the dense network cannot be the teacher"
-        ):
+        with pytest.raises(ValueError, match=r"own\.pth has 3 classes, not 5, so the dense network cannot"):
             build_teacher(self.recipe(weights), 5)
         assert build_teacher(self.recipe(weights, "teacher=None"), 5) is None
 
     def test_teacher_without_trained_weights_raises(self):
-        with pytest.raises(ValueError, match="--network package.module:factory --weights"):
+        with pytest.raises(ValueError, match=r"--network package\.module:factory --weights"):
             build_teacher(recipe("finetune", self.SMALL, network="small:color_network"), 3)
 
     def test_own_factory_gets_only_arguments_that_it_takes(self, weights):
@@ -93,9 +91,7 @@ class TestWeights:
             build_row(self.recipe(weights, network="resnet18_cifar_mod"), "mod", 3)
 
     def test_different_networks_raise(self, weights):
-        with pytest.raises(
-            ValueError, match="baseline and network must be the same, not 'resnet50' and 'resnet75_mod'"
-        ):
+        with pytest.raises(ValueError, match="must be the same, not 'resnet50' and 'resnet75_mod'"):
             recipe("imagenet", weights=weights)
 
 
