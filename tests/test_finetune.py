@@ -14,7 +14,9 @@ from my_net import make
 from PIL import Image, ImageDraw
 from recipe_table import rendered
 
+from cnnmod import mod_blocks
 from cnnmod.cli import run
+from cnnmod.networks.own import open_network
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
@@ -78,16 +80,28 @@ def test_commands_work_as_typed_and_the_file_serves_an_image_without_torch(folde
         torch.testing.assert_close(logits.softmax(1)[0], torch.tensor(expected), rtol=0, atol=2e-3)
 
 
-def test_training_loop_has_20_lines_and_its_file_can_be_exported(folder, monkeypatch, capsys):
-    assert len(LOOP.partition("from torch.nn.functional")[2].splitlines()) <= 21
+@pytest.fixture
+def loop(folder, monkeypatch):
+    """Run the training loop of the page, and return its variables."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    torch.save(make(10).state_dict(), "my_net.pth")
-    loader = [(torch.rand(4, 3, 64, 64), torch.randint(0, 10, (4,))) for _ in range(3)]
-    found = {"loader": loader}
+    monkeypatch.setattr("my_net.make.__defaults__", (2,))  # as many classes as the weights
+    found = {"loader": [(torch.rand(4, 3, 64, 64), torch.randint(0, 2, (4,))) for _ in range(3)]}
     exec(LOOP, found)
-    gains = [block.gain_K for block in found["cnnmod"].mod_blocks(found["model"]).values()]
+    return found
+
+
+def test_training_loop_has_20_lines_and_trains_the_blocks(loop):
+    assert len(LOOP.partition("torch.nn.functional import")[2].strip().splitlines()[1:]) <= 20
+    gains = [block.gain_K for block in mod_blocks(loop["model"]).values() if block.gain_K is not None]
     assert max(float(gain.detach().abs().max()) for gain in gains) > 0.02
+    fresh = open_network("my_net_mod.safetensors", network="my_net:make", size=(64, 64)).eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(fresh(images), loop["model"](images))
+
+
+@pytest.mark.slow
+def test_result_of_the_training_loop_can_be_exported(loop, capsys):
     (command,) = re.findall(r"`cnnmod (export my_net_mod\.safetensors [^`]*)`", PAGE)
     run([*command.split(), "--json"])
     assert json.loads(capsys.readouterr().out)["largest_error"] < 1e-3

@@ -89,7 +89,8 @@ class Experiment:
 
     def networks(self) -> dict[str, nn.Module]:
         """Return baseline and MoD network with initial weights by name, as `compare` takes them."""
-        names, rows = self._names(), ("baseline", "mod")
+        names = self._names()
+        rows: tuple[Role, ...] = ("baseline", "mod")
         return {names[row]: build_row(self.recipe, row, self.num_classes, with_weights=False) for row in rows}
 
     def accuracies(self) -> dict[str, float]:
