@@ -9,7 +9,7 @@ import torch
 
 from cnnmod.cli import run
 from pictures import classes
-from small import color_network
+from small import color_network, tiny_network_mod
 
 NETWORK = ["--network", "small:color_network"]
 OWN = [*NETWORK, "--weights", "own.pth"]
@@ -110,6 +110,12 @@ def test_weights_are_evaluated_and_predict_without_a_run_folder(here, tmp_path, 
     assert len(found["classes"]) == 2
 
 
+def test_inspect_takes_the_weights_of_a_mod_network(tmp_path, capsys):
+    torch.save(tiny_network_mod().state_dict(), tmp_path / "mod.pth")
+    weights = ["--network", "small:tiny_network_mod", "--weights", str(tmp_path / "mod.pth")]
+    assert output(["inspect", *weights, "--data", "digits", "--recipe", "digits"], capsys)["blocks"][0]["k"] == 4
+
+
 def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, capsys, caplog):
     arguments = ["train", "finetune", *NETWORK, "--weights", "five.pth", "--data", "data", *HERE]
     run([*arguments, "--out", str(tmp_path / "run"), "--set", *SHORT])
@@ -139,7 +145,7 @@ def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, ca
             "names 'small:color_network', and a file may not import code; name it",
         ),
         (["train", "finetune", *DATA], "--network package.module:factory --weights weights.pth"),
-        (["train", "finetune", *NETWORK, *DATA], "the teacher 'dense' is the dense network with trained weights"),
+        (["train", "finetune", *NETWORK, *DATA], "the teacher 'dense' needs the trained weights of the dense network"),
         (
             [
                 "train",

@@ -1,4 +1,5 @@
-"""The named recipes: the recipes of the paper, a short modern one, and four for small hardware."""
+"""The named recipes: the recipes of the paper, a short modern one, one for fine-tuning, and four for
+small hardware."""
 
 import importlib
 from collections.abc import Callable, Sequence

@@ -126,12 +126,10 @@ def build_teacher(recipe: Recipe, num_classes: int) -> nn.Module | None:
 def _dense_teacher(recipe: Recipe, num_classes: int) -> nn.Module:
     networks = recipe.networks
     if networks.weights is None:
-        if not (networks.network_args.get("pretrained") or networks.network_args.get("weights")):
-            raise ValueError(
-                "the teacher 'dense' is the dense network with trained weights; name the network and its weights, such "
-                "as --network package.module:factory --weights weights.pth"
-            )
-        return build_row(recipe, "baseline", num_classes)
+        raise ValueError(
+            "the teacher 'dense' needs the trained weights of the dense network; name both, such as "
+            "--network package.module:factory --weights weights.pth, or train without a teacher: --set teacher=None"
+        )
     name, arguments = factory_of(recipe, "baseline", num_classes)
     model = build(name, **without_weights(name, arguments))
     head = load_weights_(model, networks.weights, new_head=True)
