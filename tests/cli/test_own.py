@@ -84,6 +84,11 @@ def test_info_export_and_compare_take_own_networks(here, tmp_path, capsys):
     assert len(output([*accuracy, *NETWORK], capsys)["rows"]) == 3
 
 
+def test_report_takes_own_networks(here, tmp_path, capsys):
+    output(["report", "runs", *NETWORK, "--out", str(tmp_path / "report.html")], capsys)
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
 def test_checkpoints_of_own_networks_run_if_their_factory_is_named(here, tmp_path, capsys):
     checkpoint = "runs/mod-seed0/best.safetensors"
     (here / "own.pth").rename(here / "moved.pth")  # the checkpoint needs no other file
@@ -166,6 +171,10 @@ def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, ca
         ),
         (["info", "--network", "inspect:getattr_static"], "needs the arguments 'obj', 'attr'; give each a default"),
         (["info", "--network", "small:color_network", "--weights", "other.pth", "--size", "8"], "it has no stem.bias"),
+        (
+            ["report", "runs", "--out", "report.html"],
+            "runs names 'small:color_network', and a file may not import code",
+        ),
         (["compare", "--weights", "own.pth"], "compare takes either names of networks or --accuracy"),
         (["compare", "--accuracy", "runs/accuracy.json"], "name it: --network small:color_network"),
         (
