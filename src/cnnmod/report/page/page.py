@@ -44,7 +44,8 @@ def write_report(
 
     Raises:
         OSError: If a file cannot be read or written.
-        ValueError: If a file is of another kind, names a factory that is not named here, or the experiments are about different data.
+        ValueError: If a file is of another kind or names a factory that `network` does not name, or the experiments are
+            about different data.
     """
     if Path(out).suffix not in (".html", ".htm"):
         raise ValueError(f"a report is an HTML file: the suffix must be .html, not {os.fspath(out)!r}")
