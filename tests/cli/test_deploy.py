@@ -51,7 +51,10 @@ def test_int8_export_prints_the_agreement(checkpoint, tmp_path, capsys):
         (["export", "nothing.safetensors", "--out", "a.onnx"], "nothing.safetensors"),
         (["export", "resnet18_cifar_mod", "--out", "a.pt"], "must be one of .onnx, .xml, .pt2, not 'a.pt'"),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--batch", "0"], "--batch must be ≥ 1, not 0"),
-        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
+        (
+            ["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "0", "8"],
+            "must be one or two numbers ≥ 1, not 0 8",
+        ),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--int8"], "--int8 and --data must be"),
         (
             ["export", "resnet18_cifar_mod", "--out", "a.onnx", "--data", "digits"],

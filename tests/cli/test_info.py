@@ -57,10 +57,10 @@ def test_info_counts_a_network_without_modules(capsys):
         (["info", "torchvision/resnt18"], "unknown network 'torchvision/resnt18'; did you mean torchvision/resnet18"),
         (
             ["info", "json:loads"],
-            "'json:loads' cannot be called with the arguments {}: missing a required argument: 's'",
+            "'json:loads' needs the argument 's'; give each a default",
         ),
         (["info", "nowhere:network"], "'nowhere:network' cannot be imported: No module named 'nowhere'"),
-        (["info", "resnet18", "--size", "0", "8"], "--size must be ≥ 1, not 0 8"),
+        (["info", "resnet18", "--size", "0", "8"], "--size must be one or two numbers ≥ 1, not 0 8"),
         (["demo", "--out", "file/folder"], "Not a directory: 'file/folder'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

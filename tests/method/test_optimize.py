@@ -88,3 +88,15 @@ def test_names_without_weight_decay_as_in_timm(model):
     assert decay[id(model.conv1.weight)] == 0
     assert decay[id(model.bn1.weight)] == 0.05
     del model.no_weight_decay
+
+
+def test_new_blocks_have_a_higher_rate_and_gains_no_decay():
+    model = cnnmod.convert_(timm.create_model("resnet18"), cnnmod.MoDConfig(identity_start=True))
+    groups = cnnmod.param_groups(model, lr=0.1, weight_decay=0.05, mod_lr_scale=30)
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    block = cnnmod.mod_blocks(model)["layer1.1"]
+    assert settings[id(model.conv1.weight)] == (0.1, 0.05)
+    assert settings[id(next(block.conv_block.parameters()))] == (pytest.approx(3.0), 0.05)
+    assert settings[id(block.gain_K)] == (pytest.approx(3.0), 0.0)
+    assert settings[id(block.selector.reduce.weight)] == (pytest.approx(0.0005), 0.05)
+    assert settings.keys() == {id(p) for p in model.parameters()}

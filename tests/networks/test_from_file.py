@@ -46,12 +46,14 @@ class TestLoad:
         model = cnnmod.convert_(build(f"{own_module}:make", num_classes=3)).eval()
         cnnmod.save(model, tmp_path / "file", factory=f"{own_module}:make", factory_args={"num_classes": 3})
         sys.modules.pop(own_module)
-        with pytest.raises(ValueError, match=r"only factories of timm, torchvision and cnnmod are called"):
+        with pytest.raises(ValueError, match=rf"--network {own_module}:make, or in Python load\(path, factory="):
             load(tmp_path / "file")
         assert own_module not in sys.modules
         fresh = load(tmp_path / "file", factory=lambda **settings: timm.create_model("resnet18", **settings)).eval()
         x_NCHW = torch.rand(1, 3, 64, 64)
         assert torch.equal(fresh(x_NCHW), model(x_NCHW))
+        named = load(tmp_path / "file", factory=f"{own_module}:make").eval()
+        assert torch.equal(named(x_NCHW), model(x_NCHW))
 
     @pytest.mark.parametrize("argument", ["pretrained", "pretrained_cfg", "checkpoint_path", "weights", "cache_dir"])
     def test_arguments_that_could_download_are_refused(self, argument, tmp_path):
@@ -89,7 +91,7 @@ class TestLoad:
 
     def test_file_without_a_factory_raises(self, tmp_path):
         cnnmod.save(torch.nn.Linear(1, 1), tmp_path / "file")
-        with pytest.raises(ValueError, match=r"names no factory; pass one with .*cnnmod\.load_"):
+        with pytest.raises(ValueError, match=r"names no factory; name it with --network, .*cnnmod\.load_"):
             load(tmp_path / "file")
 
     def test_factory_of_another_network_raises(self, tmp_path):

@@ -3,7 +3,8 @@ import torch
 
 import cnnmod
 from cnnmod.training.recipes import recipe
-from cnnmod.training.rows import build_row, factory_of
+from cnnmod.training.rows import build_row, build_teacher, factory_of, without_weights
+from small import color_network
 
 
 def blocks(model):
@@ -37,3 +38,64 @@ def test_factory_has_name_and_arguments():
         gray.networks.network_args | {"num_classes": 7, "in_chans": 1},
     )
     assert factory_of(recipe("cifar10"), "baseline", 10)[0] == "cnnmod/resnet18_cifar"
+
+
+class TestWeights:
+    """Rows that start from the weights of the user's network."""
+
+    SMALL = ("image_size=8", "config.c=4")
+
+    def recipe(self, path, *changes, network="small:color_network"):
+        return recipe("finetune", [*self.SMALL, *changes], network=network, weights=path)
+
+    @pytest.fixture
+    def weights(self, tmp_path):
+        torch.manual_seed(1)
+        torch.save(color_network(3).state_dict(), tmp_path / "own.pth")
+        return tmp_path / "own.pth"
+
+    def test_all_rows_start_from_them(self, weights):
+        trained = torch.load(weights, weights_only=True)
+        made = self.recipe(weights)
+        for row in ("baseline", "mod", "control"):
+            state = build_row(made, row, 3).state_dict()
+            assert all(torch.equal(state[name], trained[name]) for name in state if not name.startswith("blocks.1"))
+            without = build_row(made, row, 3, with_weights=False).state_dict()
+            assert not torch.equal(without["stem.weight"], trained["stem.weight"])
+        images = torch.rand(2, 3, 8, 8)
+        mod, control = (build_row(made, row, 3).eval() for row in ("mod", "control"))
+        assert torch.equal(mod(images), control(images))  # the identity start
+
+    def test_head_with_other_classes_is_new(self, weights):
+        assert build_row(self.recipe(weights), "mod", 5)(torch.rand(2, 3, 8, 8)).shape == (2, 5)
+
+    def test_dense_network_is_the_teacher(self, weights):
+        teacher = build_teacher(self.recipe(weights), 3)
+        assert teacher is not None
+        assert torch.equal(teacher.state_dict()["head.weight"], torch.load(weights, weights_only=True)["head.weight"])
+        with pytest.raises(ValueError, match=r"own\.pth has 3 classes, not 5, so the dense network cannot"):
+            build_teacher(self.recipe(weights), 5)
+        assert build_teacher(self.recipe(weights, "teacher=None"), 5) is None
+
+    def test_teacher_without_trained_weights_raises(self):
+        with pytest.raises(ValueError, match=r"--network package\.module:factory --weights"):
+            build_teacher(recipe("finetune", self.SMALL, network="small:color_network"), 3)
+
+    def test_own_factory_gets_only_arguments_that_it_takes(self, weights):
+        made = recipe("finetune", [*self.SMALL, "in_channels=1", "mean=[0]", "std=[1]"], network="small:color_network")
+        assert factory_of(made, "mod", 7) == ("small:color_network", {"num_classes": 7, "in_chans": 1})
+        assert factory_of(self.recipe(weights, network="small:two_classes"), "mod", 7) == ("small:two_classes", {})
+
+    def test_mod_network_of_cnnmod_cannot_start_from_them(self, weights):
+        with pytest.raises(ValueError, match="but cnnmod/resnet18_cifar_mod is a MoD network; name a dense network"):
+            build_row(self.recipe(weights, network="resnet18_cifar_mod"), "mod", 3)
+
+    def test_different_networks_raise(self, weights):
+        with pytest.raises(ValueError, match="must be the same, not 'resnet50' and 'resnet75_mod'"):
+            recipe("imagenet", weights=weights)
+
+
+def test_checkpoint_does_not_name_arguments_that_select_weights():
+    arguments = {"pretrained": True, "num_classes": 7, "backbone_args": {"checkpoint_path": "a.pth", "layers": [1]}}
+    assert without_weights("cnnmod/fcn", arguments) == {"num_classes": 7, "backbone_args": {"layers": [1]}}
+    assert without_weights("mine:make", arguments) == arguments

@@ -1,19 +1,95 @@
 """The app that registers the subcommands, and functions that print."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from torch import Tensor, nn
 from tyro.extras import SubcommandApp
 
+from cnnmod.method.trace import example_for
+from cnnmod.networks.own import is_checkpoint, open_network
 from cnnmod.report.table import Cells
+from cnnmod.training.folder import trained_size
 from cnnmod.training.processes import all_processes
 
 app = SubcommandApp()
 console = Console()
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of tables.")]
+Network = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="A network by name: `package.module:factory` (imports the module and calls the factory), `timm/NAME` or "
+        "`torchvision/NAME`. With a checkpoint: the factory of its network."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    tyro.conf.arg(help="A file with the weights (state dict) of the dense network: .pth, .pt or .safetensors."),
+]
+Size = Annotated[
+    tuple[int, ...],
+    tyro.conf.arg(
+        help="Height and width of the images in pixels, or one number for both. Default: the network's own size."
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="For a file that is in no run folder: the recipe that says how images are prepared, such as finetune."
+    ),
+]
+Changes = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", help="Changes of the recipe that --recipe names, such as image_size=64.")
+]
+
+
+def height_and_width(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the value of `--size` as height and width, or `None` if it was not given.
+
+    Raises:
+        ValueError: If there are more than two numbers, or one is not positive.
+    """
+    if len(size) > 2 or min(size, default=1) < 1:
+        raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
+    return (size[0], size[-1]) if size else None
+
+
+def opened(
+    name: str | None, network: str | None, weights: Path | None, size: tuple[int, ...]
+) -> tuple[nn.Module, Tensor]:
+    """Open the network that a subcommand names, with an image on the meta device.
+
+    Args:
+        name: The name of a network, or a checkpoint.
+        network: The value of `--network`.
+        weights: The value of `--weights`.
+        size: The value of `--size`. The default is the size of a checkpoint's test images, or the network's own size.
+
+    Raises:
+        OSError: As `open_network`.
+        ValueError: As `open_network`, or if the size is not valid.
+    """
+    shown, needed = sizes_of(name, size, network)
+    model = open_network(name, network=network, weights=weights, size=needed)
+    return model, example_for(model, shown)
+
+
+def sizes_of(
+    name: str | None, size: tuple[int, ...], network: str | None = None
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the size of the images that a network gets, and the size at which its checkpoint has to be loaded.
+
+    `None` is the network's own size. A checkpoint of a network of the user is loaded at the size of its test images,
+    because such a network may run at one size only.
+    """
+    given = height_and_width(size)
+    trained = trained_size(Path(name)) if name is not None and is_checkpoint(name) else None
+    is_own = network is not None and ":" in network
+    return given or trained, given or (trained if is_own else None)
 
 
 def show(table: Cells | str, values: object, as_json: bool) -> None:

@@ -8,33 +8,42 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from cnnmod.cli.app import Json, app, console, print_json, print_text
+from cnnmod.cli.app import (
+    Json,
+    Network,
+    Size,
+    Weights,
+    app,
+    console,
+    height_and_width,
+    print_json,
+    print_text,
+)
+from cnnmod.cli.candidates import networks_to_compare
 from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.deploy.targets.table import runtimes as all_runtimes
 from cnnmod.measure.compare import compare as compare_networks
 from cnnmod.measure.experiment import Experiment, read_experiment
 from cnnmod.measure.results import Comparison, read_result, write_result
-from cnnmod.method.config import MoDConfig
-from cnnmod.method.trace import example_for
-from cnnmod.networks import build, build_mod
-from cnnmod.networks.paper import paper_rows
-from cnnmod.records.changes import read_change
 from cnnmod.records.files import check_writable
 from cnnmod.report.figure import four_panels, measured_panels
 from cnnmod.report.progress import progress_bars
 from cnnmod.report.table import comparison_cells
+from cnnmod.training.named import check_named
 
 
 @app.command
 def compare(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    network: Network = None,
+    weights: Weights = None,
     accuracy: Path | None = None,
     batch: tuple[int, ...] = (1,),
     runtimes: tuple[str, ...] = ("eager",),
     against: str | None = None,
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     train: bool = False,
-    size: tuple[int, ...] = (),
+    size: Size = (),
     channels_last: bool = False,
     threads: int | None = None,
     rounds: int = 20,
@@ -42,9 +51,14 @@ def compare(
     out: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Time MoD networks, their baseline and their controls, interleaved in one process.
+    """Time MoD networks, their baseline and their controls, interleaved in one process. A dense network is timed with
+    its MoD form and the control of that.
 
     Example: cnnmod compare resnet75_mod --batch 1 8
+
+    Example: cnnmod compare timm/regnety_002 --batch 1 8
+
+    Example: cnnmod compare --network my_net:make --weights my_net.pth --size 64
 
     Example: cnnmod compare resnet50_mod resnet75_mod --batch 8 --channels-last --out result.json
 
@@ -59,26 +73,27 @@ def compare(
     Example: cnnmod compare --accuracy runs/rows/accuracy.json --batch 64
 
     Args:
-        names: The names of MoD networks, before all options. `cnnmod info NAME` shows a network.
+        names: The names of networks, or checkpoints (.safetensors), before all options. `cnnmod info NAME` shows a
+            network.
         accuracy: A file that `cnnmod train --rows` wrote. Its networks are timed, and their accuracies are shown.
         batch: The batch sizes.
         runtimes: The runtimes: `eager`, `compile`, `cudagraph`, `onnxruntime`, `onnxruntime-int8`, `openvino`,
             `openvino-bf16`, `openvino-int8`, `pt2`, or `all`, which stands for all that run on the device.
-        against: The baseline. Default: the paper's dense counterpart of the first network.
+        against: The baseline. Default: the dense form of the first network, or the paper's counterpart of a MoD
+            network.
         changes: Changes of `MoDConfig` for the MoD networks, such as `candidates=4`.
         train: Time a training step (forward, backward, optimizer) instead of inference.
-        size: Height and width of the images in pixels, or one number for both. Default: the network's own size.
         channels_last: Use the channels-last memory format.
         threads: The number of torch's threads. Default: one for each core.
         rounds: How many times each network is timed at each batch size.
         device: `cpu`, or `cuda` for a GPU.
         out: A result file to write. `cnnmod plot` reads it.
     """
-    if bool(names) == (accuracy is not None):
-        raise ValueError("compare takes either names of MoD networks or --accuracy: cnnmod compare resnet75_mod")
-    if accuracy is not None and (against is not None or size or changes):
+    if bool(names or (network and accuracy is None)) == (accuracy is not None):
+        raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
+    if accuracy is not None and (against is not None or size or changes or weights is not None):
         raise ValueError(
-            "--accuracy sets the networks and the size; --against, --size and --set are not accepted with it"
+            "--accuracy sets the networks and the size; --against, --size, --set and --weights are not accepted with it"
         )
     if out is not None:
         check_writable(out)
@@ -86,27 +101,18 @@ def compare(
         raise ValueError(f"--device must be one of 'cpu', 'cuda', not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU, but torch finds none")
-    if len(size) > 2 or min(size, default=1) < 1:
-        raise ValueError(f"--size must be one or two numbers ≥ 1, not {' '.join(map(str, size))}")
+    height_and_width(size)
     runtime_names = _runtimes_on(device) if "all" in runtimes else list(runtimes)
     for name in runtime_names:  # raise for an unknown or missing runtime before networks are built
         find_runtime(name).target.check_images(torch.empty(0, device=device))
     experiment = None if accuracy is None else read_experiment(accuracy)
-    if experiment is not None:
+    if accuracy is not None and experiment is not None:
+        check_named(experiment.recipe, network, accuracy)
         models = experiment.networks()
         shape = (1, experiment.recipe.images.in_channels, *experiment.recipe.images.size)
     else:
-        baseline = against or _counterpart(names[0])
-        if len({baseline, *names}) <= len(names):
-            raise ValueError(f"a network is named twice: {', '.join([*names, baseline])} (the last is the baseline)")
-        models = {baseline: build(baseline)}
-        if changes:
-            config = MoDConfig.from_dict(dict(map(read_change, changes)))
-            models |= {" ".join((name, *changes)): build_mod(name, config) for name in names}
-        else:
-            models |= {name: build(name) for name in names}
-        _, channels, height, width = example_for(models[baseline]).shape
-        shape = (1, channels, *((size * 2)[:2] or (height, width)))
+        models, example = networks_to_compare(names, network, weights, against, changes, size)
+        shape = tuple(example.shape)
     with progress_bars() as progress:
         comparison = compare_networks(
             {name: model.to(device) for name, model in models.items()},
@@ -167,14 +173,6 @@ def _runtimes_on(device: str) -> list[str]:
 
 def _seeds(experiment: Experiment) -> str:
     return f"mean of {max(len(row.seeds) for row in experiment.rows)} seeds"
-
-
-def _counterpart(name: str) -> str:
-    build(name)  # a misspelled name is more likely, and `build` suggests the nearest name
-    row = paper_rows().get(name)
-    if row is None or row.baseline is None:
-        raise ValueError(f"the paper has no dense counterpart of {name!r}; set the baseline with --against")
-    return row.baseline
 
 
 def _with_ratios(comparison: Comparison) -> dict[str, Any]:

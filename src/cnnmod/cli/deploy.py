@@ -8,10 +8,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from cnnmod.cli.app import Json, app, console, print_json
+from cnnmod.cli.app import Json, Network, Size, Weights, app, console, height_and_width, opened, print_json
 from cnnmod.deploy.export import export as export_network
-from cnnmod.method.trace import example_for
-from cnnmod.networks import build, load
+from cnnmod.networks.own import is_checkpoint
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.data import calibration_images, open_data
 from cnnmod.training.folder import recipe_of
@@ -19,11 +18,14 @@ from cnnmod.training.folder import recipe_of
 
 @app.command
 def export(
-    network: Annotated[str, tyro.conf.Positional],
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    *,
     out: Path,
+    network: Network = None,
+    weights: Weights = None,
     format: str | None = None,
     batch: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size = (),
     half: bool = False,
     int8: bool = False,
     data: str | None = None,
@@ -34,17 +36,17 @@ def export(
 
     Example: cnnmod export runs/fast/best.safetensors --out network.onnx
 
-    Example: cnnmod export resnet75_mod --out resnet75_mod.xml --size 224 224
+    Example: cnnmod export resnet75_mod --out resnet75_mod.xml --size 224
+
+    Example: cnnmod export runs/own/best.safetensors --network my_net:make --out network.onnx
 
     Example: cnnmod export runs/fast/best.safetensors --out network_int8.onnx --int8 --data data/cifar10
 
     Args:
-        network: A checkpoint that says how its network is built, or a name as in `cnnmod info` (initial weights).
+        name: A checkpoint that says how its network is built, or a name as in `cnnmod info` (initial weights).
         out: The file to write, with the suffix .onnx, .xml or .pt2.
         format: `onnx`, `openvino` or `pt2`. Default: the format of the suffix.
         batch: The fixed batch size. Default: any batch size.
-        size: Height and width of the images in pixels. Default: the size that the checkpoint was tested at, the
-            network's own size, or 224.
         half: Store weights in 16 bits.
         int8: Quantize a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images. The channel selectors
             stay in float.
@@ -52,21 +54,20 @@ def export(
     """
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
-    if size is not None and min(size) < 1:
-        raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
+    height_and_width(size)
     if int8 != (data is not None):
         raise ValueError("--int8 and --data must be given together: INT8 is calibrated on images")
-    if int8 and size is not None:
+    if int8 and size:
         raise ValueError("--size and --int8 cannot be combined: the file takes images of the size in --data")
-    if int8 and not network.endswith(".safetensors"):
-        raise ValueError(f"--int8 takes a checkpoint (.safetensors) of a trained network, not {network}")
-    model = (load(Path(network)) if network.endswith(".safetensors") else build(network)).eval()
-    if data is None:
+    if int8 and (name is None or not is_checkpoint(name)):
+        raise ValueError(f"--int8 takes a checkpoint (.safetensors) of a trained network, not {name or network}")
+    model, example = opened(name, network, weights, size)
+    model = model.eval()
+    if data is None or name is None:
         calibration = None
-        _, channels, height, width = example_for(model).shape
-        images = torch.rand(batch or 1, channels, *(size or _trained_size(Path(network)) or (height, width)))
+        images = torch.rand(batch or 1, *example.shape[1:])
     else:
-        calibration = _calibration_images(Path(network), data, batch or 1)
+        calibration = _calibration_images(Path(name), data, batch or 1)
         images = calibration[: batch or 1]
     with console.status(f"writing and checking {out}"):
         report = export_network(
@@ -77,13 +78,6 @@ def export(
         print_json(values | {"path": str(report.path)})
     else:
         print(report)
-
-
-def _trained_size(checkpoint: Path) -> tuple[int, int] | None:
-    """Return the size that a checkpoint in a run's folder was tested at, or `None`."""
-    if not checkpoint.is_file() or not (checkpoint.parent / "run.json").is_file():
-        return None
-    return recipe_of(checkpoint).images.size
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:

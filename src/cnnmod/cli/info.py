@@ -6,14 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, app, console, print_json, print_text
+from cnnmod.cli.app import Json, Network, Size, Weights, app, console, opened, print_json, print_text
 from cnnmod.demo import run_demo
 from cnnmod.deploy.lower import without_auxiliary_head
 from cnnmod.measure.count import count_modules
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.plan import plan
-from cnnmod.method.trace import example_for
-from cnnmod.networks import build
 from cnnmod.networks.paper import paper_rows
 from cnnmod.report.network_table import network_cells
 from cnnmod.report.progress import progress_bars
@@ -45,7 +43,11 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
 
 @app.command
 def info(
-    name: Annotated[str, tyro.conf.Positional], size: tuple[int, int] | None = None, as_json: Json = False
+    name: Annotated[str | None, tyro.conf.Positional] = None,
+    network: Network = None,
+    weights: Weights = None,
+    size: Size = (),
+    as_json: Json = False,
 ) -> None:
     """Show a network block by block: C, k, parameters, MACs, and the paper's figures. For a dense network, show which
     blocks `convert_` replaces by MoD blocks, and why the others stay.
@@ -54,21 +56,16 @@ def info(
 
     Example: cnnmod info torchvision/mobilenet_v3_large
 
-    Example: cnnmod info my_package.networks:make_network --size 64 64
+    Example: cnnmod info --network my_net:make --weights my_net.pth --size 64
 
     Args:
-        name: The name of a network of cnnmod or timm, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`.
-            The last imports the module and calls the factory.
-        size: Height and width of the images in pixels. Default: the network's own size, or 224.
+        name: The name of a network of cnnmod or timm, `timm/NAME`, `torchvision/NAME`, `package.module:factory`, or a
+            checkpoint (.safetensors).
     """
-    model = without_auxiliary_head(build(name))
-    example = example_for(model)
-    if size is not None:
-        if min(size) < 1:
-            raise ValueError(f"--size must be ≥ 1, not {size[0]} {size[1]}")
-        example = example.new_empty(*example.shape[:2], *size)
+    model, example = opened(name, network, weights, size)
+    model, title = without_auxiliary_head(model), str(name or network)
     if not as_json:
-        console.print(network_cells(name, model, example).rich())
+        console.print(network_cells(title, model, example).rich())
         return
     mod = mod_blocks(model)
     sizes = count_modules(model, example)
@@ -78,10 +75,10 @@ def info(
             planned = dataclasses.asdict(plan(model, example=example))
         except ValueError as error:
             planned = str(error)
-    paper = paper_rows().get(name)
+    paper = paper_rows().get(title)
     print_json(
         {
-            "network": name,
+            "network": title,
             **dataclasses.asdict(sizes[""]),
             "mod_blocks": {
                 block_name: {"channels": block.channels, "k": block.k, **dataclasses.asdict(sizes[block_name])}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from cnnmod.cli.app import Json, app, print_json, print_text
+from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, print_json, print_text
 from cnnmod.report.prediction import prediction_figure
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
@@ -15,8 +15,11 @@ from cnnmod.training.predict import Predictor
 
 @app.command
 def predict(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    network: Network = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    changes: Changes = (),
     out: Path = Path("predictions"),
     threshold: float = 0.5,
     skip_broken: bool = False,
@@ -29,32 +32,35 @@ def predict(
 
     Example: cnnmod predict runs/bccd/best.safetensors data/bccd/JPEGImages --threshold 0.7
 
+    Example: cnnmod predict image.jpg --network my_net:make --weights my_net.pth --recipe finetune --set image_size=64
+
     Args:
-        checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
-        images: Image files, or folders of them.
+        files: A checkpoint (`last.safetensors` or `best.safetensors` in a run's folder; not with `--weights`), followed
+            by image files or folders of images.
         out: The output folder. Each image is drawn as NAME.png. The folder is created if necessary.
         threshold: Boxes with a lower score are not drawn.
         skip_broken: Skip images that cannot be read, and list them. Otherwise the first one is an error.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
-    if not images:
+    checkpoint, places = (None, files) if weights is not None else (next(iter(files), None), files[1:])
+    if not places:
         raise ValueError("predict needs at least one image or folder after the checkpoint")
-    files = [file for path in images for file in _files(path)]
-    pictures = [out / f"{file.stem}.png" for file in files]
+    images = [image for path in places for image in _files(path)]
+    pictures = [out / f"{image.stem}.png" for image in images]
     for number, picture in enumerate(pictures):
         if (first := pictures.index(picture)) < number:
-            raise ValueError(f"{files[first]} and {files[number]} would both be drawn as {picture.name}")
-        if picture.resolve() == files[number].resolve():
+            raise ValueError(f"{images[first]} and {images[number]} would both be drawn as {picture.name}")
+        if picture.resolve() == images[number].resolve():
             raise ValueError(
-                f"the picture would overwrite the image {files[number]}; --out must be another folder than {out}"
+                f"the picture would overwrite the image {images[number]}; --out must be another folder than {out}"
             )
-    predictor = Predictor.load(checkpoint)
+    predictor = Predictor.load(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
     out.mkdir(parents=True, exist_ok=True)
     values: list[dict[str, Any]] = []
     lines: list[str] = []
-    with progress_bars(len(files) > 1) as progress:
-        predictions = predictor.predict(files, threshold, skip_broken)
+    with progress_bars(len(images) > 1) as progress:
+        predictions = predictor.predict(images, threshold, skip_broken)
         for done, ((file, prediction), picture) in enumerate(zip(predictions, pictures, strict=True), 1):
             if isinstance(prediction, Broken):
                 values.append({"image": str(file), "broken": prediction.reason})
@@ -63,7 +69,7 @@ def predict(
                 prediction_figure(file, prediction, predictor.name, picture)
                 values.append({"image": str(file), "picture": str(picture), **prediction.values(predictor.name)})
                 lines.append(f"{picture}: {prediction.text(predictor.name)}")
-            progress("predicting", done, len(files))
+            progress("predicting", done, len(images))
     if all("broken" in value for value in values):
         raise ValueError(f"all {len(values)} images are broken; the first error: {values[0]['broken']}")
     if as_json:

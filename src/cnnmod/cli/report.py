@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, app, print_json, print_text
+from cnnmod.cli.app import Json, Network, app, print_json, print_text
 from cnnmod.report.page.page import write_report
 from cnnmod.report.progress import progress_bars
 
@@ -13,6 +13,7 @@ from cnnmod.report.progress import progress_bars
 @app.command
 def report(
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    network: Network = None,
     out: Path = Path("report.html"),
     as_json: Json = False,
 ) -> None:
@@ -29,7 +30,7 @@ def report(
         out: The HTML file to write.
     """
     with progress_bars() as progress:
-        conclusion = write_report(sources, out, progress=progress)
+        conclusion = write_report(sources, out, network=network, progress=progress)
     if as_json:
         print_json({"report": str(out), "verdict": conclusion})
     else:

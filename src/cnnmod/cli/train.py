@@ -7,10 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, app, console, print_text, show
+from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, console, print_text, show
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.measure.selection import inspect_selection
-from cnnmod.networks import load
 from cnnmod.records.files import check_writable
 from cnnmod.records.roles import Role
 from cnnmod.report.experiment_table import experiment_cells
@@ -21,18 +20,23 @@ from cnnmod.report.table import Cells, accuracy_text, recipe_table, selection_ce
 from cnnmod.training.classes import check_same_classes
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate as evaluate_network
-from cnnmod.training.folder import Run, classes_of, read_run, recipe_of
+from cnnmod.training.folder import Run, read_run
 from cnnmod.training.lock import hold
+from cnnmod.training.named import check_named
 from cnnmod.training.processes import all_processes
-from cnnmod.training.recipes import recipe
+from cnnmod.training.recipes import recipe as named_recipe
 from cnnmod.training.run import run_training
+from cnnmod.training.start import checked_start
 from cnnmod.training.step import autocast
+from cnnmod.training.trained import open_trained
 from cnnmod.training.worth import mod_worth
 
 
 @app.command
 def train(
     name: Annotated[str | None, tyro.conf.Positional] = None,
+    network: Network = None,
+    weights: Weights = None,
     data: str | None = None,
     out: Path | None = None,
     row: Role = "mod",
@@ -57,6 +61,8 @@ def train(
 
     Example: cnnmod train camvid --data data/camvid --out runs/camvid --rows baseline mod control
 
+    Example: cnnmod train finetune --network my_net:make --weights my_net.pth --data photos --out runs/photos
+
     Example: cnnmod train --resume runs/digits
 
     Args:
@@ -80,11 +86,13 @@ def train(
         console.print(recipe_table())
         return
     if resume is not None:
-        if name is not None or data is not None or out is not None or changes or rows:
+        if name is not None or data is not None or out is not None or changes or rows or weights is not None:
             raise ValueError(
-                "--resume reads everything from the run folder; it excludes a recipe, --data, --out, --set and --rows"
+                "--resume reads everything from the run folder; it excludes a recipe, --weights, --data, --out, --set "
+                "and --rows"
             )
         run = read_run(resume)
+        check_named(run.recipe, network, resume)
         run_recipe, row, seed, data, out = run.recipe, run.row, run.seed, run.data, resume
         title = resume.name
     else:
@@ -92,13 +100,16 @@ def train(
             raise ValueError(
                 "train needs a recipe, --data and --out, such as: cnnmod train digits --data digits --out runs/digits"
             )
-        run_recipe, title = recipe(name, changes), ", ".join([name, *changes])
+        run_recipe = named_recipe(name, changes, network=network, weights=weights)
+        title = ", ".join([name, *([] if network is None else [network]), *changes])
         if data != "digits" and Path(data).exists():  # otherwise a name that the task defines
             data = str(Path(data).resolve())
     with hold(out):  # fail before reading the images if the folder is in use
         pass
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
+        if resume is None:
+            run_recipe = checked_start(run_recipe, rows or (row,), opened.num_classes)
         if not rows:
             run = Run(recipe=run_recipe, row=row, seed=seed, data=data)
             result = run_training(run, out, opened, save_every_s=save_every, progress=progress)
@@ -115,8 +126,13 @@ def train(
 
 @app.command
 def evaluate(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
+    checkpoint: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
     data: str,
+    network: Network = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    changes: Changes = (),
     workers: int | None = None,
     skip_broken: bool = False,
     as_json: Json = False,
@@ -127,34 +143,41 @@ def evaluate(
 
     Example: cnnmod evaluate runs/camvid/best.safetensors --data data/camvid
 
+    Example: cnnmod evaluate --network my_net:make --weights my_net.pth --data photos --recipe finetune
+
     Args:
         checkpoint: `last.safetensors` or `best.safetensors` in a run's folder.
         data: The data set, as for `cnnmod train`.
         workers: Number of processes that decode images. Default: the number of CPU cores.
         skip_broken: Skip images that cannot be read.
     """
-    run_recipe = recipe_of(checkpoint)
-    model = load(checkpoint)
+    trained = open_trained(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
+    run_recipe = trained.recipe
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=_workers(workers), skip_broken=skip_broken, progress=progress)
-        check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
+        check_same_classes(trained.path, trained.classes, opened.classes)
         device = all_processes().device
         assert device is not None
         accuracy = evaluate_network(
-            model.to(device),
+            trained.model.to(device),
             opened.test,
             opened.num_classes,
             task=run_recipe.task,
             precision=autocast(run_recipe, device),
             progress=lambda done, total: progress("evaluating", done, total),
         )
-    show(accuracy_text(accuracy, checkpoint, opened.classes), accuracy.to_dict(), as_json)
+    show(accuracy_text(accuracy, trained.path, opened.classes), accuracy.to_dict(), as_json)
 
 
 @app.command
 def inspect(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
+    checkpoint: Annotated[Path | None, tyro.conf.Positional] = None,
+    *,
     data: str,
+    network: Network = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    changes: Changes = (),
     out: Path | None = None,
     workers: int | None = None,
     as_json: Json = False,
@@ -172,15 +195,16 @@ def inspect(
     if out is not None:
         image_format(out)
         check_writable(out)
-    run_recipe = recipe_of(checkpoint)
+    trained = open_trained(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
+    run_recipe = trained.recipe
     if not run_recipe.task.one_class_each:
-        raise ValueError(f"inspect supports only classifiers; {checkpoint} was trained for {run_recipe.task.name}")
+        raise ValueError(f"inspect supports only classifiers; {trained.path} was trained for {run_recipe.task.name}")
     device = all_processes().device
     assert device is not None
-    model, precision = load(checkpoint).to(device), autocast(run_recipe, device)
+    model, precision = trained.model.to(device), autocast(run_recipe, device)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=_workers(workers), progress=progress)
-        check_same_classes(checkpoint, classes_of(checkpoint), opened.classes)
+        check_same_classes(trained.path, trained.classes, opened.classes)
         selections = inspect_selection(
             model,
             opened.test,
@@ -194,7 +218,7 @@ def inspect(
     if out is not None:
         selection_figure(selections, opened.classes, out)
     values = {"worth": dataclasses.asdict(worth), "blocks": [selection.to_dict() for selection in selections]}
-    show(selection_cells(checkpoint, selections), values, as_json)
+    show(selection_cells(trained.path, selections), values, as_json)
     if not as_json and all_processes().is_main_process:
         print_text(f"{worth}.")
 

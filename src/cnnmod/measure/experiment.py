@@ -90,7 +90,8 @@ class Experiment:
     def networks(self) -> dict[str, nn.Module]:
         """Return baseline and MoD network with initial weights by name, as `compare` takes them."""
         names = self._names()
-        return {names[row]: build_row(self.recipe, row, self.num_classes) for row in ("baseline", "mod")}
+        rows: tuple[Role, ...] = ("baseline", "mod")
+        return {names[row]: build_row(self.recipe, row, self.num_classes, with_weights=False) for row in rows}
 
     def accuracies(self) -> dict[str, float]:
         """Return the mean accuracy of each row by the name of its network."""

@@ -14,6 +14,7 @@ def param_groups(
     weight_decay: float = 0.0,
     decay_norms: bool = True,
     selector_lr_scale: float = 0.005,
+    mod_lr_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Return the parameter groups of a network for an optimizer of torch or timm (ours).
 
@@ -29,9 +30,12 @@ def param_groups(
         decay_norms: Whether weight decay applies to norms, biases and other parameters with one dimension. As in timm,
             it never applies to the names that `model.no_weight_decay()` returns.
         selector_lr_scale: The factor of the learning rate of channel selectors.
+        mod_lr_scale: The factor of the learning rate of all other parameters of MoD blocks. With more than 1, the new
+            blocks of a trained network learn faster than its other weights. The gains of `identity_start` then have no
+            weight decay, which would pull them back to 0.
 
     Returns:
-        One to three groups. All optimizers use the key `lr` of a group. With the key `use_fallback`, timm's Muon
+        One to five groups. All optimizers use the key `lr` of a group. With the key `use_fallback`, timm's Muon
         trains the selectors with AdamW.
 
     Raises:
@@ -44,38 +48,41 @@ def param_groups(
         >>> [group["lr"] for group in optimizer.param_groups]
         [0.001, 5e-06]
     """
-    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("selector_lr_scale", selector_lr_scale)):
+    scales = {"selector_lr_scale": selector_lr_scale, "mod_lr_scale": mod_lr_scale}
+    for name, value in {"lr": lr, "weight_decay": weight_decay, **scales}.items():
         if not value >= 0:
             raise ValueError(f"{name} must be ≥ 0, not {value}")
+    blocks = [module for module in model.modules() if isinstance(module, MoDBlock)]
     selectors = {
         id(parameter)
-        for module in model.modules()
-        if isinstance(module, MoDBlock) and (selector := module._modules.get("selector")) is not None
+        for block in blocks
+        if (selector := block._modules.get("selector")) is not None
         for parameter in selector.parameters()
     }
-    groups = {
-        "others": {"params": [], "lr": lr, "weight_decay": weight_decay},
-        "norms": {"params": [], "lr": lr, "weight_decay": 0.0},
-        "selectors": {
-            "params": [],
-            "lr": lr * selector_lr_scale,
-            "weight_decay": weight_decay,
-            "use_fallback": True,
-        },
+    new = set() if mod_lr_scale == 1 else {id(parameter) for block in blocks for parameter in block.parameters()}
+    gains = {id(block.gain_K) for block in blocks} & new
+    groups: dict[str, dict[str, Any]] = {
+        "others": {"lr": lr, "weight_decay": weight_decay},
+        "norms": {"lr": lr, "weight_decay": 0.0},
+        "blocks": {"lr": lr * mod_lr_scale, "weight_decay": weight_decay},
+        "norms of blocks": {"lr": lr * mod_lr_scale, "weight_decay": 0.0},
+        "selectors": {"lr": lr * selector_lr_scale, "weight_decay": weight_decay, "use_fallback": True},
     }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
     undecayed = set(getattr(model, "no_weight_decay", set)())
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_norm = parameter.ndim <= 1 or name.endswith(".bias")
+        no_decay = name in undecayed or (is_norm and not decay_norms) or id(parameter) in gains
         if id(parameter) in selectors:
             group = "selectors"
-        elif name in undecayed or (is_norm and not decay_norms):
-            group = "norms"
+        elif id(parameter) in new:
+            group = "norms of blocks" if no_decay else "blocks"
         else:
-            group = "others"
-        groups[group]["params"].append(parameter)
-    used = [group for group in groups.values() if group["params"]]
+            group = "norms" if no_decay else "others"
+        members[group].append(parameter)
+    used = [{"params": members[name], **group} for name, group in groups.items() if members[name]]
     if not used:
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
     return used

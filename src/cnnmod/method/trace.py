@@ -35,12 +35,15 @@ def check_2d(model: nn.Module, example: Tensor | None = None) -> None:
         raise ValueError(f"example must be images (N, C, H, W), not {tuple(example.shape)}")
 
 
-def example_for(model: nn.Module) -> Tensor:
+def example_for(model: nn.Module, size: tuple[int, int] | None = None) -> Tensor:
     """Return one image on the meta device, with the shape and dtype that the model takes.
 
-    The size is the input size of a timm model, or else 224 × 224 pixels. The number of channels is the model's
-    `in_chans`, or else that of its first 2D convolution. The dtype is that of the first floating-point parameter or
-    buffer.
+    The number of channels is the model's `in_chans`, or else that of its first 2D convolution. The dtype is that of the
+    first floating-point parameter or buffer.
+
+    Args:
+        model: The network.
+        size: Height and width. `None` uses the input size of a timm model, or else 224 × 224 pixels.
 
     Raises:
         ValueError: If the model has no 2D convolution.
@@ -52,7 +55,7 @@ def example_for(model: nn.Module) -> Tensor:
     in_chans = getattr(model, "in_chans", None)
     channels = in_chans if isinstance(in_chans, int) else first.in_channels
     settings = getattr(model, "default_cfg", None) or {}
-    height, width = settings.get("input_size", (3, 224, 224))[1:]
+    height, width = size or settings.get("input_size", (3, 224, 224))[1:]
     return torch.empty(1, channels, height, width, device="meta", dtype=_first_floating(model).dtype)
 
 

@@ -7,23 +7,30 @@ from typing import Any
 
 from torch import nn
 
-from cnnmod.method.checkpoint import load_, read_structure
+from cnnmod.method.checkpoint import Structure, load_, read_structure
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.trace import example_for
 from cnnmod.networks.registry import factory_of, takes_config
 
 _UNSAFE_ARGUMENT = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
-def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    factory: str | Callable[..., nn.Module] | None = None,
+    size: tuple[int, int] | None = None,
+) -> nn.Module:
     """Rebuild the network, structure and weights, from a file of `cnnmod.save(model, path, factory=…)`.
 
-    Nothing is downloaded, and only the factories of timm, torchvision and cnnmod are called.
+    Nothing is downloaded. Without `factory`, only the factories of timm, torchvision and cnnmod are called.
 
     Args:
         path: The file.
-        factory: A function that builds the dense network instead of the factory that the file names. It is called with
-            the file's `factory_args`. Your own factories must be passed here, because a file must not decide which
+        factory: A function that builds the network before it is converted, or its name, as `build` takes it. It is
+            called with the file's `factory_args`. Name your own factories here, because a file must not decide which
             code is imported.
+        size: Height and width of the images, for a network that does not run at its default size.
 
     Raises:
         OSError: If the file cannot be read.
@@ -40,27 +47,52 @@ def load(path: str | os.PathLike[str], *, factory: Callable[..., nn.Module] | No
         4
     """
     structure = read_structure(path)
-    name, arguments = structure.factory, structure.factory_args
+    model = _built(path, structure, factory)
+    if structure.control and mod_blocks(model):
+        control_(model)
+    return load_(model, path, example=None if size is None else example_for(model, size))
+
+
+def build_dense(path: str | os.PathLike[str], factory: str | None = None) -> nn.Module:
+    """Build the network of a file as it was before conversion, with initial weights.
+
+    Args:
+        path: A file of `cnnmod.save(model, path, factory=…)`.
+        factory: As for `load`.
+
+    Raises:
+        OSError: As `load`.
+        ValueError: As `load`.
+    """
+    return _built(path, read_structure(path), factory)
+
+
+def _built(
+    path: str | os.PathLike[str], structure: Structure, factory: str | Callable[..., nn.Module] | None
+) -> nn.Module:
+    arguments = structure.factory_args
+    name = structure.factory if factory is None else factory if isinstance(factory, str) else None
     if factory is None:
         if name is None:
-            raise ValueError(f"{path} names no factory; pass one with load(path, factory=…), or use cnnmod.load_")
+            raise ValueError(
+                f"{path} names no factory; name it with --network, pass it to load(path, factory=…), or use "
+                "cnnmod.load_"
+            )
         if ":" in name or not name.startswith(("timm/", "torchvision/", "cnnmod/")):
             raise ValueError(
-                f"{path} names the factory {name!r}, but only factories of timm, torchvision and cnnmod are called; "
-                "pass yours with load(path, factory=…)"
+                f"{path} names the factory {name!r}, but a file may name only factories of timm, torchvision and "
+                f"cnnmod; name yours: --network {name}, or in Python load(path, factory={name!r})"
             )
         if (refused := _refused(arguments)) is not None:
             raise ValueError(f"{path}: the factory's argument {refused!r} could download, import or read other files")
-        factory = factory_of(name)
-        if takes_config(name) and structure.blocks:
-            arguments = arguments | {"config": next(iter(structure.blocks.values()))}
+    make = factory_of(name) if name is not None else factory
+    assert callable(make)
+    if name is not None and takes_config(name) and structure.blocks:
+        arguments = arguments | {"config": next(iter(structure.blocks.values()))}
     try:
-        model = factory(**arguments)
+        return make(**arguments)
     except Exception as error:  # a constructor may raise anything for the file's arguments
         raise ValueError(f"{path}: its factory does not accept {arguments}: {' '.join(str(error).split())}") from error
-    if structure.control and mod_blocks(model):
-        control_(model)
-    return load_(model, path)
 
 
 def _refused(value: Any, name: str = "") -> str | None:

@@ -130,6 +130,21 @@ def takes_config(name: str) -> bool:
     return library in ("", "cnnmod") and network in FACTORIES and FACTORIES[network].takes_config
 
 
+def accepts(name: str, argument: str) -> bool:
+    """Whether the factory with this name accepts an argument.
+
+    Examples:
+        >>> accepts("resnet18", "num_classes"), accepts("json:dumps", "indent"), accepts("json:loads", "num_classes")
+        (True, True, True)
+        >>> accepts("os:getcwd", "num_classes")
+        False
+    """
+    if _is_from_timm(name):
+        return True
+    parameters = inspect.signature(factory_of(name)).parameters
+    return argument in parameters or any(value.kind is value.VAR_KEYWORD for value in parameters.values())
+
+
 def factory_of(name: str) -> Make:
     """Return the function that builds the network with this name.
 
@@ -197,7 +212,20 @@ def _user_factory(name: str) -> Make:
 
 
 def _check_call(name: str, factory: Make, kwargs: dict[str, Any]) -> None:
+    signature = inspect.signature(factory)
+    missing = [
+        repr(parameter.name)
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in kwargs
+    ]
+    if missing:
+        raise ValueError(
+            f"{name!r} needs the {'argument' if len(missing) == 1 else 'arguments'} {', '.join(missing)}; give each a "
+            "default in the function, or for training a value: --set network_args.NAME=VALUE"
+        )
     try:
-        inspect.signature(factory).bind(**kwargs)
+        signature.bind(**kwargs)
     except TypeError as error:
         raise ValueError(f"{name!r} cannot be called with the arguments {kwargs}: {error}") from error

@@ -24,7 +24,7 @@ from cnnmod.training.classes import check_same_classes
 from cnnmod.training.lock import LOCK
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
-from cnnmod.training.rows import factory_of
+from cnnmod.training.rows import factory_of, without_weights
 from cnnmod.training.state import State, check_finite, check_loss
 
 try:
@@ -96,6 +96,17 @@ def recipe_of(checkpoint: Path) -> Recipe:
     if not checkpoint.is_file():
         raise FileNotFoundError(f"the file {checkpoint} does not exist")
     return read_run(checkpoint.parent).recipe
+
+
+def trained_size(checkpoint: Path) -> tuple[int, int] | None:
+    """Return the size of the test images of a checkpoint in a run folder, or `None` if it is in no run folder.
+
+    Raises:
+        ValueError: As `recipe_of`.
+    """
+    if not checkpoint.is_file() or not (checkpoint.parent / "run.json").is_file():
+        return None
+    return recipe_of(checkpoint).images.size
 
 
 class RunFolder:
@@ -195,7 +206,7 @@ class RunFolder:
             return
         check_finite(model.state_dict(), f"in the network to save as {name}")
         factory, arguments = factory_of(self.run.recipe, self.run.row, self.num_classes)
-        save(model, self.folder / name, factory=factory, factory_args=arguments)
+        save(model, self.folder / name, factory=factory, factory_args=without_weights(factory, arguments))
 
 
 def _difference(saved: Any, current: Any, path: str = "") -> str:

@@ -14,6 +14,7 @@ from cnnmod.training.evaluate import count_distinct, evaluate
 from cnnmod.training.images import Data, mix_seeds
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
+from cnnmod.training.rows import build_teacher
 from cnnmod.training.state import State, check_loss
 from cnnmod.training.step import Step, autocast, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
@@ -97,7 +98,7 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=system.precision == "fp16")
     state = State(model, optimizer, None if average is None else average.module, scaler)
     # Called before any file is written, since it may raise.
-    compute_loss = loss or recipe.task.loss(data.num_classes, device)
+    compute_loss = loss or recipe.task.loss_with(build_teacher(recipe, data.num_classes), data.num_classes, device)
     restored: dict[str, Any] = record.restore(state) if record else {}
     done, best = restored.get("step", 0), restored.get("best")
     parallel = DistributedDataParallel(model) if processes.num_processes > 1 else model
@@ -140,7 +141,9 @@ def train(
                 precision = autocast(recipe, device)
                 score = evaluate(tested, data.validation, data.num_classes, task=recipe.task, precision=precision)
                 if record:
-                    record.log({"step": done, "epoch": epoch + 1, f"validation_{score.main}": score.value})
+                    values = {"step": done, "epoch": epoch + 1, f"validation_{score.main}": score.value}
+                    loss_value = score.to_dict().get("loss")
+                    record.log(values | ({} if loss_value is None else {"validation_loss": loss_value}))
                 if best is None or score.rank > best:
                     best = score.rank
                     if record:

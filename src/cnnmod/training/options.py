@@ -26,6 +26,17 @@ class Networks:
     config: MoDConfig = field(default_factory=MoDConfig)
     """The configuration of the MoD network."""
 
+    weights: str | None = None
+    """A file with a state dict of the dense network (`.pth`, `.pt` or `.safetensors`). All rows start from it. A head
+    with another number of classes is replaced by a new one."""
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.baseline != self.network:
+            raise ValueError(
+                "weights are of one dense network, so baseline and network must be the same, not "
+                f"{self.baseline!r} and {self.network!r}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
@@ -92,6 +103,10 @@ class Optimization:
     selector_lr_scale: float = 0.005
     """The factor of the learning rate of channel selectors. Ignored by SGD."""
 
+    mod_lr_scale: float = 1.0
+    """The factor of the learning rate of the other weights of MoD blocks. They are new, so they need a higher rate than
+    trained weights around them."""
+
     schedule: Schedule
     """The learning rate schedule.
 
@@ -119,7 +134,9 @@ class Optimization:
         check_fields(self, "≥ 1", "epochs", "batch_size", "accumulate")
         check_fields(self, "> 0", "learning_rate")
         check_fields(
-            self, "≥ 0", "weight_decay", "momentum", "warmup_epochs", "clip_grad", "decay", "selector_lr_scale"
+            self,
+            "≥ 0",
+            *("weight_decay", "momentum", "warmup_epochs", "clip_grad", "decay", "selector_lr_scale", "mod_lr_scale"),
         )
         check_fields(self, "from 0 to less than 1", "ema_decay")
         if self.schedule == "step" and not self.milestones:

@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnmod.networks import load
 from cnnmod.training.decode import decode_file
-from cnnmod.training.folder import classes_of, recipe_of
 from cnnmod.training.images import Broken
 from cnnmod.training.predictions import Prediction
 from cnnmod.training.processes import all_processes
 from cnnmod.training.recipe import Recipe
+from cnnmod.training.trained import open_trained
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,25 @@ class Predictor:
     classes: list[str] | None
 
     @classmethod
-    def load(cls, checkpoint: Path) -> "Predictor":
-        """Load a checkpoint in a run folder.
+    def load(
+        cls,
+        checkpoint: Path | None = None,
+        *,
+        network: str | None = None,
+        weights: Path | None = None,
+        recipe: str | None = None,
+        changes: Sequence[str] = (),
+    ) -> "Predictor":
+        """Load a checkpoint, or a network with weights. The arguments are those of `open_trained`.
 
         Raises:
-            OSError: If the file does not exist, or its folder is not a run folder.
-            ValueError: If the file is not a checkpoint.
+            OSError: As `open_trained`.
+            ValueError: As `open_trained`.
         """
         device = all_processes().device
         assert device is not None
-        recipe, classes = recipe_of(checkpoint), classes_of(checkpoint)
-        return cls(load(checkpoint).to(device).eval(), recipe, classes)
+        trained = open_trained(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
+        return cls(trained.model.to(device).eval(), trained.recipe, trained.classes)
 
     def predict(
         self, files: Sequence[Path], threshold: float = 0.5, skip_broken: bool = False

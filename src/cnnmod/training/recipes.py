@@ -1,8 +1,10 @@
-"""The named recipes: the recipes of the paper, a short modern one, and four for small hardware."""
+"""The named recipes: the recipes of the paper, a short modern one, one for fine-tuning, and four for
+small hardware."""
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cnnmod.method.config import MoDConfig
 from cnnmod.records.changes import unknown_name
@@ -11,12 +13,16 @@ from cnnmod.training.recipe import Recipe
 from cnnmod.training.tasks import Classification, Detection, Segmentation
 
 
-def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+def recipe(
+    name: str, changes: Sequence[str] = (), *, network: str | None = None, weights: str | Path | None = None
+) -> Recipe:
     """Return a recipe by name, with some of its fields changed.
 
     Args:
         name: One of `RECIPES`, or `"package.module:function"`, which imports the module and calls the function.
         changes: Changes as for `Recipe.changed`.
+        network: The dense network to train instead of the networks of the recipe and their arguments.
+        weights: A file with the weights of the dense network, from which all rows start.
 
     Raises:
         ValueError: If the recipe or a field is unknown (the error names the nearest ones), or a value is invalid.
@@ -30,10 +36,17 @@ def recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         ValueError: unknown recipe field 'epoch'; did you mean optimization.epochs, optimization.warmup_epochs?
     """
     if ":" in name:
-        return _user_recipe(name).changed(changes)
-    if name not in RECIPES:
+        found = _user_recipe(name)
+    elif name in RECIPES:
+        found = RECIPES[name]()
+    else:
         raise ValueError(unknown_name("recipe", name, RECIPES))
-    return RECIPES[name]().changed(changes)
+    networks = found.networks
+    if network is not None:
+        networks = replace(networks, baseline=network, network=network, network_args={})
+    if weights is not None:
+        networks = replace(networks, weights=str(Path(weights).resolve()))
+    return replace(found, networks=networks).changed(changes)
 
 
 def digits() -> Recipe:
@@ -145,6 +158,34 @@ def imagenet_short() -> Recipe:
             warmup_epochs=5,
         ),
         system=System(channels_last=True, precision="bf16"),
+    )
+
+
+def finetune() -> Recipe:
+    """Your own trained network on your own images (`--network`, `--weights`): ten epochs from its weights, with the
+    dense network as the teacher. The MoD blocks start as the identity."""
+    return Recipe(
+        networks=Networks(baseline="resnet50", network="resnet50", config=MoDConfig(identity_start=True)),
+        task=Classification(
+            augmentation="resized_crop",
+            validation_fraction=0.1,
+            teacher="dense",
+            distill_weight=0.5,
+            distill_temperature=2.0,
+        ),
+        images=ImageOptions(image_size=224),
+        optimization=Optimization(
+            epochs=10,
+            batch_size=64,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            decay_norms=False,
+            mod_lr_scale=30.0,
+            schedule="cosine",
+            warmup_epochs=0,
+        ),
+        system=System(channels_last=True),
     )
 
 
@@ -263,7 +304,7 @@ def _user_recipe(name: str) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     factory.__name__: factory
     for factory in (
-        *(digits, cifar10_fast, cifar10, cifar100, imagenet, imagenet_mobilenetv2, imagenet_short),
+        *(digits, finetune, cifar10_fast, cifar10, cifar100, imagenet, imagenet_mobilenetv2, imagenet_short),
         *(cityscapes, camvid, voc, bccd),
     )
 }

@@ -20,7 +20,7 @@ from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.loop import train
 from cnnmod.training.processes import all_processes
-from cnnmod.training.rows import build_row
+from cnnmod.training.rows import build_row, factory_of, size_of
 from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
 from cnnmod.training.tasks import Task
@@ -98,7 +98,7 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     if result_path.exists():
         return read_result(result_path, run.recipe.task)
     torch.manual_seed(run.seed)
-    model = build_row(run.recipe, run.row, data.num_classes)
+    model = build_row(run.recipe, run.row, data.num_classes, with_weights=not record.resumes)
     if not record.resumes:
         run.recipe.task.check_data(data, lambda text, done, total: progress(text, done, total, ""))
     description = f"{run.row}, seed {run.seed}"
@@ -116,7 +116,8 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
         processes.wait_for_everyone()
         device = processes.device
         assert device is not None
-        tested = load(best).to(device)
+        factory, _ = factory_of(run.recipe, run.row, data.num_classes)
+        tested = load(best, factory=factory, size=size_of(run.recipe, factory)).to(device)
     elif processes.is_main_process:
         record.save_best(tested)
     precision = autocast(run.recipe, next(tested.parameters()).device)

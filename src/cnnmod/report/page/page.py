@@ -20,12 +20,14 @@ from cnnmod.report.page.samples import sample
 from cnnmod.report.page.sources import Sources, read_sources
 from cnnmod.report.page.verdict import verdict
 from cnnmod.report.table import Cells, comparison_cells, threads_text
+from cnnmod.training.named import check_named
 
 
 def write_report(
     paths: Sequence[Path],
     out: str | os.PathLike[str],
     *,
+    network: str | None = None,
     progress: Progress = lambda description, done, total: None,
 ) -> str:
     """Write a report, and return its verdict.
@@ -37,19 +39,23 @@ def write_report(
     Args:
         paths: Folders of `cnnmod train --rows`, result files of `cnnmod compare`, outputs of `cnnmod export --json`.
         out: The file to write.
+        network: The factory of your own networks, such as `"package.module:factory"`, which a file alone cannot import.
         progress: Called with the current task, the number of steps done and the number of steps.
 
     Raises:
         OSError: If a file cannot be read or written.
-        ValueError: If a file is of another kind, or the experiments are about different data.
+        ValueError: If a file is of another kind or names a factory that `network` does not name, or the experiments are
+            about different data.
     """
     if Path(out).suffix not in (".html", ".htm"):
         raise ValueError(f"a report is an HTML file: the suffix must be .html, not {os.fspath(out)!r}")
     sources = read_sources(paths)
     check_writable(out)
+    for folder, experiment in sources.experiments:
+        check_named(experiment.recipe, network, folder)
     experiments = [experiment for _, experiment in sources.experiments]
     pairs = [(experiment, comparison) for experiment in experiments for comparison in sources.comparisons]
-    samples = sample(*sources.experiments[0], progress) if experiments else ""
+    samples = sample(*sources.experiments[0], network, progress) if experiments else ""
     loader = jinja2.PackageLoader("cnnmod.report.page", "")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     conclusion = verdict(sources)

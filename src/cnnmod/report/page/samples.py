@@ -17,6 +17,7 @@ from cnnmod.report.table import Cells, selection_cells
 from cnnmod.training.data import open_data
 from cnnmod.training.folder import classes_of, read_run
 from cnnmod.training.images import Data
+from cnnmod.training.rows import factory_of, size_of
 
 _IMAGES, _COLUMNS = 8, 4
 
@@ -30,7 +31,7 @@ class Samples:
     predictions: str
 
 
-def sample(folder: Path, experiment: Experiment, progress: Progress) -> Samples | str:
+def sample(folder: Path, experiment: Experiment, network: str | None, progress: Progress) -> Samples | str:
     """Return selections and predictions of an experiment's first MoD run, or the reason why there are none."""
     row = experiment.row("mod")
     if row is None:
@@ -45,7 +46,8 @@ def sample(folder: Path, experiment: Experiment, progress: Progress) -> Samples 
         data = open_data(read_run(checkpoint.parent).data, recipe, progress=progress)
     except (OSError, ValueError) as error:
         return f"The images could not be opened ({error}), so selections and predictions are not shown."
-    model = load(checkpoint).eval()
+    name, _ = factory_of(recipe, "mod", experiment.num_classes)
+    model = load(checkpoint, factory=None if network is None else name, size=size_of(recipe, name)).eval()
     selections = inspect_selection(
         model, data.test, data.num_classes, progress=lambda done, total: progress("inspecting", done, total)
     )

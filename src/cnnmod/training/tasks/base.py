@@ -39,6 +39,8 @@ class Task(ABC):
         score: The class of the score that the metric computes.
         test_batch_size: The batch size for evaluation. Use 1 if image sizes vary.
         one_class_each: Whether each label is the class index of an image.
+        teacher: The teacher for distillation: `"dense"`, a checkpoint or the name of a network. `None` is for none. A
+            task with a teacher implements `loss_with`.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, num_classes: int, device: torch.device) -> Loss:
         """Return a function (model, images, labels) → loss."""
+
+    def teacher_name(self) -> str | None:
+        """Return the teacher for distillation: `"dense"`, a checkpoint, the name of a network, or `None` for none."""
+        return None
+
+    def loss_with(self, teacher: nn.Module | None, num_classes: int, device: torch.device) -> Loss:
+        """Return the loss with a teacher, which is set to evaluation mode. Override it together with `teacher_name`."""
+        return self.loss(num_classes, device)
 
     @abstractmethod
     def metric(self, num_classes: int, device: torch.device) -> Metric:

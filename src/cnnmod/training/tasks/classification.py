@@ -11,7 +11,6 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from cnnmod.networks import build, load
 from cnnmod.records.progress import Progress
 from cnnmod.training.classes import check_classes
 from cnnmod.training.images import Batch, Data, DecodedImages, Images, collate
@@ -62,8 +61,12 @@ class Classification(Task):
     """The alpha of CutMix. 0 disables it."""
 
     teacher: str | None = None
-    """A dense teacher for distillation: the path of a checkpoint, or the name of a network as `build` takes it. The
-    pretrained weights of a named network are downloaded."""
+    """A teacher for distillation.
+
+    - `"dense"`: the dense network of the recipe with the weights that it starts from.
+    - the path of a checkpoint.
+    - the name of a network, as `build` takes it. Its pretrained weights are downloaded.
+    """
 
     distill_weight: float = 0.5
     """The weight of the distillation loss, from 0 to 1."""
@@ -133,10 +136,12 @@ class Classification(Task):
         return batch
 
     def loss(self, num_classes: int, device: torch.device) -> Loss:
-        return self.loss_with(self._teacher(num_classes), num_classes, device)
+        return self.loss_with(None, num_classes, device)
+
+    def teacher_name(self) -> str | None:
+        return self.teacher
 
     def loss_with(self, teacher: nn.Module | None, num_classes: int, device: torch.device) -> Loss:
-        """Return the loss with a teacher that is already built. The teacher is set to evaluation mode."""
         mixes: list[nn.Module] = []
         if self.mixup:
             mixes.append(MixUp(alpha=self.mixup, num_classes=num_classes))
@@ -156,6 +161,8 @@ class Classification(Task):
             temperature = self.distill_temperature
             with torch.no_grad():
                 teacher_logits = teacher(images).float()
+            if teacher_logits.shape != logits.shape:
+                raise ValueError(f"the teacher has {teacher_logits.shape[-1]} classes, the images have {num_classes}")
             soft = nn.functional.kl_div(
                 (logits / temperature).log_softmax(1),
                 (teacher_logits / temperature).log_softmax(1),
@@ -189,13 +196,6 @@ class Classification(Task):
                 f"auto_augment {self.auto_augment!r} is not an auto-augment policy of timm: {error}"
             ) from error
         return _ImageTransform(transform)
-
-    def _teacher(self, num_classes: int) -> nn.Module | None:
-        if self.teacher is None:
-            return None
-        if Path(self.teacher).is_file():
-            return load(self.teacher)
-        return build(self.teacher, pretrained=True, num_classes=num_classes)
 
 
 @dataclass(frozen=True)
