@@ -1,20 +1,25 @@
 """CNN Mixture-of-Depths (Cakaj, Mehnert, Yang, ACCV 2024): convert, train, measure and deploy CNNs."""
 
-from cnnmod.deploy.export import export
-from cnnmod.deploy.export_report import ExportReport
-from cnnmod.deploy.lower import lower
-from cnnmod.measure.compare import compare
-from cnnmod.measure.count import count
-from cnnmod.measure.results import Comparison
-from cnnmod.method.blocks import ChannelSelector, MoDBlock
-from cnnmod.method.checkpoint import load_, save
-from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import control_, convert_, mod_blocks
-from cnnmod.method.discover import find_modules
-from cnnmod.method.functional import fuse, gather_channels, select_channels
-from cnnmod.method.optimize import param_groups
-from cnnmod.method.plan import Plan, plan
-from cnnmod.method.shrink import shrink
+from typing import TYPE_CHECKING
+
+from cnnmod.records.lazy import lazy
+
+if TYPE_CHECKING:
+    from cnnmod.deploy.export import export
+    from cnnmod.deploy.export_report import ExportReport
+    from cnnmod.deploy.lower import lower
+    from cnnmod.measure.compare import compare
+    from cnnmod.measure.count import count
+    from cnnmod.measure.results import Comparison
+    from cnnmod.method.blocks import ChannelSelector, MoDBlock
+    from cnnmod.method.checkpoint import load_, save
+    from cnnmod.method.config import MoDConfig
+    from cnnmod.method.convert import control_, convert_, mod_blocks
+    from cnnmod.method.discover import find_modules
+    from cnnmod.method.functional import fuse, gather_channels, select_channels
+    from cnnmod.method.optimize import param_groups
+    from cnnmod.method.plan import Plan, plan
+    from cnnmod.method.shrink import shrink
 
 __all__ = [
     "ChannelSelector",
@@ -40,3 +45,26 @@ __all__ = [
     "select_channels",
     "shrink",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "cnnmod.deploy.export": ["export"],
+            "cnnmod.deploy.export_report": ["ExportReport"],
+            "cnnmod.deploy.lower": ["lower"],
+            "cnnmod.measure.compare": ["compare"],
+            "cnnmod.measure.count": ["count"],
+            "cnnmod.measure.results": ["Comparison"],
+            "cnnmod.method.blocks": ["ChannelSelector", "MoDBlock"],
+            "cnnmod.method.checkpoint": ["load_", "save"],
+            "cnnmod.method.config": ["MoDConfig"],
+            "cnnmod.method.convert": ["control_", "convert_", "mod_blocks"],
+            "cnnmod.method.discover": ["find_modules"],
+            "cnnmod.method.functional": ["fuse", "gather_channels", "select_channels"],
+            "cnnmod.method.optimize": ["param_groups"],
+            "cnnmod.method.plan": ["Plan", "plan"],
+            "cnnmod.method.shrink": ["shrink"],
+        },
+        packages=["deploy", "measure", "method", "records"],
+    )

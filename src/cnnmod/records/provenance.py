@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("cnnmod", "torch", "timm", "torchvision", "onnxruntime", "openvino", "nncf")
 
@@ -34,8 +36,10 @@ class Provenance:
     threads: int
 
     @classmethod
-    def now(cls, device: torch.device, threads: int) -> "Provenance":
+    def now(cls, device: "torch.device", threads: int) -> "Provenance":
         """Return the provenance of a result of this process."""
+        import torch
+
         return cls(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             commit=_commit(),

@@ -1,11 +1,16 @@
 """Tables and figures that are made from results."""
 
-from cnnmod.report.experiment_table import experiment_cells
-from cnnmod.report.figure import four_panels, measured_panels
-from cnnmod.report.network_table import network_cells
-from cnnmod.report.prediction import prediction_figure
-from cnnmod.report.selection import selection_figure
-from cnnmod.report.table import Cells, comparison_cells, selection_cells
+from typing import TYPE_CHECKING
+
+from cnnmod.records.lazy import lazy
+
+if TYPE_CHECKING:
+    from cnnmod.report.experiment_table import experiment_cells
+    from cnnmod.report.figure import four_panels, measured_panels
+    from cnnmod.report.network_table import network_cells
+    from cnnmod.report.prediction import prediction_figure
+    from cnnmod.report.selection import selection_figure
+    from cnnmod.report.table import Cells, comparison_cells, selection_cells
 
 __all__ = [
     "Cells",
@@ -18,3 +23,16 @@ __all__ = [
     "selection_cells",
     "selection_figure",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "cnnmod.report.experiment_table": ["experiment_cells"],
+            "cnnmod.report.figure": ["four_panels", "measured_panels"],
+            "cnnmod.report.network_table": ["network_cells"],
+            "cnnmod.report.prediction": ["prediction_figure"],
+            "cnnmod.report.selection": ["selection_figure"],
+            "cnnmod.report.table": ["Cells", "comparison_cells", "selection_cells"],
+        },
+    )

@@ -4,15 +4,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from cnnmod.measure.results import Comparison, interquartile_range
-from cnnmod.measure.selection import Selection
-from cnnmod.training.classes import name_classes
-from cnnmod.training.recipes import RECIPES
-from cnnmod.training.scores import Score
+
+if TYPE_CHECKING:  # the packages for training are not needed for the tables of a comparison
+    from cnnmod.measure.selection import Selection
+    from cnnmod.training.scores import Score
 
 _LONG_NAME = 30
 
@@ -91,7 +92,7 @@ def _spread(values: list[float], template: str) -> str:
     return f"{template.format(statistics.median(values))} ±{template.format(half).lstrip('+')}"
 
 
-def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
+def selection_cells(of: Path, selections: "Sequence[Selection]") -> Cells:
     """Return the table of what each MoD block selects. Entropy 0 and 100 % mean that the selector has collapsed."""
     rows = [
         [
@@ -111,8 +112,10 @@ def selection_cells(of: Path, selections: Sequence[Selection]) -> Cells:
     return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
-def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) -> str:
+def accuracy_text(score: "Score", of: Path, classes: Sequence[str] | None = None) -> str:
     """Return a score as one line of text. It names the classes that were not tested."""
+    from cnnmod.training.classes import name_classes
+
     broken = f"; {score.broken} could not be read" if score.broken else ""
     absent = (
         f"; no test {score.counted} belongs to {name_classes(score.absent_classes, classes)}"
@@ -124,6 +127,8 @@ def accuracy_text(score: Score, of: Path, classes: Sequence[str] | None = None) 
 
 def recipe_table() -> Table:
     """Return the table of the recipes and their descriptions."""
+    from cnnmod.training.recipes import RECIPES
+
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     table.add_column("description")

@@ -1,0 +1,79 @@
+"""Runs a command as if only one extra of cnnmod were installed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+from typing import Any
+
+import tomllib
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Hides packages: importing them fails as if they were not installed.
+_HIDE = """
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+import runpy
+sys.argv[0] = "cnnmod"
+runpy.run_module("cnnmod", run_name="__main__")
+"""
+
+
+def declared(extra: str | None) -> set[str]:
+    """Return the canonical names of the packages that the extra and cnnmod itself declare."""
+    lines = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else [])]
+    names: set[str] = set()
+    for requirement in map(Requirement, lines):
+        if requirement.name == "cnnmod":
+            names = names.union(*map(declared, requirement.extras))
+        else:
+            names.add(canonicalize_name(requirement.name))
+    return names
+
+
+def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `cnnmod` in a process in which only the packages of the extra, and those that they need, can be imported."""
+    available = _closure(declared(extra))
+    hidden = {
+        module
+        for module, owners in packages_distributions().items()
+        if module != "cnnmod" and not available & {canonicalize_name(owner) for owner in owners}
+    }
+    return subprocess.run(
+        [sys.executable, "-c", f"hidden = {hidden!r}\n{_HIDE}", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+    )
+
+
+def _closure(names: set[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = [(name, frozenset[str]()) for name in names]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        name, extras = entry = waiting.pop()
+        if entry in seen:
+            continue
+        seen.add(entry)
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        found.add(name)
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return found
