@@ -8,9 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, linear
-from torch.nn.modules.module import _has_any_global_hook
 
-from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain, selector_weights
+from cnnmod.deploy.live import DirectLayers, has_global_hook, has_plain_selector, is_plain, selector_weights
 from cnnmod.deploy.pointwise import with_pointwise_products
 from cnnmod.method.blocks import MoDBlock, check_input
 from cnnmod.method.functional import gather_channels
@@ -98,7 +97,7 @@ class EagerForm(Form):
 
     def may_overwrite(self) -> bool:
         """Return whether `overwrite` may be called. It must not change a tensor that a hook can see."""
-        return is_plain(self) and not self.training and not _has_any_global_hook()
+        return is_plain(self) and not self.training and not has_global_hook()
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the result, which may be in the memory of x. The caller must hold the only reference to x."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_hooks
 
 from cnnmod.method.blocks import ChannelSelector, MoDBlock
 
@@ -40,8 +40,18 @@ class DirectLayers:
             and [*map(len, map(vars, self._inside))] == self._attributes
             and [*map(_settings, self._convolutions)] == self._settings
             and not any(self._hooks)
-            and not _has_any_global_hook()
+            and not has_global_hook()
         )
+
+
+def has_global_hook() -> bool:
+    """Return whether a hook of all modules exists, as `torch.nn.modules.module.register_module_forward_hook` adds."""
+    return bool(
+        torch_hooks._global_forward_hooks
+        or torch_hooks._global_forward_pre_hooks
+        or torch_hooks._global_backward_hooks
+        or torch_hooks._global_backward_pre_hooks
+    )
 
 
 def _settings(conv: nn.Conv2d) -> tuple[object, ...]:
