@@ -2,18 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from torch import Tensor, nn
 from tyro.extras import SubcommandApp
 
-from cnnmod.method.trace import example_for
-from cnnmod.networks.own import is_checkpoint, open_network
-from cnnmod.report.table import Cells
-from cnnmod.training.folder import trained_size
-from cnnmod.training.processes import all_processes
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cnnmod.report.table import Cells
+
 
 app = SubcommandApp()
 console = Console()
@@ -60,7 +59,7 @@ def height_and_width(size: tuple[int, ...]) -> tuple[int, int] | None:
 
 def opened(
     name: str | None, network: str | None, weights: Path | None, size: tuple[int, ...]
-) -> tuple[nn.Module, Tensor]:
+) -> "tuple[nn.Module, Tensor]":
     """Open the network that a subcommand names, with an image on the meta device.
 
     Args:
@@ -73,6 +72,9 @@ def opened(
         OSError: As `open_network`.
         ValueError: As `open_network`, or if the size is not valid.
     """
+    from cnnmod.method.trace import example_for
+    from cnnmod.networks.own import open_network
+
     shown, needed = sizes_of(name, size, network)
     model = open_network(name, network=network, weights=weights, size=needed)
     return model, example_for(model, shown)
@@ -86,14 +88,20 @@ def sizes_of(
     `None` is the network's own size. A checkpoint of a network of the user is loaded at the size of its test images,
     because such a network may run at one size only.
     """
+    from cnnmod.networks.own import is_checkpoint
+    from cnnmod.training.folder import trained_size
+
     given = height_and_width(size)
     trained = trained_size(Path(name)) if name is not None and is_checkpoint(name) else None
     is_own = network is not None and ":" in network
     return given or trained, given or (trained if is_own else None)
 
 
-def show(table: Cells | str, values: object, as_json: bool) -> None:
+def show(table: "Cells | str", values: object, as_json: bool) -> None:
     """Print a table or text, or the values as JSON. Only the main process prints."""
+    from cnnmod.report.table import Cells
+    from cnnmod.training.processes import all_processes
+
     if not all_processes().is_main_process:
         return
     if as_json:

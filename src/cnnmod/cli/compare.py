@@ -3,9 +3,8 @@
 import dataclasses
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 
 from cnnmod.cli.app import (
@@ -19,17 +18,10 @@ from cnnmod.cli.app import (
     print_json,
     print_text,
 )
-from cnnmod.cli.candidates import networks_to_compare
-from cnnmod.deploy.targets.table import find_runtime
-from cnnmod.deploy.targets.table import runtimes as all_runtimes
-from cnnmod.measure.compare import compare as compare_networks
-from cnnmod.measure.experiment import Experiment, read_experiment
-from cnnmod.measure.results import Comparison, read_result, write_result
-from cnnmod.records.files import check_writable
-from cnnmod.report.figure import four_panels, measured_panels
-from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import comparison_cells
-from cnnmod.training.named import check_named
+
+if TYPE_CHECKING:
+    from cnnmod.measure.experiment import Experiment
+    from cnnmod.measure.results import Comparison
 
 
 @app.command
@@ -89,6 +81,18 @@ def compare(
         device: `cpu`, or `cuda` for a GPU.
         out: A result file to write. `cnnmod plot` reads it.
     """
+    import torch
+
+    from cnnmod.cli.candidates import networks_to_compare
+    from cnnmod.deploy.targets.table import find_runtime
+    from cnnmod.measure.compare import compare as compare_networks
+    from cnnmod.measure.experiment import read_experiment
+    from cnnmod.measure.results import write_result
+    from cnnmod.records.files import check_writable
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.report.table import comparison_cells
+    from cnnmod.training.named import check_named
+
     if bool(names or (network and accuracy is None)) == (accuracy is not None):
         raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
     if accuracy is not None and (against is not None or size or changes or weights is not None):
@@ -151,6 +155,9 @@ def plot(
         results: Result files of `cnnmod compare`. Without them, only the paper's figures are drawn.
         out: The image file to write. Its suffix (.png, .svg, .pdf) sets the format.
     """
+    from cnnmod.measure.results import read_result
+    from cnnmod.report.figure import four_panels, measured_panels
+
     comparisons = [read_result(path) for path in results]
     has_accuracies = any(comparison.accuracy_source is not None for comparison in comparisons)
     draw = measured_panels if has_accuracies else four_panels
@@ -163,6 +170,10 @@ def plot(
 
 def _runtimes_on(device: str) -> list[str]:
     """Return the names of the runtimes that run on a device."""
+    import torch
+
+    from cnnmod.deploy.targets.table import runtimes as all_runtimes
+
     names: list[str] = []
     for name, runtime in all_runtimes().items():
         with suppress(ValueError):
@@ -171,11 +182,11 @@ def _runtimes_on(device: str) -> list[str]:
     return names
 
 
-def _seeds(experiment: Experiment) -> str:
+def _seeds(experiment: "Experiment") -> str:
     return f"mean of {max(len(row.seeds) for row in experiment.rows)} seeds"
 
 
-def _with_ratios(comparison: Comparison) -> dict[str, Any]:
+def _with_ratios(comparison: "Comparison") -> dict[str, Any]:
     ratios = [
         {
             "network": row.name,

@@ -2,18 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
-from torch import Tensor
 
 from cnnmod.cli.app import Json, Network, Size, Weights, app, console, height_and_width, opened, print_json
-from cnnmod.deploy.export import export as export_network
-from cnnmod.networks.own import is_checkpoint
-from cnnmod.report.progress import progress_bars
-from cnnmod.training.data import calibration_images, open_data
-from cnnmod.training.folder import recipe_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @app.command
@@ -52,6 +48,11 @@ def export(
             stay in float.
         data: The data set with the training images, as in `cnnmod train`.
     """
+    import torch
+
+    from cnnmod.deploy.export import export as export_network
+    from cnnmod.networks.own import is_checkpoint
+
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
     height_and_width(size)
@@ -80,7 +81,11 @@ def export(
         print(report)
 
 
-def _calibration_images(checkpoint: Path, data: str, multiple: int) -> Tensor:
+def _calibration_images(checkpoint: Path, data: str, multiple: int) -> "Tensor":
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.training.data import calibration_images, open_data
+    from cnnmod.training.folder import recipe_of
+
     recipe = recipe_of(checkpoint)
     with progress_bars() as progress:
         images = calibration_images(open_data(data, recipe, progress=progress))

@@ -7,15 +7,6 @@ from typing import Annotated
 import tyro
 
 from cnnmod.cli.app import Json, Network, Size, Weights, app, console, opened, print_json, print_text
-from cnnmod.demo import run_demo
-from cnnmod.deploy.lower import without_auxiliary_head
-from cnnmod.measure.count import count_modules
-from cnnmod.method.convert import mod_blocks
-from cnnmod.method.plan import plan
-from cnnmod.networks.paper import paper_rows
-from cnnmod.report.network_table import network_cells
-from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import comparison_cells
 
 
 @app.command
@@ -30,6 +21,10 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     Args:
         out: The output folder.
     """
+    from cnnmod.demo import run_demo
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.report.table import comparison_cells
+
     with progress_bars() as progress:
         result = run_demo(out, progress)
     if as_json:
@@ -62,6 +57,13 @@ def info(
         name: The name of a network of cnnmod or timm, `timm/NAME`, `torchvision/NAME`, `package.module:factory`, or a
             checkpoint (.safetensors).
     """
+    from cnnmod.deploy.lower import without_auxiliary_head
+    from cnnmod.measure.count import count_modules
+    from cnnmod.method.convert import mod_blocks
+    from cnnmod.method.plan import plan
+    from cnnmod.networks.paper import paper_rows
+    from cnnmod.report.network_table import network_cells
+
     model, example = opened(name, network, weights, size)
     model, title = without_auxiliary_head(model), str(name or network)
     if not as_json:

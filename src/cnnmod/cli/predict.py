@@ -6,11 +6,6 @@ from typing import Annotated, Any
 import tyro
 
 from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, print_json, print_text
-from cnnmod.report.prediction import prediction_figure
-from cnnmod.report.progress import progress_bars
-from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
-from cnnmod.training.images import Broken
-from cnnmod.training.predict import Predictor
 
 
 @app.command
@@ -41,6 +36,11 @@ def predict(
         threshold: Boxes with a lower score are not drawn.
         skip_broken: Skip images that cannot be read, and list them. Otherwise the first one is an error.
     """
+    from cnnmod.report.prediction import prediction_figure
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.training.images import Broken
+    from cnnmod.training.predict import Predictor
+
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold must be from 0 to 1, not {threshold}")
     checkpoint, places = (None, files) if weights is not None else (next(iter(files), None), files[1:])
@@ -82,6 +82,8 @@ def predict(
 
 
 def _files(path: Path) -> list[Path]:
+    from cnnmod.training.decode import IMAGE_SUFFIXES, is_image_file
+
     if not path.exists():
         raise FileNotFoundError(f"the image or folder {path} does not exist")
     if path.is_file():

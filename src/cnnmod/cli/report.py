@@ -6,8 +6,6 @@ from typing import Annotated
 import tyro
 
 from cnnmod.cli.app import Json, Network, app, print_json, print_text
-from cnnmod.report.page.page import write_report
-from cnnmod.report.progress import progress_bars
 
 
 @app.command
@@ -29,6 +27,9 @@ def report(
             --json`, in any order.
         out: The HTML file to write.
     """
+    from cnnmod.report.page.page import write_report
+    from cnnmod.report.progress import progress_bars
+
     with progress_bars() as progress:
         conclusion = write_report(sources, out, network=network, progress=progress)
     if as_json:

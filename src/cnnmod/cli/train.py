@@ -8,28 +8,7 @@ from typing import Annotated
 import tyro
 
 from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, console, print_text, show
-from cnnmod.measure.experiment import run_experiment
-from cnnmod.measure.selection import inspect_selection
-from cnnmod.records.files import check_writable
 from cnnmod.records.roles import Role
-from cnnmod.report.experiment_table import experiment_cells
-from cnnmod.report.image import image_format
-from cnnmod.report.progress import progress_bars
-from cnnmod.report.selection import selection_figure
-from cnnmod.report.table import Cells, accuracy_text, recipe_table, selection_cells
-from cnnmod.training.classes import check_same_classes
-from cnnmod.training.data import open_data
-from cnnmod.training.evaluate import evaluate as evaluate_network
-from cnnmod.training.folder import Run, read_run
-from cnnmod.training.lock import hold
-from cnnmod.training.named import check_named
-from cnnmod.training.processes import all_processes
-from cnnmod.training.recipes import recipe as named_recipe
-from cnnmod.training.run import run_training
-from cnnmod.training.start import checked_start
-from cnnmod.training.step import autocast
-from cnnmod.training.trained import open_trained
-from cnnmod.training.worth import mod_worth
 
 
 @app.command
@@ -82,6 +61,19 @@ def train(
         skip_broken: Skip images that cannot be read, and log their number in metrics.jsonl.
         save_every: Interval in seconds between saved states. The state is also saved at the end of each epoch.
     """
+    from cnnmod.measure.experiment import run_experiment
+    from cnnmod.report.experiment_table import experiment_cells
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.report.table import Cells, accuracy_text, recipe_table
+    from cnnmod.training.data import open_data
+    from cnnmod.training.folder import Run, read_run
+    from cnnmod.training.lock import hold
+    from cnnmod.training.named import check_named
+    from cnnmod.training.processes import all_processes
+    from cnnmod.training.recipes import recipe as named_recipe
+    from cnnmod.training.run import run_training
+    from cnnmod.training.start import checked_start
+
     if listing:
         console.print(recipe_table())
         return
@@ -151,6 +143,15 @@ def evaluate(
         workers: Number of processes that decode images. Default: the number of CPU cores.
         skip_broken: Skip images that cannot be read.
     """
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.report.table import accuracy_text
+    from cnnmod.training.classes import check_same_classes
+    from cnnmod.training.data import open_data
+    from cnnmod.training.evaluate import evaluate as evaluate_network
+    from cnnmod.training.processes import all_processes
+    from cnnmod.training.step import autocast
+    from cnnmod.training.trained import open_trained
+
     trained = open_trained(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
     run_recipe = trained.recipe
     with progress_bars(all_processes().is_main_process) as progress:
@@ -192,6 +193,19 @@ def inspect(
         out: An image file to draw, with one row per class and one column per channel.
         workers: Number of processes that decode images. Default: the number of CPU cores.
     """
+    from cnnmod.measure.selection import inspect_selection
+    from cnnmod.records.files import check_writable
+    from cnnmod.report.image import image_format
+    from cnnmod.report.progress import progress_bars
+    from cnnmod.report.selection import selection_figure
+    from cnnmod.report.table import selection_cells
+    from cnnmod.training.classes import check_same_classes
+    from cnnmod.training.data import open_data
+    from cnnmod.training.processes import all_processes
+    from cnnmod.training.step import autocast
+    from cnnmod.training.trained import open_trained
+    from cnnmod.training.worth import mod_worth
+
     if out is not None:
         image_format(out)
         check_writable(out)
@@ -224,6 +238,8 @@ def inspect(
 
 
 def _workers(count: int | None) -> int:
+    from cnnmod.training.processes import all_processes
+
     if count is not None and count < 0:
         raise ValueError(f"--workers must be ≥ 0, not {count}")
     return (os.cpu_count() or 1) // all_processes().num_processes if count is None else count

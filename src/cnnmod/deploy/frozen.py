@@ -3,9 +3,8 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
-from cnnmod.deploy.live import is_plain_tensor
+from cnnmod.deploy.live import has_global_hook, is_plain_tensor
 
 
 class Frozen:
@@ -38,7 +37,7 @@ class Frozen:
         self._hooks = [hooks for layer in self._layers for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._original_hooks = [*map(len, self._hooks)]
         self._training = [layer.training for layer in self._layers]
-        self._global_hooks = bool(_has_any_global_hook())
+        self._global_hooks = bool(has_global_hook())
         self._places: list[tuple[dict[str, Any], str]] = []
         self._paths: list[str] = []
         for path, layer in named.items():
@@ -64,7 +63,7 @@ class Frozen:
         if (training := [layer.training for layer in self._layers]) != self._training:
             changed = [ours != theirs for ours, theirs in zip(training, self._training, strict=True)]
             return f"the mode (training or evaluation) of {self._name(changed.index(True))} was changed"
-        if bool(_has_any_global_hook()) != self._global_hooks:
+        if bool(has_global_hook()) != self._global_hooks:
             return "a hook of all layers was added or removed"
         return None
 
