@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ class Hidden(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 import runpy
-sys.argv[0] = "cnnmod"
-runpy.run_module("cnnmod", run_name="__main__")
+if sys.argv[1:2] == ["-c"]:
+    exec(sys.argv[2])
+else:
+    runpy.run_module("cnnmod", run_name="__main__")
 """
 
 
@@ -41,14 +44,16 @@ def declared(extra: str | None) -> set[str]:
     return names
 
 
+@cache
+def owners() -> dict[str, set[str]]:
+    """Return the packages that install each module, by canonical name."""
+    return {module: {*map(canonicalize_name, names)} for module, names in packages_distributions().items()}
+
+
 def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run `cnnmod` in a process in which only the packages of the extra, and those that they need, can be imported."""
+    """Run `cnnmod`, or Python code after `-c`, in a process in which only the packages of the extra, and those that they need, can be imported."""
     available = _closure(declared(extra))
-    hidden = {
-        module
-        for module, owners in packages_distributions().items()
-        if module != "cnnmod" and not available & {canonicalize_name(owner) for owner in owners}
-    }
+    hidden = {module for module, names in owners().items() if module != "cnnmod" and not available & names}
     return subprocess.run(
         [sys.executable, "-c", f"hidden = {hidden!r}\n{_HIDE}", *args],
         capture_output=True,

@@ -15,7 +15,9 @@ def test_missing_extra_packages_print_an_install_command(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "cnnmod: the command line needs tyro: pip install 'cnnmod[all]'\n"
+    assert capsys.readouterr().err == (
+        "cnnmod: this needs tyro; in a checkout of cnnmod, run: pip install '.[report]'\n"
+    )
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@
 import sys
 from importlib.metadata import version
 
+from cnnmod.records.install import missing_package
+
 
 def main() -> None:
     """Run the command line.
 
-    It needs the extra packages of `cnnmod[all]`. `--version` works without them.
+    It needs the packages of the extra `report`. `--version` works without them.
     """
     if sys.argv[1:] == ["--version"]:
         print(f"cnnmod {version('cnnmod')}")
@@ -15,7 +17,7 @@ def main() -> None:
     try:
         from cnnmod.cli import run
     except ModuleNotFoundError as error:
-        print(f"cnnmod: the command line needs {error.name}: pip install 'cnnmod[all]'", file=sys.stderr)
+        print(f"cnnmod: {missing_package(error)}", file=sys.stderr)
         sys.exit(2)
     run()
 

@@ -276,7 +276,7 @@ class TestErrors:
 
     def test_missing_runtime_raises(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        match = re.escape("onnxruntime needs onnxruntime: pip install 'cnnmod[deploy]'")
+        match = re.escape("onnxruntime needs onnxruntime; in a checkout of cnnmod, run: pip install '.[deploy]'")
         self.refused(match, tmp_path, error=ModuleNotFoundError)
 
 

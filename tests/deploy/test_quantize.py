@@ -196,7 +196,7 @@ class TestErrors:
     @pytest.mark.parametrize("package", ["nncf", "openvino"])
     def test_missing_quantizer_raises(self, package, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
-        match = rf"needs {package}: pip install 'cnnmod\[deploy\]'"
+        match = rf"needs {package}; in a checkout of cnnmod, run: pip install '\.\[deploy\]'"
         self.refused(match, tmp_path, ModuleNotFoundError, "network.xml", format="openvino", int8=IMAGES)
 
 

@@ -11,6 +11,7 @@ import cnnmod.cli.predict
 import cnnmod.cli.report
 import cnnmod.cli.train
 from cnnmod.cli.app import app
+from cnnmod.records.install import missing_package
 
 
 def run(args: list[str] | None = None) -> None:
@@ -28,7 +29,8 @@ def run(args: list[str] | None = None) -> None:
             args=args,
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        print(f"cnnmod: {' '.join(str(error).split())}", file=sys.stderr)
+        message = missing_package(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        print(f"cnnmod: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

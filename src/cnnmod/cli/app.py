@@ -89,10 +89,12 @@ def sizes_of(
     because such a network may run at one size only.
     """
     from cnnmod.networks.own import is_checkpoint
-    from cnnmod.training.folder import trained_size
 
-    given = height_and_width(size)
-    trained = trained_size(Path(name)) if name is not None and is_checkpoint(name) else None
+    given, trained = height_and_width(size), None
+    if name is not None and is_checkpoint(name):
+        from cnnmod.training.folder import trained_size
+
+        trained = trained_size(Path(name))
     is_own = network is not None and ":" in network
     return given or trained, given or (trained if is_own else None)
 

@@ -86,12 +86,10 @@ def compare(
     from cnnmod.cli.candidates import networks_to_compare
     from cnnmod.deploy.targets.table import find_runtime
     from cnnmod.measure.compare import compare as compare_networks
-    from cnnmod.measure.experiment import read_experiment
     from cnnmod.measure.results import write_result
     from cnnmod.records.files import check_writable
     from cnnmod.report.progress import progress_bars
     from cnnmod.report.table import comparison_cells
-    from cnnmod.training.named import check_named
 
     if bool(names or (network and accuracy is None)) == (accuracy is not None):
         raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
@@ -109,8 +107,12 @@ def compare(
     runtime_names = _runtimes_on(device) if "all" in runtimes else list(runtimes)
     for name in runtime_names:  # raise for an unknown or missing runtime before networks are built
         find_runtime(name).target.check_images(torch.empty(0, device=device))
-    experiment = None if accuracy is None else read_experiment(accuracy)
-    if accuracy is not None and experiment is not None:
+    experiment = None
+    if accuracy is not None:  # needs the packages for training
+        from cnnmod.measure.experiment import read_experiment
+        from cnnmod.training.named import check_named
+
+        experiment = read_experiment(accuracy)
         check_named(experiment.recipe, network, accuracy)
         models = experiment.networks()
         shape = (1, experiment.recipe.images.in_channels, *experiment.recipe.images.size)

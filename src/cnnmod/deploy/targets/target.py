@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.deploy.forms import Form
+from cnnmod.records.install import install_hint
 
 FLOAT32, INT8 = "float32", "int8"
 
@@ -93,10 +94,8 @@ class Target(ABC):
             try:
                 importlib.import_module(package)
             except ModuleNotFoundError as error:
-                requirement = package if self.extra is None else f"'cnnmod[{self.extra}]'"
-                raise ModuleNotFoundError(
-                    f"{runtime_name(self, precision)} needs {package}: pip install {requirement}"
-                ) from error
+                command = f"run: pip install {package}" if self.extra is None else install_hint(self.extra)
+                raise ModuleNotFoundError(f"{runtime_name(self, precision)} needs {package}; {command}") from error
 
 
 class FileTarget(Target):
