@@ -4,14 +4,22 @@ import sys
 import warnings
 from pathlib import Path
 
-import cnnmod.cli.compare
-import cnnmod.cli.deploy
-import cnnmod.cli.info
-import cnnmod.cli.predict
-import cnnmod.cli.report
-import cnnmod.cli.train
-from cnnmod.cli.app import app
+from tyro.extras import SubcommandApp
+
+from cnnmod.cli.compare import compare, plot
+from cnnmod.cli.deploy import export
+from cnnmod.cli.info import demo, info
+from cnnmod.cli.metavars import with_metavars
+from cnnmod.cli.predict import predict
+from cnnmod.cli.report import report
+from cnnmod.cli.train import evaluate, inspect, train
 from cnnmod.records.install import missing_package
+
+# In the order of the work. A file of subcommands imports what a subcommand needs when it runs.
+SUBCOMMANDS = (demo, info, train, evaluate, inspect, predict, compare, plot, export, report)
+app = SubcommandApp()
+for subcommand in SUBCOMMANDS:
+    app.command(with_metavars(subcommand))
 
 
 def run(args: list[str] | None = None) -> None:
@@ -25,7 +33,8 @@ def run(args: list[str] | None = None) -> None:
     try:
         app.cli(
             prog="cnnmod",
-            description="CNN Mixture-of-Depths: convert, train, export and time CNNs that select channels.",
+            description="CNN Mixture-of-Depths: convert, train, export and time CNNs that select channels. "
+            "`cnnmod --version` prints the version.",
             args=args,
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:

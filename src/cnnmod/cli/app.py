@@ -1,4 +1,4 @@
-"""The app that registers the subcommands, and functions that print."""
+"""Options that several subcommands have, and functions that open networks and print."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from tyro.extras import SubcommandApp
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from cnnmod.report.table import Cells
 
 
-app = SubcommandApp()
 console = Console()
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON instead of tables.")]

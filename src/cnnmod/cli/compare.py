@@ -12,7 +12,6 @@ from cnnmod.cli.app import (
     Network,
     Size,
     Weights,
-    app,
     console,
     height_and_width,
     print_json,
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from cnnmod.measure.results import Comparison
 
 
-@app.command
 def compare(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     network: Network = None,
@@ -142,7 +140,6 @@ def compare(
         console.print(comparison_cells(comparison).rich())
 
 
-@app.command
 def plot(
     results: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     out: Path = Path("figure.png"),

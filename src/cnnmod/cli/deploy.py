@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cnnmod.cli.app import Json, Network, Size, Weights, app, console, height_and_width, opened, print_json
+from cnnmod.cli.app import Json, Network, Size, Weights, console, height_and_width, opened, print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@app.command
 def export(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     *,

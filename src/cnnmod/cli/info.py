@@ -6,10 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, Network, Size, Weights, app, console, opened, print_json, print_text
+from cnnmod.cli.app import Json, Network, Size, Weights, console, opened, print_json, print_text
 
 
-@app.command
 def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     """Run a demo of cnnmod in less than three minutes, on images that are part of scikit-learn.
 
@@ -36,7 +35,6 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     print_text(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
 
 
-@app.command
 def info(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     network: Network = None,

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, print_json, print_text
+from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, print_json, print_text
 
 
-@app.command
 def predict(
     files: Annotated[tuple[Path, ...], tyro.conf.Positional],
     network: Network = None,

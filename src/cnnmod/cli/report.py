@@ -5,10 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Json, Network, app, print_json, print_text
+from cnnmod.cli.app import Json, Network, print_json, print_text
 
 
-@app.command
 def report(
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional],
     network: Network = None,

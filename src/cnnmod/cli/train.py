@@ -7,11 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, app, console, print_text, show
+from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, console, print_text, show
 from cnnmod.records.roles import Role
 
 
-@app.command
 def train(
     name: Annotated[str | None, tyro.conf.Positional] = None,
     network: Network = None,
@@ -116,7 +115,6 @@ def train(
     show(shown, dataclasses.asdict(result), as_json)
 
 
-@app.command
 def evaluate(
     checkpoint: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
@@ -170,7 +168,6 @@ def evaluate(
     show(accuracy_text(accuracy, trained.path, opened.classes), accuracy.to_dict(), as_json)
 
 
-@app.command
 def inspect(
     checkpoint: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
