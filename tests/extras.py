@@ -18,12 +18,12 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 # Hides packages: importing them fails as if they were not installed.
 _HIDE = """
-import importlib.abc, sys
-class Hidden(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hidden())
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_shown(cls, name, *args, **kwargs):
+    return None if name.partition(".")[0] in hidden else find(name, *args, **kwargs)
+PathFinder.find_spec = classmethod(find_shown)
 import runpy
 if sys.argv[1:2] == ["-c"]:
     exec(sys.argv[2])
@@ -51,7 +51,10 @@ def owners() -> dict[str, set[str]]:
 
 
 def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run `cnnmod`, or Python code after `-c`, in a process in which only the packages of the extra, and those that they need, can be imported."""
+    """Run `cnnmod`, or Python code after `-c`, in a new process.
+
+    Only the packages of the extra, and the packages that these need, can be imported in the process.
+    """
     available = _closure(declared(extra))
     hidden = {module for module, names in owners().items() if module != "cnnmod" and not available & names}
     return subprocess.run(

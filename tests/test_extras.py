@@ -100,13 +100,14 @@ def test_a_missing_extra_is_named_in_one_line(extra, args, missing, tmp_path):
             "train",
             "import cnnmod.training as t; from cnnmod.training.data import open_data;"
             "r = t.recipe('digits', ['epochs=1']); d = open_data('digits', r);"
-            "from pathlib import Path; t.run_training(t.Run(recipe=r, row='mod', seed=0, data='digits'), Path('run'), d)",
+            "from pathlib import Path;"
+            "t.run_training(t.Run(recipe=r, row='mod', seed=0, data='digits'), Path('run'), d)",
         ),
         (
             "deploy",
             "import cnnmod, torch; from torch import nn;"
-            "net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)).eval(); x = torch.rand(2, 3, 8, 8);"
-            "net(x); cnnmod.export(net, x, 'net.onnx'); cnnmod.export(net, x, 'net.xml')",
+            "net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).eval();"
+            "x = torch.rand(2, 3, 8, 8); cnnmod.export(net, x, 'net.onnx'); cnnmod.export(net, x, 'net.xml')",
         ),
     ],
 )

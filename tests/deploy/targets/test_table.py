@@ -116,15 +116,13 @@ def test_unknown_and_missing_runtimes_raise(monkeypatch):
     with pytest.raises(ValueError, match="unknown format 'tflite'; the formats are onnx, openvino, pt2"):
         find_format("tflite")
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"openvino-int8 needs nncf; in a checkout of cnnmod, run: pip install '\.\[deploy\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"openvino-int8 needs nncf; .*pip install '\.\[deploy\]'"):
         find_runtime("openvino-int8")
     assert find_runtime("openvino").target.name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(
         ModuleNotFoundError,
-        match=r"openvino-bf16 needs openvino; in a checkout of cnnmod, run: pip install '\.\[deploy\]'",
+        match=r"openvino-bf16 needs openvino; .*pip install '\.\[deploy\]'",
     ):
         find_runtime("openvino-bf16")
 

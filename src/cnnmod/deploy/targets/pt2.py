@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from cnnmod.deploy.graph_forms import GraphForm
 from cnnmod.deploy.outputs import named_outputs, plain
 from cnnmod.deploy.selector import SELECTED
 from cnnmod.deploy.targets.target import FLOAT32, FileTarget
 from cnnmod.deploy.torch_export import check_outputs, exported, images_for, quiet, shapes_for
+
+_FIRST_TORCH = "2.8"
 
 
 class Pt2Target(FileTarget):
@@ -22,6 +25,16 @@ class Pt2Target(FileTarget):
     in_torch = True
     format = "pt2"
     suffix = ".pt2"
+
+    def check_installed(self, precision: str = FLOAT32) -> None:
+        """See `Target.check_installed`.
+
+        Raises:
+            ValueError: If torch is older than 2.8, whose torch.export cannot save MoD blocks.
+        """
+        super().check_installed(precision)
+        if TorchVersion(torch.__version__) < _FIRST_TORCH:
+            raise ValueError(f"pt2 needs torch {_FIRST_TORCH} or newer, not {torch.__version__}")
 
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
