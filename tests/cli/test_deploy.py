@@ -40,21 +40,16 @@ def named_classes(tmp_path):
     """A network of two classes in a folder that has the file of a run."""
     folder = tmp_path / "run"
     folder.mkdir()
-    layers = {"layers": (1, 2, 1, 1), "channels": (8, 8, 16, 16), "num_classes": 2}
-    cnnmod.save(
-        build("resnet18_cifar_mod", **layers),
-        folder / "best.safetensors",
-        factory="cnnmod/resnet18_cifar_mod",
-        factory_args={key: list(value) if isinstance(value, tuple) else value for key, value in layers.items()},
-    )
-    content = {
-        "run": Run(recipe=recipe("cifar10"), row="mod", seed=0, data="data").to_dict(),
-        "classes": ["cat", "dog"],
-    }
+    layers = {"layers": [1, 2, 1, 1], "channels": [8, 8, 16, 16], "num_classes": 2}
+    name = "resnet18_cifar_mod"
+    cnnmod.save(build(name, **layers), folder / "best.safetensors", factory=f"cnnmod/{name}", factory_args=layers)
+    identity = Run(recipe=recipe("cifar10"), row="mod", seed=0, data="data")
+    content = {"run": identity.to_dict(), "classes": ["cat", "dog"]}
     (folder / "run.json").write_text(json.dumps(content))
     return folder / "best.safetensors"
 
 
+@pytest.mark.slow
 def test_export_writes_class_names(named_classes, tmp_path, capsys):
     run(["export", str(named_classes), "--out", str(tmp_path / "network.onnx"), "--json"])
     metadata = json.loads(capsys.readouterr().out)["metadata"]
