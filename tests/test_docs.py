@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cnnmod import convert_, export
 from cnnmod.networks import build
+from conftest import trained_norms_
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -20,7 +23,8 @@ def blocks_of(page):
 
 
 ON_GPU = [code for code in blocks_of("deploy.md") if "cuda" in code]
-ON_CPU = [code for code in blocks_of("deploy.md") if "cuda" not in code]
+SERVED = [code for code in blocks_of("deploy.md") if "image.jpg" in code]
+WITHOUT_TORCH = "import sys; sys.modules |= dict.fromkeys(('torch', 'cnnmod', 'timm', 'torchvision'))\n"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
@@ -31,13 +35,30 @@ def test_deploy_examples_run_on_a_gpu(code):
     assert tuple(found["logits"].shape) == (8, 1000)
 
 
+@pytest.mark.parametrize("code", [SERVED[0], pytest.param(SERVED[1], marks=pytest.mark.slow)], ids=["onnx", "openvino"])
+def test_exported_file_serves_a_jpeg_without_torch_and_cnnmod(code, tmp_path):
+    model = trained_norms_(convert_(build("resnet18_cifar", layers=(1, 2, 1, 1), channels=(16, 16, 16, 16))))
+    statistics = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    names = [f"class {number}" for number in range(10)]
+    (file,) = re.findall(r'"(network\.\w+)"', code)
+    export(model, torch.rand(1, 3, 48, 32), tmp_path / file, **statistics, classes=names, preprocessing=True)
+    photograph = Image.open(DOCS / "bccd.jpg").convert("RGB")
+    photograph.save(tmp_path / "image.jpg")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH + code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    pixels = pil_to_tensor(Image.open(tmp_path / "image.jpg").resize((32, 48)))
+    mean, std = (torch.tensor(statistics[name])[:, None, None] for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = int(model(((pixels / 255 - mean) / std)[None]).argmax())
+    assert done.stdout == f"class {expected}\n"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("code", ON_CPU, ids=lambda code: code.split()[1].strip(","))
-def test_deploy_examples_run(code, tmp_path, monkeypatch):
+def test_pt2_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (name,) = re.findall(r'"(network\.\w+)"', code)
-    kind = {"onnx": "onnx", "xml": "openvino", "pt2": "pt2"}[name.partition(".")[2]]
-    export(convert_(build("resnet18")).eval(), torch.rand(1, 3, 224, 224), tmp_path / name, format=kind)
+    (code,) = (code for code in blocks_of("deploy.md") if "network.pt2" in code)
+    export(convert_(build("resnet18")).eval(), torch.rand(1, 3, 224, 224), tmp_path / "network.pt2")
     found = {}
     exec(code, found)
     assert tuple(found["logits"].shape) == (2, 1000)

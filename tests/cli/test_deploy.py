@@ -3,7 +3,11 @@ import json
 import pytest
 import torch
 
+import cnnmod
 from cnnmod.cli import run
+from cnnmod.networks import build
+from cnnmod.training.folder import Run
+from cnnmod.training.recipes import recipe
 
 INT8 = ["--int8", "--data", "digits"]
 
@@ -20,11 +24,38 @@ def checkpoint(tmp_path_factory):
 def test_export_writes_a_checkpoint(checkpoint, tmp_path, capsys):
     out = tmp_path / "network.onnx"
     capsys.readouterr()
-    run(["export", checkpoint, "--out", str(out), "--size", "8", "8", "--json"])
+    run(["export", checkpoint, "--out", str(out), "--size", "8", "8", "--with-preprocessing", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert values["operators"]["TopK"] == 2
     assert values["selection_agreement"] == 1
     assert out.stat().st_size == values["file_bytes"]
+    images = recipe("digits").images
+    assert values["metadata"]["input"] == "uint8 NHWC, 0 to 255"
+    assert json.loads(values["metadata"]["mean"]) == [*images.mean]
+    assert json.loads(values["metadata"]["std"]) == [*images.std]
+
+
+@pytest.fixture
+def named_classes(tmp_path):
+    """A network of two classes in a folder that has the file of a run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    layers = {"layers": [1, 2, 1, 1], "channels": [8, 8, 16, 16], "num_classes": 2}
+    name = "resnet18_cifar_mod"
+    cnnmod.save(build(name, **layers), folder / "best.safetensors", factory=f"cnnmod/{name}", factory_args=layers)
+    identity = Run(recipe=recipe("cifar10"), row="mod", seed=0, data="data")
+    content = {"run": identity.to_dict(), "classes": ["cat", "dog"]}
+    (folder / "run.json").write_text(json.dumps(content))
+    return folder / "best.safetensors"
+
+
+@pytest.mark.slow
+def test_export_writes_class_names(named_classes, tmp_path, capsys):
+    run(["export", str(named_classes), "--out", str(tmp_path / "network.onnx"), "--json"])
+    metadata = json.loads(capsys.readouterr().out)["metadata"]
+    assert metadata["class_names"] == '["cat", "dog"]'
+    assert metadata["color_order"] == "RGB"
+    assert metadata["input_size"] == "[32, 32]"
 
 
 @pytest.mark.slow
@@ -65,6 +96,11 @@ def test_int8_export_prints_the_agreement(checkpoint, tmp_path, capsys):
             "--size and --int8 cannot be",
         ),
         (["export", "resnet18_cifar_mod", "--out", "a.onnx", *INT8], "of a trained network, not resnet18_cifar_mod"),
+        (["export", "resnet18_cifar_mod", "--out", "a.pt2", "--with-preprocessing"], "preprocessing is supported for"),
+        (
+            ["export", "small:tiny_network_mod", "--out", "a.onnx", "--with-preprocessing"],
+            "needs the mean and standard",
+        ),
         (["export", "resnet18_cifar_mod", "--out", "nowhere/a.onnx"], "nowhere does not exist"),
         (["compare", "resnet18_cifar_mod", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
         pytest.param(

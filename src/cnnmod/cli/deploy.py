@@ -9,7 +9,7 @@ import tyro
 from cnnmod.cli.app import Json, Network, Size, Weights, console, height_and_width, opened, print_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def export(
@@ -24,6 +24,7 @@ def export(
     half: bool = False,
     int8: bool = False,
     data: str | None = None,
+    with_preprocessing: bool = False,
     as_json: Json = False,
 ) -> None:
     """Write a network as a file for ONNX Runtime, OpenVINO or torch.export. MoD blocks get the fastest form for this
@@ -46,6 +47,8 @@ def export(
         int8: Quantize a checkpoint of `cnnmod train` to INT8, calibrated on 256 training images. The channel selectors
             stay in float.
         data: The data set with the training images, as in `cnnmod train`.
+        with_preprocessing: Write a file that takes pixels (N, H, W, C) in 8 bits and normalizes them itself. For .onnx
+            and .xml.
     """
     import torch
 
@@ -69,15 +72,44 @@ def export(
     else:
         calibration = _calibration_images(Path(name), data, batch or 1)
         images = calibration[: batch or 1]
+    about = _described(model, None if name is None else Path(name), images.shape[1])
+    if with_preprocessing and "mean" not in about:
+        raise ValueError(
+            "--with-preprocessing needs the mean and standard deviation of the training images; they are known for a "
+            f"checkpoint in its run folder and for timm's networks, not for {name or network}"
+        )
     with console.status(f"writing and checking {out}"):
         report = export_network(
-            model, images, out, format=format, dynamic_batch=batch is None, half=half, int8=calibration
+            model,
+            images,
+            out,
+            format=format,
+            dynamic_batch=batch is None,
+            half=half,
+            int8=calibration,
+            preprocessing=with_preprocessing,
+            **about,
         )
     if as_json:
         values: dict[str, Any] = dataclasses.asdict(report)
         print_json(values | {"path": str(report.path)})
     else:
         print(report)
+
+
+def _described(model: "nn.Module", checkpoint: Path | None, channels: int) -> dict[str, Any]:
+    """Return `mean`, `std` and `classes` as `export` takes them, as far as they are known.
+
+    A checkpoint in a run folder has those of its run. Other networks have those that timm gives them.
+    """
+    from cnnmod.training.folder import classes_of, recipe_of
+
+    if checkpoint is not None and checkpoint.is_file() and (checkpoint.parent / "run.json").is_file():
+        images = recipe_of(checkpoint).images
+        return {"mean": images.mean, "std": images.std, "classes": classes_of(checkpoint)}
+    settings = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = settings.get("mean") or (), settings.get("std") or ()
+    return {"mean": mean, "std": std} if len(mean) == len(std) == channels else {}
 
 
 def _calibration_images(checkpoint: Path, data: str, multiple: int) -> "Tensor":

@@ -3,20 +3,24 @@
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.description import Description, described
 from cnnmod.deploy.export_report import ExportReport
 from cnnmod.deploy.exportable import not_exportable
 from cnnmod.deploy.lower import fold, lower
+from cnnmod.deploy.outputs import named_outputs
 from cnnmod.deploy.parity import RunFile, check_agreement, check_parity, with_tied_scores
 from cnnmod.deploy.targets.table import file_targets, find_format
 from cnnmod.deploy.targets.target import INT8, FileTarget
 from cnnmod.deploy.weights import check_finite
 from cnnmod.method.convert import mod_blocks
+from cnnmod.method.trace import meta_forward
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import check_writable, replace
 
@@ -33,6 +37,10 @@ def export(
     dynamic_batch: bool = True,
     half: bool = False,
     int8: Tensor | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    preprocessing: bool = False,
 ) -> ExportReport:
     """Write a network as a file for a runtime. Its MoD blocks have the form that is fastest in this runtime.
 
@@ -53,6 +61,13 @@ def export(
             calibrated on them; its channel selectors stay in float. If `dynamic_batch` is false, the number of images
             must be a multiple of the example's. The float file is checked first. The INT8 file is always kept:
             `report.int8` says how closely it agrees with the network. Supported for `"onnx"` and `"openvino"`.
+        mean: The mean of each channel with which the images were normalized, for pixel values from 0 to 1. ONNX and
+            OpenVINO files hold it as metadata.
+        std: The standard deviation of each channel, as `mean`.
+        classes: The class names, in the order of the network's outputs. ONNX and OpenVINO files hold them as metadata.
+        preprocessing: Whether the file takes pixels (N, H, W, C) in uint8, as an image decoder returns them, and
+            normalizes them with `mean` and `std`. The pixels must have the size of the example. Supported for `"onnx"`
+            and `"openvino"`.
 
     Returns:
         A report of the file and its agreement with the network.
@@ -74,6 +89,12 @@ def export(
     path = Path(path)
     target = _target_for(path) if format is None else find_format(format)
     _check(model, example, path, target, half)
+    if preprocessing and not target.describes:
+        formats = ", ".join(repr(other.format) for other in file_targets() if other.describes)
+        raise ValueError(f"preprocessing is supported for {formats}, not for {target.format!r}")
+    about = described(example, mean, std, classes, preprocessing)
+    if classes is not None:
+        _check_classes(model, example, len(classes))
     if int8 is not None:
         _check_int8(int8, example, target, half, 1 if dynamic_batch else len(example))
     if any(module.training for module in model.modules()):
@@ -93,7 +114,12 @@ def export(
         final_file = Path(folder) / path.name
         float_file = final_file if int8 is None else Path(folder) / f"float-{path.name}"
         target.write(lowered, example, float_file, dynamic_batch=dynamic_batch, half=half)
-        parity = check_parity(reference, _run(float_file, target), example.cpu(), batch_sizes)
+        if int8 is not None:  # before the normalization of pixels is added, which stays in float32
+            target.quantize(float_file, final_file, int8)
+        if target.describes:
+            for file in {float_file, final_file}:
+                target.describe_(file, about)
+        parity = check_parity(reference, _run(float_file, target, about), example.cpu(), batch_sizes, about.closest)
         limit = _HALF_TOLERANCE if half else _TOLERANCE
         if not parity.largest_error <= limit:
             raise ValueError(
@@ -109,9 +135,8 @@ def export(
             tied_agreement = tied_parity.selection_agreement
         agreement = None
         if int8 is not None:
-            target.quantize(float_file, final_file, int8)
-            images = int8.detach().cpu().split(32 if dynamic_batch else len(example))
-            agreement = check_agreement(reference, _run(final_file, target), images)
+            images = about.closest(int8.detach().cpu()).split(32 if dynamic_batch else len(example))
+            agreement = check_agreement(reference, _run(final_file, target, about), images)
         files = [file for file in Path(folder).iterdir() if file.stem == path.stem]
         report = ExportReport(
             path=path,
@@ -126,6 +151,7 @@ def export(
             selection_agreement=parity.selection_agreement,
             tied_agreement=tied_agreement,
             int8=agreement,
+            metadata=about.metadata() if target.describes else {},
         )
         for file in sorted(files, key=lambda file: file.name == path.name):  # the file that users open is moved last
             replace(file, path.with_name(file.name))
@@ -184,8 +210,20 @@ def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:
         raise ValueError(f"{name} has values that are not finite")
 
 
-def _run(path: Path, target: FileTarget) -> RunFile:
-    return target.load(path, torch.get_num_threads(), selected=True).run
+def _check_classes(model: nn.Module, example: Tensor, count: int) -> None:
+    """Raise `ValueError` if no output of the network has this number of classes."""
+    try:
+        outputs = named_outputs(meta_forward(model, example))
+    except ValueError:  # the network does not run on the meta device
+        return
+    if not any(value.ndim > 1 and value.shape[1] == count for value in outputs.values()):
+        shapes = ", ".join(f"{name} of shape {tuple(value.shape)}" for name, value in outputs.items())
+        raise ValueError(f"classes has {count} names, but the network returns {shapes}")
+
+
+def _run(path: Path, target: FileTarget, about: Description | None = None) -> RunFile:
+    run = target.load(path, torch.get_num_threads(), selected=True).run
+    return run if about is None else lambda images_NCHW: run(about.input_of(images_NCHW))
 
 
 def _versions(target: FileTarget, int8: bool) -> dict[str, str]:

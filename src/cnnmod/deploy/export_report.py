@@ -1,6 +1,6 @@
 """`ExportReport`: the file that `export` wrote, and its agreement with the network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnmod.deploy.parity import Agreement
@@ -26,6 +26,7 @@ class ExportReport:
         tied_agreement: The same for a copy of the network in which importance scores are equal in groups.
         int8: How closely an INT8 file agrees with eager PyTorch on the calibration images. `None` for a float file. For
             an INT8 file, the three fields above describe the float file that was quantized.
+        metadata: What the file says about its images and classes, as text by key. Empty for formats without metadata.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class ExportReport:
     selection_agreement: float
     tied_agreement: float
     int8: Agreement | None
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return str(self._table())
@@ -61,6 +63,9 @@ class ExportReport:
             same = "" if self.int8.top1 is None else f"the same class for {self.int8.top1:.2%}, "
             equal = f"{same}selected channels equal {self.int8.selection:.2%}"
             rows.append(["in INT8", f"on {self.int8.images} images: {equal}"])
+        if self.metadata:
+            rows.append(["input", self.metadata["input"]])
+            rows.append(["metadata", ", ".join(self.metadata)])
         rows.append(["versions", ", ".join([*opset, *(f"{name} {value}" for name, value in self.versions.items())])])
         rows.append(["operators", ", ".join(f"{count} {name}" for name, count in self.operators.items())])
         return TextTable(f"ExportReport: {self.path}", [], rows)

@@ -92,7 +92,13 @@ def check_agreement(model: nn.Module, run: RunFile, batches: Iterable[Tensor]) -
     )
 
 
-def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: Sequence[int]) -> Parity:
+def check_parity(
+    model: nn.Module,
+    run: RunFile,
+    example: Tensor,
+    batch_sizes: Sequence[int],
+    closest: Callable[[Tensor], Tensor] = lambda images_NCHW: images_NCHW,
+) -> Parity:
     """Compare the outputs and the selected channels of a file and its network, on random images and on black images.
 
     Args:
@@ -100,6 +106,7 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
         run: The file in its runtime.
         example: Images (N, C, H, W). The random images have its mean and standard deviation.
         batch_sizes: The sizes of the batches of random images. The black images are a batch of the last size.
+        closest: Rounds random images to images that the file can take.
 
     Raises:
         ValueError: If the names, types or shapes of the file's outputs differ from the network's, or the network itself
@@ -109,7 +116,8 @@ def check_parity(model: nn.Module, run: RunFile, example: Tensor, batch_sizes: S
     device = next(model.parameters(), example).device
     errors: dict[str, list[tuple[float, int]]] = defaultdict(list)  # output → error and seed of each input
     same_channels = selected_channels = 0
-    for seed, images_NCHW in _inputs(example, batch_sizes):
+    for seed, random_NCHW in _inputs(example, batch_sizes):
+        images_NCHW = closest(random_NCHW)
         with torch.inference_mode(), recorded_selection(model) as selected:
             try:
                 outputs_of_network = model(images_NCHW.to(device))

@@ -103,22 +103,8 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     check_unwrapped(model)
     path = Path(path)
     structure, tensors = _read(path)
-    blocks = structure.blocks
-    replaced: dict[str, nn.Module] = {}
-    if blocks and not _configs(model):
-        candidates = _blocks(model, example)
-        if missing := [name for name in blocks if name not in candidates]:
-            raise ValueError(
-                f"{path} is of another network: {missing[0]} is a MoD block in the file, but not a block of the model"
-            )
-        for inner in blocks:
-            if any(inner.startswith(f"{name}.") for name in blocks):
-                raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
-        built = [(candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()]
-        replaced = install_(model, built, example)
+    replaced = restructure_(model, structure, path, example)
     try:
-        if structure.control and replaced:
-            control_(model)
         _check_fits(path, structure, tensors, model)
         state = model.state_dict()  # its metadata has the versions of layers, which some layers need
         for name in state:
@@ -128,6 +114,41 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
         swap_(model, replaced)
         raise
     return model
+
+
+def restructure_(
+    model: nn.Module, structure: "Structure", path: str | os.PathLike[str], example: Tensor | None = None
+) -> dict[str, nn.Module]:
+    """Convert a dense model in place as a file says. A model with MoD blocks is not changed.
+
+    Args:
+        model: The network.
+        structure: What the file says.
+        path: The file, for errors.
+        example: An input (N, C, H, W), as for `convert_`.
+
+    Returns:
+        The replaced blocks by name.
+
+    Raises:
+        ValueError: If the file is of another network. The model is unchanged.
+    """
+    blocks = structure.blocks
+    if not blocks or _configs(model):
+        return {}
+    candidates = _blocks(model, example)
+    if missing := [name for name in blocks if name not in candidates]:
+        raise ValueError(
+            f"{path} is of another network: {missing[0]} is a MoD block in the file, but not a block of the model"
+        )
+    for inner in blocks:
+        if any(inner.startswith(f"{name}.") for name in blocks):
+            raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
+    built = [(candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()]
+    replaced = install_(model, built, example)
+    if structure.control:
+        control_(model)
+    return replaced
 
 
 def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:

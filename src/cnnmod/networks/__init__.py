@@ -3,11 +3,13 @@
 from cnnmod.networks import cifar, classification
 from cnnmod.networks.detection import faster_rcnn, retinanet
 from cnnmod.networks.from_file import load
+from cnnmod.networks.hub import HubNetwork
 from cnnmod.networks.paper import PaperRow, paper_rows
 from cnnmod.networks.registry import build, build_mod, register
 from cnnmod.networks.segmentation import deeplabv3, fcn
 
 __all__ = [
+    "HubNetwork",
     "PaperRow",
     "build",
     "build_mod",

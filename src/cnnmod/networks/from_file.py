@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,9 @@ from cnnmod.method.checkpoint import Structure, load_, read_structure
 from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.trace import example_for
 from cnnmod.networks.registry import factory_of, takes_config
+from cnnmod.records.parse import read_json
 
+CONFIG, WEIGHTS, ARCHITECTURE = "config.json", "model.safetensors", "hub_network"  # a folder of `HubNetwork`
 _UNSAFE_ARGUMENT = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
 
 
@@ -26,7 +29,7 @@ def load(
     Nothing is downloaded. Without `factory`, only the factories of timm, torchvision and cnnmod are called.
 
     Args:
-        path: The file.
+        path: The file, or a folder that `HubNetwork.save_pretrained` wrote.
         factory: A function that builds the network before it is converted, or its name, as `build` takes it. It is
             called with the file's `factory_args`. Name your own factories here, because a file must not decide which
             code is imported.
@@ -46,11 +49,34 @@ def load(
         >>> len(cnnmod.mod_blocks(load(path)))
         4
     """
+    path = weights_in(Path(path))
     structure = read_structure(path)
-    model = _built(path, structure, factory)
+    model = built(path, structure, factory)
     if structure.control and mod_blocks(model):
         control_(model)
     return load_(model, path, example=None if size is None else example_for(model, size))
+
+
+def weights_in(path: Path) -> Path:
+    """Return the file with the weights of a folder of `HubNetwork.save_pretrained`. Return a file as it is.
+
+    Raises:
+        OSError: If the folder has no `config.json`, or it cannot be read.
+        ValueError: If the folder was written by another library.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} is not a folder of HubNetwork.save_pretrained: it has no {CONFIG}")
+    config = read_json(path / CONFIG)
+    config = config if isinstance(config, dict) else {}
+    if config.get("architecture") != ARCHITECTURE:
+        other = next((config[key] for key in ("architecture", "architectures", "model_type") if key in config), None)
+        raise ValueError(
+            f"{path} is a folder of another library: the architecture in its {CONFIG} is {other!r}, not "
+            f"{ARCHITECTURE!r}; build the network with that library and convert it"
+        )
+    return path / WEIGHTS
 
 
 def build_dense(path: str | os.PathLike[str], factory: str | None = None) -> nn.Module:
@@ -64,12 +90,18 @@ def build_dense(path: str | os.PathLike[str], factory: str | None = None) -> nn.
         OSError: As `load`.
         ValueError: As `load`.
     """
-    return _built(path, read_structure(path), factory)
+    path = weights_in(Path(path))
+    return built(path, read_structure(path), factory)
 
 
-def _built(
+def built(
     path: str | os.PathLike[str], structure: Structure, factory: str | Callable[..., nn.Module] | None
 ) -> nn.Module:
+    """Build the network that a file describes, before it is converted. The path is for errors.
+
+    Raises:
+        ValueError: As `load`.
+    """
     arguments = structure.factory_args
     name = structure.factory if factory is None else factory if isinstance(factory, str) else None
     if factory is None:

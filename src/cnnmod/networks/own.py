@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnmod.networks.from_file import load
+from cnnmod.networks.from_file import CONFIG, load
 from cnnmod.networks.registry import accepts, build
 from cnnmod.networks.weights import load_weights_, other_head, read_weights
 
@@ -15,8 +15,8 @@ logger = logging.getLogger("cnnmod")
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a name is the path of a checkpoint of cnnmod instead of the name of a network."""
-    return name.endswith(".safetensors")
+    """Whether a name is the path of a checkpoint or hub folder instead of the name of a network."""
+    return name.endswith(".safetensors") or (Path(name) / CONFIG).is_file()
 
 
 def open_network(

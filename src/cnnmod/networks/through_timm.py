@@ -1,11 +1,12 @@
 """timm_network: register a network of the paper with cnnmod and with timm.
 
 `timm.create_model(name)` takes timm's usual arguments (`num_classes`, `in_chans`, `features_only`, …) and, for a MoD
-network, a `MoDConfig` as `config`.
+network, a `MoDConfig` as `config`, or its fields (`candidates=4`).
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -55,18 +56,18 @@ def timm_network(
 
     Args:
         description: The result of `timm_settings`.
-        converted: Whether it is a MoD network. A MoD network takes `config`.
+        converted: Whether it is a MoD network. A MoD network takes `config` and the fields of `MoDConfig`.
     """
 
     def add(describe: Callable[[], Dense]) -> Callable[..., Any]:
         name = describe.__name__
 
         def network(pretrained: bool = False, **kwargs: Any) -> Any:
-            if pretrained:
+            if pretrained and not kwargs.get("pretrained_cfg"):  # a folder or repository has its own weights
                 raise ValueError(f"no pretrained weights are published for {name}; use pretrained=False")
             dense = describe()
             out_indices = kwargs.pop("out_indices", dense.out_indices)
-            config = kwargs.pop("config", MoDConfig()) if converted else None
+            config = _config(kwargs) if converted else None
 
             def make(**settings: Any) -> nn.Module:
                 model = dense.make(**settings)
@@ -84,3 +85,14 @@ def timm_network(
         return register(takes_config=converted)(register_model(network))
 
     return add
+
+
+def _config(kwargs: dict[str, Any]) -> MoDConfig:
+    """Take the config and its fields out of the arguments. JSON values are accepted, as in a `config.json` of timm."""
+    config = kwargs.pop("config", MoDConfig())
+    if isinstance(config, Mapping):
+        config = MoDConfig.from_dict(config)
+    changes = {field.name: kwargs.pop(field.name) for field in fields(MoDConfig) if field.name in kwargs}
+    if isinstance(changes.get("placement"), list):
+        changes["placement"] = tuple(changes["placement"])
+    return replace(config, **changes)

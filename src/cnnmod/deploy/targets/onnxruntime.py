@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.describe import describe_onnx_
+from cnnmod.deploy.description import Description
 from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.deploy.onnx_file import write_onnx
 from cnnmod.deploy.outputs import IMAGES
@@ -26,6 +28,7 @@ class OnnxRuntimeTarget(FileTarget):
     format = "onnx"
     suffix = ".onnx"
     stores_half = True
+    describes = True
 
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
@@ -46,6 +49,10 @@ class OnnxRuntimeTarget(FileTarget):
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
         """See `FileTarget.quantize`. ONNX Runtime's static quantizer is used."""
         quantize_onnx(source, path, images_NCHW)
+
+    def describe_(self, path: Path, description: Description) -> None:
+        """See `FileTarget.describe_`."""
+        describe_onnx_(path, description)
 
     def opset(self, path: Path) -> int | None:
         """See `FileTarget.opset`."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.describe import describe_openvino_
+from cnnmod.deploy.description import Description
 from cnnmod.deploy.graph_forms import GraphForm, OnnxForm
 from cnnmod.deploy.onnx_file import write_onnx
 from cnnmod.deploy.openvino_file import write_openvino
@@ -29,6 +31,7 @@ class OpenVinoTarget(FileTarget):
     format = "openvino"
     suffix = ".xml"
     stores_half = True
+    describes = True
 
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
@@ -53,6 +56,10 @@ class OpenVinoTarget(FileTarget):
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
         """See `FileTarget.quantize`. NNCF is used."""
         quantize_openvino(source, path, images_NCHW)
+
+    def describe_(self, path: Path, description: Description) -> None:
+        """See `FileTarget.describe_`."""
+        describe_openvino_(path, description)
 
 
 class Request:

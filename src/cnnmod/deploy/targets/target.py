@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from cnnmod.deploy.description import Description
 from cnnmod.deploy.forms import Form
 from cnnmod.records.install import install_hint
 
@@ -105,11 +106,13 @@ class FileTarget(Target):
         format: The name of the file's format in `export`.
         suffix: The suffix of the file. Files with the same stem in the same folder belong to it.
         stores_half: Whether `write` can store weights in 16 bits.
+        describes: Whether `describe_` is implemented.
     """
 
     format: ClassVar[str]
     suffix: ClassVar[str]
     stores_half: ClassVar[bool] = False
+    describes: ClassVar[bool] = False
 
     @abstractmethod
     def write(
@@ -146,6 +149,9 @@ class FileTarget(Target):
                 multiple of it.
         """
         raise ValueError(f"int8 is not supported for {self.name}")
+
+    def describe_(self, path: Path, description: Description) -> None:
+        """Write the metadata of a description into a file, and with preprocessing, the normalization of pixels."""
 
     def opset(self, path: Path) -> int | None:
         """Return the version of the ONNX operators in a file, or `None` for other formats."""
