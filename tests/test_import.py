@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-PUBLIC = ("deploy", "measure", "method", "networks", "records", "report", "training")
+PUBLIC = ("deploy", "measure", "method", "networks", "records", "report", "training", "tuning")
 PACKAGES = ["cnnmod", *(f"cnnmod.{name}" for name in PUBLIC)]
 
 
 def test_import_loads_only_torch_and_safetensors():
     """Packages of networks, tables and figures are not imported."""
-    packages = "cnnmod, cnnmod.deploy, cnnmod.measure, cnnmod.method, cnnmod.records"
+    packages = "cnnmod, cnnmod.deploy, cnnmod.measure, cnnmod.method, cnnmod.records, cnnmod.tuning"
     names = "{name.partition('.')[0] for name in sys.modules} | {'torch._dynamo'} & sys.modules.keys()"
     code = f"import sys, {packages}; print(*sorted({names}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -46,7 +46,7 @@ def test_every_public_package_is_listed():
 def test_root_names_are_the_same_objects_in_their_packages():
     import cnnmod
 
-    for package in ("deploy", "measure", "method"):
+    for package in ("deploy", "measure", "method", "tuning"):
         exported = importlib.import_module(f"cnnmod.{package}")
         for name in set(exported.__all__) & set(cnnmod.__all__):
             assert getattr(exported, name) is getattr(cnnmod, name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cnnmod.method.optimize import param_groups
     from cnnmod.method.plan import Plan, plan
     from cnnmod.method.shrink import shrink
+    from cnnmod.tuning.tune import tune
 
 __all__ = [
     "ChannelSelector",
@@ -44,6 +45,7 @@ __all__ = [
     "save",
     "select_channels",
     "shrink",
+    "tune",
 ]
 
 if not TYPE_CHECKING:
@@ -65,6 +67,7 @@ if not TYPE_CHECKING:
             "cnnmod.method.optimize": ["param_groups"],
             "cnnmod.method.plan": ["Plan", "plan"],
             "cnnmod.method.shrink": ["shrink"],
+            "cnnmod.tuning.tune": ["tune"],
         },
-        packages=["deploy", "measure", "method", "records"],
+        packages=["deploy", "measure", "method", "records", "tuning"],
     )

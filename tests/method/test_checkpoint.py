@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
+import format2
 from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
 from cnnmod.method.checkpoint import read_structure
 from cnnmod.networks import build
@@ -144,8 +145,8 @@ def test_invalid_metadata_raises(tmp_path, text):
 
 def test_newer_format_raises(tmp_path):
     path = tmp_path / "later.safetensors"
-    save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": '{"format": 2}'})
-    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "has format 2; .* formats up to 1")
+    save_file(digits_resnet().state_dict(), path, metadata={"cnnmod": '{"format": 3}'})
+    check_untouched(digits_resnet(), lambda model: load_(model, path), ValueError, "has format 3; .* formats up to 2")
 
 
 def test_file_of_another_network_raises(saved):
@@ -233,7 +234,16 @@ def test_format_1_can_be_read():
     torch.testing.assert_close(model(IMAGES), torch.tensor(expected), rtol=1e-4, atol=1e-4)
     assert list(mod_blocks(model)) == ["1.1", "1.3"]
     assert {block.config for block in mod_blocks(model).values()} == {MoDConfig(c=4, reduction=2, identity_start=True)}
-    assert read_structure(FILE)[1:] == (False, "format1:small_network", {"width": 8})
+    assert read_structure(FILE)[1:] == ([], False, "format1:small_network", {"width": 8})
+
+
+def test_format_2_can_be_read():
+    """Every later version must read this file. tests/format2.py wrote it."""
+    model = load_(small_network(8), format2.FILE, example=IMAGES).eval()
+    expected = [[-0.25216749, -0.04336892, -0.15299661], [-0.19495742, -0.01033753, -0.20635387]]
+    torch.testing.assert_close(model(IMAGES), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    assert list(mod_blocks(model)) == ["1.1"]
+    assert read_structure(format2.FILE).skipped == ["1.2"]
 
 
 @pytest.mark.parametrize(

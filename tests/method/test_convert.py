@@ -425,7 +425,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"config": None}, "config must be a MoDConfig, not NoneType"),
+            ({"config": None}, "config must be a MoDConfig, a mapping or .*, not NoneType"),
             ({"example": (1, 3, 9, 9)}, "example must be a tensor"),
         ],
     )

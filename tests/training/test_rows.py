@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import cnnmod
+from cnnmod.method.choices import Choices
+from cnnmod.method.skip import skipped_blocks
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, build_teacher, factory_of, without_weights
 from small import color_network
@@ -38,6 +42,24 @@ def test_factory_has_name_and_arguments():
         gray.networks.network_args | {"num_classes": 7, "in_chans": 1},
     )
     assert factory_of(recipe("cifar10"), "baseline", 10)[0] == "cnnmod/resnet18_cifar"
+
+
+def test_a_plan_replaces_the_config(tmp_path):
+    made = recipe("digits", ["network=resnet18_cifar"])
+    choices = Choices(
+        {"layer1.1": None, "layer2.1": cnnmod.MoDConfig(c=2), "layer2.2": "skip", "layer2.3": None}
+        | dict.fromkeys(["layer3.1", "layer3.2", "layer3.3"]),
+        {"layer1.1": 16}
+        | dict.fromkeys(["layer2.1", "layer2.2", "layer2.3"], 32)
+        | dict.fromkeys(["layer3.1", "layer3.2", "layer3.3"], 64),
+    )
+    made = replace(made, networks=replace(made.networks, plan=choices))
+    assert type(made).from_dict(made.to_dict()) == made
+    model = build_row(made, "mod", 10)
+    assert list(blocks(model)) == ["layer2.1"]
+    assert skipped_blocks(model) == ["layer2.2"]
+    assert skipped_blocks(build_row(made, "control", 10)) == ["layer2.2"]
+    assert not skipped_blocks(build_row(made, "baseline", 10))
 
 
 class TestWeights:

@@ -13,10 +13,11 @@ from cnnmod.cli.metavars import with_metavars
 from cnnmod.cli.predict import predict
 from cnnmod.cli.report import report
 from cnnmod.cli.train import evaluate, inspect, train
+from cnnmod.cli.tune import tune
 from cnnmod.records.install import missing_package
 
 # In the order of the work. A file of subcommands imports what a subcommand needs when it runs.
-SUBCOMMANDS = (demo, info, train, evaluate, inspect, predict, compare, plot, export, report)
+SUBCOMMANDS = (demo, info, tune, train, evaluate, inspect, predict, compare, plot, export, report)
 app = SubcommandApp()
 for subcommand in SUBCOMMANDS:
     app.command(with_metavars(subcommand))

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, console, print_text, show
+from cnnmod.method.choices import read_plan
 from cnnmod.records.roles import Role
 
 
@@ -22,6 +23,7 @@ def train(
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     rows: tuple[Role, ...] = (),
     seeds: tuple[int, ...] = (0,),
+    plan: Path | None = None,
     resume: Path | None = None,
     listing: Annotated[bool, tyro.conf.arg(name="list")] = False,
     workers: int | None = None,
@@ -54,6 +56,7 @@ def train(
             or `config.order=index`, is enough if it is unique.
         rows: Train these networks instead of one. Finished runs in the folder are kept.
         seeds: The seeds of the runs of each network in `--rows`.
+        plan: A plan of `cnnmod tune`: the choice for each block of the MoD network, instead of the recipe's config.
         resume: The folder of an interrupted run. Recipe, data and seed are read from it.
         listing: List the recipes.
         workers: Number of processes that decode images during training. Default: the number of CPU cores.
@@ -77,10 +80,11 @@ def train(
         console.print(recipe_table())
         return
     if resume is not None:
-        if name is not None or data is not None or out is not None or changes or rows or weights is not None:
+        given = (name, data, out, weights, plan)
+        if any(value is not None for value in given) or changes or rows:
             raise ValueError(
-                "--resume reads everything from the run folder; it excludes a recipe, --weights, --data, --out, --set "
-                "and --rows"
+                "--resume reads everything from the run folder; it excludes a recipe, --weights, --data, --out, --set, "
+                "--rows and --plan"
             )
         run = read_run(resume)
         check_named(run.recipe, network, resume)
@@ -93,6 +97,9 @@ def train(
             )
         run_recipe = named_recipe(name, changes, network=network, weights=weights)
         title = ", ".join([name, *([] if network is None else [network]), *changes])
+        if plan is not None:
+            networks = dataclasses.replace(run_recipe.networks, plan=read_plan(plan))
+            run_recipe, title = dataclasses.replace(run_recipe, networks=networks), f"{title}, {plan.name}"
         if data != "digits" and Path(data).exists():  # otherwise a name that the task defines
             data = str(Path(data).resolve())
     with hold(out):  # fail before reading the images if the folder is in use

@@ -2,6 +2,7 @@
 
 from cnnmod.method.blocks import ChannelSelector, MoDBlock
 from cnnmod.method.checkpoint import load_, save
+from cnnmod.method.choices import Choices, read_plan, write_plan
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.method.discover import find_modules
@@ -11,6 +12,7 @@ from cnnmod.method.shrink import shrink
 
 __all__ = [
     "ChannelSelector",
+    "Choices",
     "MoDBlock",
     "MoDConfig",
     "Plan",
@@ -23,7 +25,9 @@ __all__ = [
     "load_",
     "mod_blocks",
     "plan",
+    "read_plan",
     "save",
     "select_channels",
     "shrink",
+    "write_plan",
 ]

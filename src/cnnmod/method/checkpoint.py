@@ -16,15 +16,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
+from cnnmod.method.choices import SKIP, Choice
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import Skip, control_, install_, mod_blocks, swap_
+from cnnmod.method.convert import control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
+from cnnmod.method.skip import Skip, skipped_blocks
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_FORMAT = 1
+_FORMAT = 2  # format 2 has skipped blocks; a file without them is written in format 1
 _FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
 _PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # the first bytes of torch.save's files
 
@@ -61,10 +63,13 @@ def save(
         >>> model = load_(timm.create_model("resnet18"), path)
     """
     check_unwrapped(model)
+    skipped = skipped_blocks(model)
     structure: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": _FORMAT if skipped else 1,
         "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
     }
+    if skipped:
+        structure["skipped"] = skipped
     if _is_control(model):
         structure["control"] = True
     if factory is not None:
@@ -133,20 +138,24 @@ def restructure_(
     Raises:
         ValueError: If the file is of another network. The model is unchanged.
     """
-    blocks = structure.blocks
-    if not blocks or _configs(model):
+    blocks, names = structure.blocks, [*structure.blocks, *structure.skipped]
+    if not names or _configs(model) or skipped_blocks(model):
         return {}
     candidates = _blocks(model, example)
-    if missing := [name for name in blocks if name not in candidates]:
+    if missing := [name for name in names if name not in candidates]:
+        kind = "a MoD block" if missing[0] in blocks else "skipped"
         raise ValueError(
-            f"{path} is of another network: {missing[0]} is a MoD block in the file, but not a block of the model"
+            f"{path} is of another network: {missing[0]} is {kind} in the file, but not a block of the model"
         )
-    for inner in blocks:
-        if any(inner.startswith(f"{name}.") for name in blocks):
+    for inner in names:
+        if any(inner.startswith(f"{name}.") for name in names):
             raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
-    built = [(candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()]
+    built: list[tuple[Block, MoDBlock | Skip]] = [
+        (candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()
+    ]
+    built += [(candidates[name], _skip(path, candidates[name])) for name in structure.skipped]
     replaced = install_(model, built, example)
-    if structure.control:
+    if structure.control and blocks:
         control_(model)
     return replaced
 
@@ -165,15 +174,25 @@ class Structure(NamedTuple):
 
     Attributes:
         blocks: The config of each MoD block, by the block's qualified name.
+        skipped: The names of the blocks that `convert_` has replaced by the identity.
         control: Whether the network is a control, in which the MoD blocks are replaced by the identity.
         factory: The factory's name that was passed to `save`.
         factory_args: The factory's arguments.
     """
 
     blocks: dict[str, MoDConfig]
+    skipped: list[str]
     control: bool
     factory: str | None
     factory_args: dict[str, Any]
+
+    @property
+    def config(self) -> MoDConfig | dict[str, Choice]:
+        """The config with which `convert_` makes this structure: one for all blocks, or one for each block."""
+        configs = list(self.blocks.values())
+        if configs and not self.skipped and all(config == configs[0] for config in configs):
+            return configs[0]
+        return {**self.blocks, **dict.fromkeys(self.skipped, SKIP)}
 
 
 def read_structure(path: str | os.PathLike[str]) -> Structure:
@@ -210,8 +229,12 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
                 raise ValueError(factory["name"])
             if not isinstance(factory["args"], dict):
                 raise ValueError(factory["args"])
-            control = bool(structure.get("control"))
-            return Structure(blocks, control, factory["name"], dict(factory["args"])), state
+            control, skipped = bool(structure.get("control")), structure.get("skipped", [])
+            if not (isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)):
+                raise ValueError(skipped)
+            if len({*blocks, *skipped}) < len(blocks) + len(skipped):
+                raise ValueError(skipped)
+            return Structure(blocks, skipped, control, factory["name"], dict(factory["args"])), state
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the entry 'cnnmod' of its metadata was not written by cnnmod.save") from error
     raise ValueError(f"{path} has format {structure['format']}; this version of cnnmod reads formats up to {_FORMAT}")
@@ -219,11 +242,23 @@ def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor
 
 def _configs(model: nn.Module) -> dict[str, MoDConfig]:
     """Return the configs of the MoD blocks, or of the layers that replace them in a control."""
-    return {name: layer.config for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
+    return {name: layer.config for name, layer in layers.items() if layer.config is not None}
 
 
 def _is_control(model: nn.Module) -> bool:
-    return any(isinstance(layer, Skip) for layer in model.modules())
+    return any(isinstance(layer, Skip) and layer.config is not None for layer in model.modules())
+
+
+def _skip(path: str | os.PathLike[str], block: Block) -> Skip:
+    """Return the identity that replaces a block.
+
+    Raises:
+        ValueError: If the block changes the shape of its input.
+    """
+    if block.call.in_shape != block.call.out_shape:
+        raise ValueError(f"{path} is of another network: {block.name} is skipped in the file, but it changes the shape")
+    return Skip().train(block.layer.training)
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -249,6 +284,8 @@ def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], mo
         raise ValueError(f"{path} is of {types[structure.control]}, but the model is {types[not structure.control]}")
     if list(model_blocks) != list(blocks):
         raise ValueError(f"{path} has the MoD blocks {list(blocks)}, but the model has {list(model_blocks)}")
+    if (model_skipped := skipped_blocks(model)) != structure.skipped:
+        raise ValueError(f"{path} skips the blocks {structure.skipped}, but the model skips {model_skipped}")
     for name, config in blocks.items():
         if model_blocks[name] != config:
             raise ValueError(f"{path} was saved with {config} at {name}, but the model has {model_blocks[name]}")

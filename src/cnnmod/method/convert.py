@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
+from cnnmod.method.choices import BlockChoices
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import FilterFn, build_mod_blocks
+from cnnmod.method.skip import Skip
 from cnnmod.method.trace import meta_forward
 from cnnmod.method.unwrapped import check_unwrapped
 
@@ -19,7 +21,7 @@ logger = logging.getLogger("cnnmod")
 
 def convert_(
     model: ModelT,
-    config: MoDConfig = MoDConfig(),
+    config: MoDConfig | BlockChoices = MoDConfig(),
     *,
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
@@ -33,7 +35,10 @@ def convert_(
 
     Args:
         model: Any 2D convolutional network whose forward takes one tensor.
-        config: The method's settings. `placement` chooses the blocks of each module that are replaced.
+        config: The method's settings. `placement` chooses the blocks of each module that are replaced. To choose for
+            each block, pass a mapping from names of blocks, or a function of the name: a `MoDConfig` makes a MoD block
+            (its `placement` is not used), `"skip"` replaces the block by the identity, and `None` keeps it. Blocks that
+            a mapping does not name are kept. The path of a plan that `cnnmod.tune` wrote is also accepted.
         filter_fn: Restricts these blocks further. It is called as `filter_fn(block, qualified name)` and returns
             whether to replace the block.
         example: An input (N, C, H, W) for finding the shapes. `None` uses timm's input size, or else 224 × 224 pixels.
@@ -43,23 +48,31 @@ def convert_(
 
     Raises:
         ValueError: If the model has nothing to convert, is 1D or 3D, takes several inputs, already has MoD blocks or is
-            wrapped, if no chosen block can be shrunk, or if a block that `placement` names cannot be shrunk. The model
-            is unchanged.
+            wrapped, if no chosen block can be shrunk, or if a block that `placement` or a mapping names does not exist
+            or cannot be shrunk. The model is unchanged.
 
     Examples:
         >>> import timm
         >>> model = convert_(timm.create_model("resnet50"))
         >>> sum(parameter.numel() for parameter in model.parameters())
         18105949
+        >>> model = convert_(timm.create_model("resnet50"), {"layer3.2": MoDConfig(c=16), "layer3.4": "skip"})
+        >>> list(mod_blocks(model))
+        ['layer3.2']
     """
     plan, built = build_mod_blocks(model, config, filter_fn, example)
-    refused = [block for block in plan.blocks if block.chosen and block.k is None]
+    refused = [block for block in plan.blocks if block.chosen and block.k is None and not block.skipped]
     reasons = [f"{block.name} ({block.kind}): {block.reason}" for block in refused]
-    if not built or (reasons and isinstance(config.placement, tuple)):
+    is_named = isinstance(config.placement, tuple) if isinstance(config, MoDConfig) else not callable(config)
+    if not built or (reasons and is_named):
         raise ValueError(f"{plan.network}: these blocks cannot be MoD blocks: {'; '.join(reasons)}")
     install_(model, built, example)
     names = ", ".join(plan.mod_blocks)
-    logger.info("converted %d blocks of %s to MoD blocks, c = %d: %s", len(built), plan.network, plan.c, names)
+    divisor = "" if plan.c is None else f", c = {plan.c}"
+    logger.info("converted %d blocks of %s to MoD blocks%s: %s", len(plan.mod_blocks), plan.network, divisor, names)
+    if plan.skipped_blocks:
+        skipped = ", ".join(plan.skipped_blocks)
+        logger.info("replaced %d blocks of %s by the identity: %s", len(plan.skipped_blocks), plan.network, skipped)
     if reasons:
         logger.warning("%d of %s's blocks stay standard blocks: %s", len(reasons), plan.network, "; ".join(reasons))
     return model
@@ -99,8 +112,10 @@ def mod_blocks(model: nn.Module) -> dict[str, MoDBlock]:
     return {name: module for name, module in model.named_modules() if isinstance(module, MoDBlock)}
 
 
-def install_(model: nn.Module, built: Sequence[tuple[Block, MoDBlock]], example: Tensor | None) -> dict[str, nn.Module]:
-    """Replace blocks by their MoD blocks and run the network once.
+def install_(
+    model: nn.Module, built: Sequence[tuple[Block, MoDBlock | Skip]], example: Tensor | None
+) -> dict[str, nn.Module]:
+    """Replace blocks by their MoD blocks or the identity, and run the network once.
 
     Returns:
         The replaced layers by name. `swap_(model, layers)` undoes the conversion.
@@ -139,19 +154,3 @@ def swap_(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
             if id(child) in by_id:
                 setattr(parent, name, by_id[id(child)])
     return replaced
-
-
-class Skip(nn.Identity):
-    """The layer that replaces a MoD block in a control. It returns its input and ignores all other arguments.
-
-    Args:
-        config: The replaced MoD block's config.
-    """
-
-    def __init__(self, config: MoDConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the input tensor (N, C, H, W) itself."""
-        return input

@@ -1,7 +1,8 @@
 """plan: list which blocks of a network become MoD blocks, and why the other blocks do not."""
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +10,17 @@ from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, Refused, trace_calls
+from cnnmod.method.choices import SKIP, BlockChoices, Choice, Choices, check_choice, check_names, read_plan
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import can_replace_part, make_mod_block
+from cnnmod.method.skip import Skip, skipped_blocks
 from cnnmod.method.trace import check_2d, example_for
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
-_Tried = dict[str, MoDBlock | Refused]  # by the block's name
+_Tried = dict[tuple[str, MoDConfig], MoDBlock | Refused]  # by the block's name and its config
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class PlannedBlock:
         kind: The name of its class.
         module, position: The index of its module and its position in the module, both counted from 0.
         channels: C, the number of channels of its output.
-        chosen: Whether `placement` and `filter_fn` choose the block.
-        k: The number of channels that the MoD block selects. `None` for a standard block.
-        reason: The reason why it stays a standard block. Empty for a MoD block.
+        chosen: Whether `placement` and `filter_fn`, or the choice for this block, choose the block.
+        k: The number of channels that the MoD block selects. `None` if it does not become a MoD block.
+        reason: The reason why it stays a standard block. Empty for a MoD block and a skipped block.
+        c: The divisor c of a MoD block. `None` if it does not become a MoD block.
+        skipped: Whether the identity replaces the block.
     """
 
     name: str
@@ -42,6 +47,8 @@ class PlannedBlock:
     chosen: bool
     k: int | None
     reason: str
+    c: int | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,12 @@ class Plan:
 
     Attributes:
         network: The name of the network's class.
-        c: The divisor c in k = max(1, C // c).
+        c: The divisor c in k = max(1, C // c). `None` if the blocks have different divisors.
         blocks: All blocks, in the network's order.
     """
 
     network: str
-    c: int
+    c: int | None
     blocks: tuple[PlannedBlock, ...]
 
     @property
@@ -70,15 +77,27 @@ class Plan:
         """Return the table as HTML, for notebooks."""
         return self._table().html()
 
+    @property
+    def skipped_blocks(self) -> list[str]:
+        """The names of the blocks that the identity replaces."""
+        return [block.name for block in self.blocks if block.skipped]
+
     def _table(self) -> TextTable:
-        lines = [(b.name, b.kind, b.module, b.channels, b.k or "", b.reason or "MoD block") for b in self.blocks]
-        title = f"{self.network}: {len(self.mod_blocks)} MoD blocks, c = {self.c}"
+        lines = [(b.name, b.kind, b.module, b.channels, b.k or "", self._result(b)) for b in self.blocks]
+        counts = f"{len(self.mod_blocks)} MoD blocks" + ("" if self.c is None else f", c = {self.c}")
+        skipped = len(self.skipped_blocks)
+        title = f"{self.network}: {counts}{f', {skipped} skipped' if skipped else ''}"
         return TextTable(title, ["block", "class", "module", "C", "k", ""], [list(map(str, line)) for line in lines])
+
+    def _result(self, block: PlannedBlock) -> str:
+        if block.skipped:
+            return "skipped"
+        return block.reason or ("MoD block" if self.c is not None else f"MoD block, c = {block.c}")
 
 
 def plan(
     model: nn.Module,
-    config: MoDConfig = MoDConfig(),
+    config: MoDConfig | BlockChoices = MoDConfig(),
     *,
     filter_fn: FilterFn | None = None,
     example: Tensor | None = None,
@@ -89,7 +108,7 @@ def plan(
 
     Raises:
         ValueError: If the model is not 2D, already has MoD blocks, is wrapped, does not run on the example or has no
-            modules, or if `placement` or `filter_fn` chooses no block.
+            modules, if `placement` or `filter_fn` chooses no block, or if `config` has a name that is not a block.
 
     Examples:
         >>> import timm
@@ -110,68 +129,154 @@ def plan(
 
 
 def build_mod_blocks(
-    model: nn.Module, config: MoDConfig, filter_fn: FilterFn | None, example: Tensor | None
-) -> tuple[Plan, list[tuple[Block, MoDBlock]]]:
-    """Return the plan and its MoD blocks, which are built but not yet installed in the model."""
+    model: nn.Module, config: MoDConfig | BlockChoices, filter_fn: FilterFn | None, example: Tensor | None
+) -> tuple[Plan, list[tuple[Block, MoDBlock | Skip]]]:
+    """Return the plan, and the layers that replace blocks. They are built, but not yet installed in the model."""
     check_unwrapped(model)
-    if not isinstance(config, MoDConfig):
-        raise ValueError(f"config must be a MoDConfig, not {type(config).__name__}")
+    config = _checked(config, filter_fn)
     check_2d(model, example)
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
         raise ValueError(f"the model is already converted: {present[0]} is a MoD block ({len(present)} in total)")
+    if present := skipped_blocks(model):
+        raise ValueError(f"the model is already converted: {present[0]} is skipped ({len(present)} in total)")
     calls = trace_calls(model, example)
     modules = discover(model, calls)
-    c = _channels_of_first_conv_block(modules, example) if config.c is None else config.c
-    widest = max(block.call.in_channels for module in modules for block in module[1:])
-    if config.c is not None and c > widest:
-        raise ValueError(f"c must be at most {widest}, the channels of the widest block, not {c}")
-    resolved = dataclasses.replace(config, c=c)
+    resolve = _Resolve(
+        config if isinstance(config, MoDConfig) else MoDConfig(),
+        config if isinstance(config, Mapping) else {},
+        _channels_of_first_conv_block(modules, example),
+        max(block.call.in_channels for module in modules for block in module[1:]),
+    )
+    resolve(resolve.usual)  # raises for an invalid c
     tried: _Tried = {}
-    modules = [part for module in modules for part in _convertible(module, modules, calls, resolved, tried)]
-    refused = _not_chosen(modules, config, filter_fn)
-    chosen = tuple(block.name for module in modules for block in module if block.name not in refused)
-    if callable(config.placement):
-        resolved = dataclasses.replace(resolved, placement=chosen)
-    built: dict[str, MoDBlock] = {}
-    chosen_blocks = [block for module in modules for block in module if block.name in chosen]
-    for block in chosen_blocks:
-        mod_block = _try(block, resolved, tried)
-        if isinstance(mod_block, Refused):
-            refused[block.name] = mod_block
-        else:
-            mod_block.config = resolved
-            built[block.name] = mod_block
-    planned = [
-        PlannedBlock(
-            name=block.name,
-            kind=type(block.layer).__name__,
-            module=number,
-            position=position,
-            channels=block.call.out_channels,
-            chosen=block.name in chosen,
-            k=built[block.name].k if block.name in built else None,
-            reason=refused[block.name].reason if block.name in refused else "",
+    modules = [part for module in modules for part in _convertible(module, modules, calls, resolve, tried)]
+    if isinstance(config, MoDConfig):
+        refused = _not_chosen(modules, config, filter_fn)
+        names = tuple(block.name for module in modules for block in module if block.name not in refused)
+        usual = resolve(config)
+        wanted: dict[str, Choice] = dict.fromkeys(names, usual)
+        stored = dataclasses.replace(usual, placement=names) if callable(config.placement) else usual
+    else:
+        wanted, refused = _chosen(type(model).__name__, modules, config)
+        stored = None
+    replacements: list[tuple[Block, MoDBlock | Skip]] = []
+    lines: list[PlannedBlock] = []
+    for number, module in enumerate(modules):
+        for position, block in enumerate(module):
+            choice, made = wanted.get(block.name), None
+            if choice == SKIP:
+                made = Skip().train(block.layer.training)
+            elif choice is not None:
+                tried_block = _try(block, resolve(choice), tried)
+                if isinstance(tried_block, Refused):
+                    refused[block.name] = tried_block
+                else:
+                    made = tried_block
+                    made.config = stored or made.config
+            if made is not None:
+                replacements.append((block, made))
+            lines.append(
+                PlannedBlock(
+                    name=block.name,
+                    kind=type(block.layer).__name__,
+                    module=number,
+                    position=position,
+                    channels=block.call.out_channels,
+                    chosen=choice is not None,
+                    k=made.k if isinstance(made, MoDBlock) else None,
+                    reason=refused[block.name].reason if block.name in refused else "",
+                    c=made.config.c if isinstance(made, MoDBlock) else None,
+                    skipped=isinstance(made, Skip),
+                )
+            )
+    divisors = {line.c for line in lines if line.c is not None}
+    c = resolve(config).c if isinstance(config, MoDConfig) else next(iter(divisors)) if len(divisors) == 1 else None
+    return Plan(type(model).__name__, c, tuple(lines)), replacements
+
+
+def _checked(config: object, filter_fn: FilterFn | None) -> MoDConfig | Mapping[str, Choice] | Callable[[str], Choice]:
+    """Return the config or the choices of `convert_`, of which a file is read."""
+    if isinstance(config, MoDConfig):
+        return config
+    if isinstance(config, (str, os.PathLike)):
+        config = read_plan(config)
+    if not (isinstance(config, Mapping) or callable(config)):
+        raise ValueError(
+            "config must be a MoDConfig, a mapping or a function from names of blocks to a MoDConfig, 'skip' or None, "
+            f"or the path of a plan, not {type(config).__name__}"
         )
-        for number, module in enumerate(modules)
-        for position, block in enumerate(module)
-    ]
-    pairs = [(block, built[block.name]) for block in chosen_blocks if block.name in built]
-    return Plan(type(model).__name__, c, tuple(planned)), pairs
+    if filter_fn is not None:
+        raise ValueError("filter_fn cannot be combined with a choice for each block; choose None for a block instead")
+    if isinstance(config, Mapping):
+        for name, choice in config.items():
+            check_choice(name, choice)
+    return config
+
+
+@dataclass(frozen=True)
+class _Resolve:
+    """A function that sets c in a config.
+
+    Attributes:
+        usual: The config of blocks that have no config of their own.
+        named: The choices of blocks.
+        c: The default of c.
+        widest: The number of channels of the widest block.
+    """
+
+    usual: MoDConfig
+    named: Mapping[str, Choice]
+    c: int
+    widest: int
+
+    def __call__(self, config: MoDConfig) -> MoDConfig:
+        if config.c is not None and config.c > self.widest:
+            raise ValueError(f"c must be at most {self.widest}, the channels of the widest block, not {config.c}")
+        return dataclasses.replace(config, c=self.c if config.c is None else config.c)
+
+    def of(self, name: str) -> MoDConfig:
+        """Return the config with which a block is tried."""
+        choice = self.named.get(name)
+        return self(choice if isinstance(choice, MoDConfig) else self.usual)
+
+
+def _chosen(
+    network: str, modules: list[list[Block]], choices: Mapping[str, Choice] | Callable[[str], Choice]
+) -> tuple[dict[str, Choice], dict[str, Refused]]:
+    """Return the choice for each block that is replaced, and all other blocks with the reason."""
+    blocks = {block.name: position == 0 for module in modules for position, block in enumerate(module)}
+    names = [name for name, is_first in blocks.items() if not is_first]
+    if isinstance(choices, Choices):
+        channels = {block.name: block.call.out_channels for module in modules for block in module[1:]}
+        choices.check_network(network, channels)
+    if isinstance(choices, Mapping):
+        check_names(network, choices, blocks)
+        wanted: dict[str, Choice] = {name: choices.get(name) for name in names}
+    else:
+        wanted = {name: choices(name) for name in names}
+        for name, choice in wanted.items():
+            check_choice(name, choice)
+    if all(choice is None for choice in wanted.values()):
+        raise ValueError(f"the choices keep all {len(names)} blocks of {network}, so there is nothing to convert")
+    reasons = {name: "first of its module" if is_first else "kept" for name, is_first in blocks.items()}
+    refused = {name: Refused(reason) for name, reason in reasons.items() if wanted.get(name) is None}
+    return wanted, refused
 
 
 def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
     """Return the block's MoD block, or the reason why it cannot be built."""
-    if block.name not in tried:
+    key = block.name, config
+    if key not in tried:
         try:
-            tried[block.name] = make_mod_block(block, config)
+            tried[key] = make_mod_block(block, config)
         except ValueError as error:
-            tried[block.name] = Refused(str(error))
-    return tried[block.name]
+            tried[key] = Refused(str(error))
+    return tried[key]
 
 
 def _convertible(
-    module: list[Block], modules: list[list[Block]], calls: Calls, config: MoDConfig, tried: _Tried
+    module: list[Block], modules: list[list[Block]], calls: Calls, resolve: _Resolve, tried: _Tried
 ) -> list[list[Block]]:
     """Return the modules to convert: the module itself, or the modules of its blocks' convolutional parts.
 
@@ -180,11 +285,11 @@ def _convertible(
     """
     block_class = type(module[0].layer)
     same_class = [block for other in modules if type(other[0].layer) is block_class for block in other[1:]]
-    if any(isinstance(_try(block, config, tried), MoDBlock) for block in same_class):
+    if any(isinstance(_try(block, resolve.of(block.name), tried), MoDBlock) for block in same_class):
         return [module]
 
     def can_be_mod_block(part: Block) -> bool:
-        mod_block = _try(part, config, tried)
+        mod_block = _try(part, resolve.of(part.name), tried)
         return isinstance(mod_block, MoDBlock) and can_replace_part(mod_block, part)
 
     part_modules = [parts for parts in parts_of(module, calls) if len(parts) > 1]

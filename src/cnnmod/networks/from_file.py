@@ -119,8 +119,8 @@ def built(
             raise ValueError(f"{path}: the factory's argument {refused!r} could download, import or read other files")
     make = factory_of(name) if name is not None else factory
     assert callable(make)
-    if name is not None and takes_config(name) and structure.blocks:
-        arguments = arguments | {"config": next(iter(structure.blocks.values()))}
+    if name is not None and takes_config(name) and (structure.blocks or structure.skipped):
+        arguments = arguments | {"config": structure.config}
     try:
         return make(**arguments)
     except Exception as error:  # a constructor may raise anything for the file's arguments

@@ -120,6 +120,8 @@ class HubNetwork(nn.Module, ModelHubMixin, library_name="cnnmod"):
             "blocks": {name: config.to_dict() for name, config in structure.blocks.items()},
             "control": structure.control,
         }
+        if structure.skipped:
+            arguments["skipped"] = structure.skipped
         config: dict[str, Any] = {"architecture": ARCHITECTURE, "model_args": arguments, "pretrained_cfg": settings}
         if count is not None:
             config["num_classes"] = count
@@ -135,6 +137,7 @@ def hub_network(
     factory: str,
     factory_args: Mapping[str, Any] = MappingProxyType({}),
     blocks: Mapping[str, Any] = MappingProxyType({}),
+    skipped: Sequence[str] = (),
     control: bool = False,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: Any = None,
@@ -144,7 +147,7 @@ def hub_network(
 ) -> nn.Module:
     """Build the network of a folder of `HubNetwork` for timm. Other arguments are passed to its factory."""
     configs = {name: MoDConfig.from_dict(values) for name, values in blocks.items()}
-    structure = Structure(configs, control, factory, {**factory_args, **kwargs})
+    structure = Structure(configs, list(skipped), control, factory, {**factory_args, **kwargs})
 
     def make(**settings: Any) -> nn.Module:
         model = built(CONFIG, structure, None)

@@ -13,6 +13,7 @@ import timm
 import torchvision
 from torch import nn
 
+from cnnmod.method.choices import BlockChoices
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import convert_
 
@@ -101,7 +102,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def build_mod(name: str, config: MoDConfig, **kwargs: Any) -> nn.Module:
+def build_mod(name: str, config: MoDConfig | BlockChoices, **kwargs: Any) -> nn.Module:
     """Build a MoD network by name: a registered network that takes a config, or any other network, which is converted.
 
     Examples:

@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cnnmod.method.choices import SKIP, Choice
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import convert_
 from cnnmod.networks.registry import register
@@ -87,12 +88,19 @@ def timm_network(
     return add
 
 
-def _config(kwargs: dict[str, Any]) -> MoDConfig:
-    """Take the config and its fields out of the arguments. JSON values are accepted, as in a `config.json` of timm."""
+def _config(kwargs: dict[str, Any]) -> MoDConfig | Mapping[str, Choice]:
+    """Take the config and its fields out of the arguments. JSON values are accepted, as in a `config.json` of timm.
+
+    A choice for each block is also accepted, as `convert_` takes it.
+    """
     config = kwargs.pop("config", MoDConfig())
-    if isinstance(config, Mapping):
-        config = MoDConfig.from_dict(config)
     changes = {field.name: kwargs.pop(field.name) for field in fields(MoDConfig) if field.name in kwargs}
+    if isinstance(config, Mapping):
+        if any(isinstance(choice, MoDConfig) or choice == SKIP for choice in config.values()):
+            if changes:
+                raise ValueError(f"{next(iter(changes))} cannot be combined with a choice for each block")
+            return config
+        config = MoDConfig.from_dict(config)
     if isinstance(changes.get("placement"), list):
         changes["placement"] = tuple(changes["placement"])
     return replace(config, **changes)

@@ -8,6 +8,7 @@ from cnnmod.measure.count import count_modules
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.plan import PlannedBlock, plan
+from cnnmod.method.skip import skipped_blocks
 from cnnmod.networks.paper import paper_rows
 from cnnmod.report.table import Cells
 
@@ -18,15 +19,13 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
     For a dense network, the column "kind" shows which blocks `convert_` would replace.
     """
     sizes = count_modules(model, example)
-    mod = mod_blocks(model)
+    mod, skipped = mod_blocks(model), skipped_blocks(model)
     notes = ["MMACs: 10⁶ multiply-adds of convolutions and linear layers, one image."]
     modules: list[list[str]] = []
     planned: dict[str, PlannedBlock] = {}
     try:
-        if mod:
-            modules = find_modules(model, example)
-            listed = {block for names in modules for block in names}
-            modules += [[part] for part in mod if part not in listed]  # parts of larger blocks
+        if mod or skipped:
+            modules = _with_others(find_modules(model, example), [*mod, *skipped], model)
         else:
             conversion = plan(model, example=example)
             planned = {block.name: block for block in conversion.blocks}
@@ -48,6 +47,8 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             cells = ["standard", "", ""]
             if block in mod:
                 cells = ["MoD", str(mod[block].channels), str(mod[block].k)]
+            elif block in skipped:
+                cells = ["skipped", "", ""]
             elif block in planned and planned[block].k is not None:
                 cells = ["→ MoD", str(planned[block].channels), str(planned[block].k)]
             size = sizes[block]
@@ -57,7 +58,8 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
     rest_parameters = total.parameters - sum(size.parameters for size in blocks)
     rest_gmacs = total.gmacs - sum(size.gmacs for size in blocks)
     rows.append(["stem, head, …", "", "", "", "", f"{rest_parameters:,}", f"{rest_gmacs * 1e3:,.2f}"])
-    rows.append(["total", "", f"{len(mod)} MoD", "", "", f"{total.parameters:,}", f"{total.gmacs * 1e3:,.2f}"])
+    kinds = f"{len(mod)} MoD" + (f", {len(skipped)} skipped" if skipped else "")
+    rows.append(["total", "", kinds, "", "", f"{total.parameters:,}", f"{total.gmacs * 1e3:,.2f}"])
     if paper := paper_rows().get(name):
         millions, mmacs = f"{paper.parameters_m:.2f} M", f"{paper.gmacs_ptflops * 1e3:,.0f}"
         rows.append([f"the paper's ({paper.dataset})", "", "", "", "", millions, mmacs])
@@ -66,3 +68,20 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             "MACs include norms, activations and pooling."
         )
     return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
+
+
+def _with_others(modules: list[list[str]], others: list[str], model: nn.Module) -> list[list[str]]:
+    """Add skipped blocks to the module of their siblings. Parts of larger blocks get a line of their own."""
+    order = [name for name, _ in model.named_modules()]
+    modules = [list(names) for names in modules]
+    listed = {name for names in modules for name in names}
+    for name in others:
+        if name not in listed:
+            parent = name.rpartition(".")[0]
+            siblings = [names for names in modules if any(block.rpartition(".")[0] == parent for block in names)]
+            if siblings:
+                siblings[-1].append(name)
+                siblings[-1].sort(key=order.index)
+            else:
+                modules.append([name])
+    return modules

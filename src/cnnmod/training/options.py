@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cnnmod.method.choices import Choices
 from cnnmod.method.config import MoDConfig
 
 Schedule = Literal["step", "cosine", "poly"]
@@ -25,6 +26,9 @@ class Networks:
 
     config: MoDConfig = field(default_factory=MoDConfig)
     """The configuration of the MoD network."""
+
+    plan: Choices | None = None
+    """The choice for each block, as `cnnmod tune` writes it (`cnnmod train --plan`). It replaces `config`."""
 
     weights: str | None = None
     """A file with a state dict of the dense network (`.pth`, `.pt` or `.safetensors`). All rows start from it. A head

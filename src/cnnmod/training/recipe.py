@@ -40,7 +40,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parts as JSON values. `from_dict` is the inverse."""
-        networks = {**vars(self.networks), "config": self.networks.config.to_dict()}
+        plan = self.networks.plan
+        networks = {
+            **vars(self.networks),
+            "config": self.networks.config.to_dict(),
+            "plan": None if plan is None else plan.to_dict(),
+        }
         parts = {name: vars(getattr(self, name)) for name in ("images", "optimization", "system")}
         return json.loads(json.dumps({"networks": networks, "task": self.task.to_dict(), **parts}))
 

@@ -80,7 +80,8 @@ def build_row(recipe: Recipe, row: Role, num_classes: int, *, with_weights: bool
             factory does not accept the arguments of the recipe, or its network has another number of classes.
     """
     name, arguments = factory_of(recipe, row, num_classes)
-    config, weights = recipe.networks.config, recipe.networks.weights
+    networks = recipe.networks
+    config, weights = networks.config if networks.plan is None else networks.plan, networks.weights
     makes_mod = row != "baseline" and takes_config(name)
     if makes_mod and weights is not None:
         raise ValueError(f"weights are of a dense network, but {name} is a MoD network; name a dense network")

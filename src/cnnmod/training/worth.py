@@ -9,9 +9,10 @@ from scipy.stats import t
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.convert import Skip, mod_blocks, swap_
+from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.modes import evaluation_mode
 from cnnmod.method.replay import Selections, recorded_for_replay, replayed_selections
+from cnnmod.method.skip import Skip
 from cnnmod.records.progress import Progress
 from cnnmod.training.images import Images
 from cnnmod.training.scores import Score

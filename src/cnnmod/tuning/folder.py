@@ -1,0 +1,94 @@
+"""The folder of a tuning: its settings and the results of finished stages."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from cnnmod.records.files import write_whole
+from cnnmod.records.parse import parse, read_values
+
+T = TypeVar("T")
+_SCHEMA = "cnnmod tune 1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results of a folder depend on. The budget is not part of it.
+
+    Attributes:
+        network: The name of the network's class.
+        blocks: The labels of the choices of each block.
+        runtime: The runtime.
+        image_shape: The shape of the images that are timed, with the batch size.
+        threads: The number of threads.
+        rounds: How many times each network is timed.
+    """
+
+    network: str
+    blocks: dict[str, list[str]]
+    runtime: str
+    image_shape: list[int]
+    threads: int
+    rounds: int
+
+
+def hash_of(model: nn.Module) -> str:
+    """Return a hash of the weights of a network."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TuneFolder:
+    """A folder with one file for each stage. Each file is written whole."""
+
+    path: Path
+
+    def check(self, settings: Settings) -> None:
+        """Write the settings, or check that the folder has the same.
+
+        Raises:
+            OSError: If the folder cannot be created or written to.
+            ValueError: If the folder is of another tuning. The message has the first difference.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        present = self.read("settings", Settings)
+        if present is None:
+            self.write("settings", settings)
+            return
+        for name, value in vars(settings).items():
+            if (other := getattr(present, name)) != value:
+                if name == "blocks":
+                    first = next(key for key in [*other, *value] if other.get(key) != value.get(key))
+                    name, other, value = f"block {first}", other.get(first), value.get(first)
+                raise ValueError(
+                    f"{self.path} is of another tuning: {name} was {other}, not {value}; use another folder"
+                )
+
+    def read(self, stage: str, expected: type[T]) -> T | None:
+        """Return the result of a stage, or `None` if it has no file.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If the file is not valid.
+        """
+        file = self.file(stage)
+        return parse(expected, read_values(file, f"{_SCHEMA} {stage}"), str(file)) if file.exists() else None
+
+    def write(self, stage: str, result: Any) -> None:
+        """Write the result of a stage, a dataclass."""
+        values = {"schema": f"{_SCHEMA} {stage}", **dataclasses.asdict(result)}
+        write_whole(self.file(stage), json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+    def file(self, stage: str) -> Path:
+        """Return the path of the file of a stage."""
+        return self.path / f"{stage}.json"

@@ -1,0 +1,258 @@
+"""tune: choose what becomes of each block of a network, within a time budget."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnmod.deploy.targets.table import find_runtime
+from cnnmod.measure.timing import use_threads
+from cnnmod.method.checkpoint import save
+from cnnmod.method.choices import write_plan
+from cnnmod.method.config import MoDConfig
+from cnnmod.method.copying import copied
+from cnnmod.method.modes import evaluation_mode
+from cnnmod.records.progress import Progress
+from cnnmod.tuning.candidates import Batches, trained_candidates
+from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
+from cnnmod.tuning.losses import LossTable, measure_losses, replaced
+from cnnmod.tuning.result import Tuned, TunedPlan
+from cnnmod.tuning.solve import smallest, solve, usual_costs
+from cnnmod.tuning.space import Space, find_space
+from cnnmod.tuning.times import TimeTable, measure_times
+
+CONFIGS = (MoDConfig(identity_start=True), MoDConfig(c=16, identity_start=True))
+BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+
+def tune(
+    model: nn.Module,
+    example: Tensor,
+    out: str | os.PathLike[str],
+    *,
+    train: Batches | None = None,
+    held_out: Batches | None = None,
+    budget: float | None = None,
+    budget_ms: float | None = None,
+    runtime: str | None = None,
+    configs: Sequence[MoDConfig] = CONFIGS,
+    budgets: Sequence[float] = BUDGETS,
+    threads: int | None = None,
+    rounds: int = 20,
+    passes: int = 2,
+    factory: str | None = None,
+    factory_args: Mapping[str, Any] = MappingProxyType({}),
+    progress: Progress = lambda description, done, total: None,
+) -> Tuned:
+    """Choose for each block of a network whether it stays, becomes a MoD block or is skipped, within a time budget.
+
+    The time of each choice is measured in the runtime. With images, the MoD blocks of all choices are trained at once
+    to compute what their dense blocks compute. Then the increase of the cross-entropy is measured when each choice
+    alone is put into the network. The plan is the combination within the budget with the smallest sum of increases.
+    Without images, the plan replaces as few blocks as possible, and prefers two MoD blocks to one skipped block.
+
+    The folder gets `plan.json`, which `convert_` takes, `front.json` with the plans for several budgets, and, with
+    images, `tuned.safetensors`: the network of the plan with its trained MoD blocks, before fine-tuning.
+
+    An interrupted call continues with the first stage that is not finished. Another budget uses the same measurements.
+
+    Args:
+        model: A dense network. It is not changed.
+        example: Images (N, C, H, W) with the batch size that will be run.
+        out: The folder for the results. It is created if necessary.
+        train: Training images for the MoD blocks: batches (images, labels) that can be read several times, such as a
+            `DataLoader`. `None` makes a plan without images.
+        held_out: Other images, with labels, on which the choices are compared.
+        budget: The largest time, as a fraction of the dense network's time.
+        budget_ms: The largest time in milliseconds, instead of `budget`.
+        runtime: The runtime in which the network will run, on this machine. The default is ONNX Runtime.
+        configs: The MoD blocks to try in each block.
+        budgets: Further budgets for which plans are made.
+        threads: The number of threads. `None` keeps torch's number.
+        rounds: How many times each network is timed.
+        passes: The number of passes over the training images.
+        factory: The factory of the network, which is stored in `tuned.safetensors` as in `cnnmod.save`.
+        factory_args: Its arguments.
+        progress: Called with a description, the steps done and the number of steps.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+        ValueError: If no block can be replaced, the budget cannot be met (the message has the smallest one), or the
+            folder is of another tuning.
+        FloatingPointError: If a loss is not finite.
+        ModuleNotFoundError: If a package that the runtime needs is not installed.
+
+    Examples:
+        >>> import cnnmod, tempfile, timm
+        >>> model = timm.create_model("resnet18")
+        >>> example, out = torch.rand(1, 3, 32, 32), tempfile.mkdtemp()
+        >>> tuned = tune(model, example, out, budget=1.0, runtime="eager", rounds=2)
+        >>> tuned.chosen.time <= 1.0
+        True
+    """
+    limit = Budget(budget, budget_ms, runtime)
+    target = "onnxruntime" if runtime is None else runtime
+    find_runtime(target)
+    if example.ndim != 4 or len(example) < 1:
+        raise ValueError(f"example must be images (N, C, H, W), not of shape {tuple(example.shape)}")
+    if (train is None) != (held_out is None):
+        raise ValueError("train and held_out must be given together, or none of them")
+    if train is not None and held_out is not None and not (len(train) and len(held_out)):
+        raise ValueError("train and held_out must have at least one batch each")
+    if passes < 1:
+        raise ValueError(f"passes must be ≥ 1, not {passes}")
+    if rounds < 1 or (threads is not None and threads < 1):
+        raise ValueError(f"rounds and threads must be ≥ 1, not {rounds} and {threads}")
+    with use_threads(threads), evaluation_mode(model):
+        space = find_space(model, configs, example[:1])
+        folder = TuneFolder(Path(out))
+        folder.check(
+            Settings(
+                network=space.network,
+                blocks={block.name: list(block.choices) for block in space.blocks},
+                runtime=target,
+                image_shape=list(example.shape),
+                threads=torch.get_num_threads(),
+                rounds=rounds,
+            )
+        )
+        times = measure_times(
+            model,
+            space,
+            target,
+            example,
+            rounds=rounds,
+            finished=folder.read("times", TimeTable),
+            save=lambda table: folder.write("times", table),
+            progress=progress,
+        )
+    fraction = limit.fraction(times)
+    if fraction < smallest(space, times):
+        solve(space, times, usual_costs(space), fraction)  # raises before the training
+    losses = None
+    if train is not None and held_out is not None:
+        network = copied(model).eval()
+        if torch.cuda.is_available():
+            network.cuda()
+        trained = _Trained(network, space, folder, hash_of(model))
+        losses = trained.losses(train, held_out, example[:1], passes, progress)
+        tuned = _plans(space, target, times, losses, fraction, budgets)
+        trained.save(tuned.chosen, factory, factory_args)
+    else:
+        tuned = _plans(space, target, times, None, fraction, budgets)
+    _write(tuned, folder)
+    return tuned
+
+
+class _Trained:
+    """The stages that need images."""
+
+    def __init__(self, model: nn.Module, space: Space, folder: TuneFolder, network: str) -> None:
+        self.model, self.space, self.folder, self.network = model, space, folder, network
+
+    def losses(self, train: Batches, held_out: Batches, example: Tensor, passes: int, progress: Progress) -> LossTable:
+        """Train the candidates and measure their losses."""
+        example = example.to(next(self.model.parameters()).device)
+        path = self.folder.path / "candidates.safetensors"
+        self.candidates = trained_candidates(
+            self.model, self.space, train, example, path, self.network, passes=passes, progress=progress
+        )
+        return measure_losses(
+            self.model,
+            self.space,
+            self.candidates,
+            held_out,
+            self.network,
+            finished=self.folder.read("losses", LossTable),
+            save=lambda table: self.folder.write("losses", table),
+            progress=progress,
+        )
+
+    def save(self, plan: TunedPlan, factory: str | None, factory_args: Mapping[str, Any]) -> None:
+        """Write the network of the plan with its trained MoD blocks."""
+        with replaced(self.model, self.candidates, plan.labels):
+            save(self.model, self.folder.path / "tuned.safetensors", factory=factory, factory_args=factory_args)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget as a fraction of the dense network's time, or in milliseconds of a runtime.
+
+    Raises:
+        ValueError: If not exactly one of both is given, it is not positive, or the milliseconds have no runtime.
+    """
+
+    fraction_of_dense: float | None
+    milliseconds: float | None
+    runtime: str | None
+
+    def __post_init__(self) -> None:
+        if (self.fraction_of_dense is None) == (self.milliseconds is None):
+            raise ValueError("give one budget: a fraction of the dense network's time, such as 0.7, or milliseconds")
+        if self.fraction_of_dense is not None and not 0 < self.fraction_of_dense <= 1:
+            raise ValueError(f"the budget must be more than 0 and at most 1, not {self.fraction_of_dense}")
+        if self.milliseconds is not None:
+            if not self.milliseconds > 0:
+                raise ValueError(f"the budget must be more than 0 ms, not {self.milliseconds}")
+            if self.runtime is None:
+                raise ValueError("a budget in milliseconds needs a runtime, such as onnxruntime")
+
+    def fraction(self, times: TimeTable) -> float:
+        """Return the budget as a fraction of the dense network's time."""
+        if self.milliseconds is not None:
+            return self.milliseconds / times.dense_ms
+        assert self.fraction_of_dense is not None
+        return self.fraction_of_dense
+
+
+def _plans(
+    space: Space,
+    runtime: str,
+    times: TimeTable,
+    losses: LossTable | None,
+    budget: float,
+    budgets: Sequence[float],
+) -> Tuned:
+    costs = usual_costs(space) if losses is None else losses.costs(space)
+
+    def plan_for(limit: float) -> TunedPlan:
+        labels = solve(space, times, costs, limit)
+        loss = None if losses is None else losses.predict(labels)
+        return TunedPlan(
+            limit,
+            labels,
+            times.predict(space, labels),
+            None if loss is None else loss.cross_entropy,
+            None if loss is None else loss.accuracy_pct,
+        )
+
+    least = smallest(space, times)
+    others = {round(value, 6) for value in budgets if value >= least} | {budget}
+    front = tuple(map(plan_for, sorted(others, reverse=True)))
+    correlation = None if losses is None else losses.rank_correlation()
+    return Tuned(space, runtime, times, plan_for(budget), front, losses is not None, correlation)
+
+
+def _write(tuned: Tuned, folder: TuneFolder) -> None:
+    folder.write("front", Front(list(tuned.front)))
+    chosen = tuned.chosen
+    write_plan(
+        tuned.choices,
+        folder.file("plan"),
+        runtime=tuned.runtime,
+        budget=chosen.budget,
+        time=chosen.time,
+        dense_ms=tuned.times.dense_ms,
+    )
+
+
+@dataclass(frozen=True)
+class Front:
+    """The content of `front.json`: the plans for several budgets."""
+
+    plans: list[TunedPlan]

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+
+from cnnmod import convert_, mod_blocks
+from cnnmod.cli import run
+from cnnmod.method.choices import read_plan
+from cnnmod.method.skip import skipped_blocks
+from cnnmod.networks import load
+from small import shallow_resnet
+
+TUNE = [
+    "tune",
+    "small:shallow_resnet",
+    "--plan-only",
+    "--size",
+    "8",
+    "8",
+    "--c",
+    "4",
+    "--rounds",
+    "3",
+    "--threads",
+    "1",
+]
+
+
+def set_times(out):
+    """Replace the measured times, which depend on the machine, by known ones: 10 % for a MoD block, 20 % for a skip."""
+    values = json.loads((out / "times.json").read_text())
+    values |= {"dense_ms": 10.0, "saved": [{"c=4": 0.1, "skip": 0.2} for _ in values["saved"]]}
+    (out / "times.json").write_text(json.dumps(values))
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+def test_tune_writes_a_plan_that_convert_takes(capsys, tmp_path, runtime):
+    out = tmp_path / "tuned"
+    run([*TUNE, "--runtime", runtime, "--budget", "1", "--out", str(out)])
+    text, bars = capsys.readouterr()
+    assert "The dense network meets the budget, so every block is kept." in text
+    times = set_times(out)
+    run([*TUNE, "--runtime", runtime, "--budget", "0.9", "--out", str(out)])
+    assert "Predicted for several budgets" in text
+    assert f"times in {runtime}" in bars
+    model = shallow_resnet()
+    choices = read_plan(out / "plan.json")
+    convert_(model, out / "plan.json")
+    assert (len(mod_blocks(model)), len(skipped_blocks(model))) == (1, 0)
+    assert [choice.c for choice in choices.values() if choice is not None] == [4]
+    assert "0.900 of the dense time" in capsys.readouterr().out
+    run([*TUNE, "--runtime", runtime, "--budget-ms", "1000", "--json", "--out", str(out)])
+    values = json.loads(capsys.readouterr().out)
+    assert set(values["chosen"]["labels"].values()) == {"keep"}
+    assert values["front"][0]["budget"] > 1
+    assert (out / "times.json").read_text() == times  # another budget needs no measurement
+    with pytest.raises(SystemExit) as exit_:
+        run([*TUNE, "--runtime", runtime, "--budget", "0.3", "--out", str(out)])
+    assert exit_.value.code == 2
+    message = "the budget 0.300 (3.00 ms) cannot be met; the smallest possible is 0.600 (6.00 ms)"
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run([*TUNE, "--runtime", runtime, "--budget", "0.95", "--c", "2", "--out", str(out)])
+    assert "is of another tuning: block layer1.1 was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TUNE, "--budget-ms", "12"], "a budget in milliseconds needs a runtime, such as onnxruntime"),
+        ([*TUNE, "--budget", "1.2"], "the budget must be more than 0 and at most 1, not 1.2"),
+        (TUNE, "give one budget: a fraction of the dense network's time, such as 0.7, or milliseconds"),
+        ([*TUNE, "--budget", "0.7", "--budget-ms", "3", "--runtime", "eager"], "give one budget: a fraction"),
+        ([*TUNE, "--budget", "0.7", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'; the runtimes are eager"),
+        ([*TUNE, "--budget", "0.7", "--c", "4096"], "c must be at most 32, the channels of the widest block, not 40"),
+        (
+            ["tune", "small:tiny_network", "--budget", "0.7"],
+            "tune needs --data, or --plan-only for a plan without images",
+        ),
+        (
+            ["tune", "timm/resnet18", "--data", "digits", "--budget", "0.7"],
+            "timm/resnet18 has no trained weights; give",
+        ),
+        (["tune", "small:densenet", "--plan-only", "--budget", "0.7"], "DenseNet has n"),
+        (["tune", "small:tiny_network_mod", "--plan-only", "--budget", "0.7"], "the model is already converted: "),
+    ],
+)
+def test_wrong_input_is_one_line(capsys, tmp_path, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        run([*arguments, "--out", str(tmp_path / "tuned")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"cnnmod: {message}")
+
+
+def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path):
+    """From a trained dense network to a tuned one."""
+    dense, out, images = tmp_path / "dense", tmp_path / "tuned", ["--data", "digits"]
+    run(["train", "digits", *images, "--out", str(dense), "--row", "baseline", "--set", "epochs=1", "warmup_epochs=0"])
+    tune = ["tune", str(dense / "best.safetensors"), *images, "--recipe", "digits", "--out", str(out), "--passes", "1"]
+    tune += ["--budget", "0.9", "--c", "4", "--rounds", "2", "--runtime", "eager", "--set", "train_images=256"]
+    timing = ["--plan-only", "--budget", "1", "--size", "8", "--c", "4", "--rounds", "2", "--runtime", "eager"]
+    run(["tune", str(dense / "best.safetensors"), *timing, "--out", str(out)])
+    set_times(out)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(tune)
+    assert "tune compares choices on validation images; add --set validation_f" in capsys.readouterr().err
+    run([*tune, "validation_fraction=0.1"])
+    assert "Rank correlation" in capsys.readouterr().out
+    loaded = load(out / "tuned.safetensors")
+    assert mod_blocks(loaded) or skipped_blocks(loaded)
+    changes = ["--set", "network=resnet18_cifar", "epochs=1", "warmup_epochs=0"]
+    run(["train", "digits", *images, "--out", str(tmp_path / "run"), "--plan", str(out / "plan.json"), *changes])
+    trained = load(tmp_path / "run" / "best.safetensors")
+    assert list(mod_blocks(trained)) == list(mod_blocks(loaded))
+    assert skipped_blocks(trained) == skipped_blocks(loaded)
+    with pytest.raises(SystemExit):
+        run([*tune, "validation_fraction=0.1", "batch_size=400"])
+    assert "training images, fewer than batch_size = 400" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from timm.models.resnet import BasicBlock
+from torch import nn
+
+from cnnmod import MoDConfig
+from cnnmod.method.choices import Choices
+from cnnmod.tuning.space import find_space
+from cnnmod.tuning.times import measure_times
+
+EXAMPLE = torch.rand(1, 3, 16, 16)
+CONFIGS = [MoDConfig(c=4), MoDConfig(c=2)]
+
+
+def network():
+    first, second = (nn.Sequential(*(BasicBlock(8, 8) for _ in range(count))) for count in (4, 2))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), first, nn.MaxPool2d(2), second, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+
+
+def test_space_has_groups_of_blocks_with_equal_shapes():
+    space = find_space(network(), [*CONFIGS, MoDConfig(c=3)], EXAMPLE)
+    assert [(block.name, block.group, block.channels) for block in space.blocks] == [
+        *(("1.1", 0, 8), ("1.2", 0, 8), ("1.3", 0, 8)),
+        ("3.1", 1, 8),
+    ]
+    assert list(space.blocks[0].choices) == ["keep", "c=4", "c=2", "skip"]  # c=3 also selects two channels
+    choices = space.choices({"1.2": "c=2", "3.1": "skip"})
+    assert choices == Choices(
+        {"1.1": None, "1.2": MoDConfig(c=2), "1.3": None, "3.1": "skip"}, dict.fromkeys(["1.1", "1.2", "1.3", "3.1"], 8)
+    )
+    assert space.random(3, seed=1) == space.random(3, seed=1)
+
+
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+def test_times_are_measured_and_resumed(runtime):
+    model, saved, progress = network(), [], []
+    space = find_space(model, CONFIGS, EXAMPLE)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    table = measure_times(
+        model, space, runtime, EXAMPLE, rounds=3, save=saved.append, progress=lambda *step: progress.append(step)
+    )
+    assert table.dense_ms > 0
+    assert [list(saves) for saves in table.saved] == [["c=4", "c=2", "skip"]] * 2
+    assert table.predict(space, {"1.1": "skip", "3.1": "skip"}) == pytest.approx(
+        1 - table.saved[0]["skip"] - table.saved[1]["skip"]
+    )
+    assert len(table.checks) == 4
+    assert table.largest_error_pct() == max(abs(check.error_pct) for check in table.checks)
+    assert [len(made.saved) for made in saved] == [1, 2, 2]
+    assert progress[-1] == (f"times in {runtime}", len(progress), len(progress))
+    resumed, steps = [], []
+    made = measure_times(
+        model,
+        space,
+        runtime,
+        EXAMPLE,
+        rounds=3,
+        finished=saved[0],
+        save=resumed.append,
+        progress=lambda *step: steps.append(step),
+    )
+    assert made.saved[0] == saved[0].saved[0]
+    assert len(resumed) == 2
+    assert len(steps) < len(progress)
+    assert measure_times(model, space, runtime, EXAMPLE, finished=table) == table
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_networks_without_blocks_raise():
+    with pytest.raises(ValueError, match="has nothing to convert"):
+        find_space(nn.Sequential(nn.Conv2d(3, 8, 3)), CONFIGS, EXAMPLE)
+    with pytest.raises(ValueError, match="configs must have at least one"):
+        find_space(network(), [], EXAMPLE)
