@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, console, print_text, show
-from cnnmod.method.choices import read_plan
 from cnnmod.records.roles import Role
 
 
@@ -64,6 +63,7 @@ def train(
         save_every: Interval in seconds between saved states. The state is also saved at the end of each epoch.
     """
     from cnnmod.measure.experiment import run_experiment
+    from cnnmod.method.choices import read_plan
     from cnnmod.report.experiment_table import experiment_cells
     from cnnmod.report.progress import progress_bars
     from cnnmod.report.table import Cells, accuracy_text, recipe_table
