@@ -75,6 +75,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=1, help="threads of one request")
     given = parser.parse_args()
-    uvicorn.run(
-        service(Classifier(given.network, given.threads)), host=given.host, port=given.port, log_level="warning"
-    )
+    application = service(Classifier(given.network, given.threads))
+    uvicorn.run(application, host=given.host, port=given.port, log_level="warning")

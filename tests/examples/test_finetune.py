@@ -14,12 +14,8 @@ NOTEBOOK = Path(__file__).parents[2] / "examples" / "finetune.ipynb"
 def test_notebook_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = [
-        output["data"]["text/plain"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", ())
-        if "data" in output
-    ]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = [output["data"]["text/plain"] for output in outputs if "data" in output]
     assert "largest error" in shown[-2]
     assert (tmp_path / "digits.onnx").is_file()
     assert float(shown[-1]) > 0.8

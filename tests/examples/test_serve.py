@@ -20,7 +20,12 @@ from conftest import trained_norms_
 from small import tiny_network
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WITHOUT_TORCH = "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'cnnmod')); runpy.run_path(sys.argv[1], run_name='__main__')"
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("torch", "cnnmod"))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def jpeg(seed):
