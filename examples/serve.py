@@ -44,8 +44,8 @@ class Classifier:
         """Classify an encoded image."""
         image = Image.open(io.BytesIO(encoded)).convert(self.mode).resize((self.width, self.height))
         pixels = numpy.asarray(image).reshape(1, self.height, self.width, -1)
-        (logits,) = self.session.run(["logits"], {"images": pixels})
-        exponentials = numpy.exp(logits[0] - logits[0].max())
+        logits = numpy.asarray(self.session.run(["logits"], {"images": pixels})[0])[0]
+        exponentials = numpy.exp(logits - logits.max())
         best = int(exponentials.argmax())
         name = str(best) if self.names is None else self.names[best]
         return {"class": name, "probability": round(float(exponentials[best] / exponentials.sum()), 4)}
