@@ -1,8 +1,7 @@
 """The subcommand `export`."""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -91,8 +90,7 @@ def export(
             **about,
         )
     if as_json:
-        values: dict[str, Any] = dataclasses.asdict(report)
-        print_json(values | {"path": str(report.path)})
+        print_json(report.to_dict())
     else:
         print(report)
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from cnnmod.measure.results import Comparison, Row
 from cnnmod.networks.paper import PaperRow, paper_rows
 from cnnmod.report.image import image_format, write_figure
+from cnnmod.report.table import threads_text
 
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
@@ -138,7 +139,7 @@ def _time_marks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
         provenance = comparison.provenance
         for runtime, batch_size in comparison.conditions:
             times = [(row.name, 1 / comparison.speedup(row, runtime, batch_size)) for row in comparison.rows]
-            processor = f"{provenance.processor}, {provenance.threads} threads"
+            processor = f"{provenance.processor}, {threads_text(provenance.threads)}"
             machine = processor if provenance.device == "cpu" else provenance.device
             layout = ", channels last" if comparison.channels_last else ""
             label = f"measured: {runtime}, batch {batch_size}{layout}, {machine}"
