@@ -1,13 +1,16 @@
+import json
+
 import pytest
 
 from cnnmod import demo
+from cnnmod.cli import run
 from cnnmod.demo import run_demo
 from cnnmod.measure.results import read_result
 from cnnmod.training.recipes import recipe
 
 
 @pytest.mark.slow
-def test_demo_writes_all_files(tmp_path, monkeypatch):
+def test_demo_writes_all_files(tmp_path, monkeypatch, capsys):
     """Run the demo with fewer epochs and a smaller network to time."""
     monkeypatch.setattr(
         demo, "_RECIPE", recipe("digits", ["epochs=3", "warmup_epochs=1", "network_args.layers=[2,2,1,1]"])
@@ -21,9 +24,12 @@ def test_demo_writes_all_files(tmp_path, monkeypatch):
         "imagenet.json",
         "figure.png",
         "table.md",
-        "digits_mod.safetensors",
+        "best.safetensors",
     }
-    assert {*(tmp_path / "new" / "folder").iterdir()} == {*made.files}
+    checkpoint = tmp_path / "new" / "folder" / "digits_mod" / "best.safetensors"
+    assert {*(tmp_path / "new" / "folder").iterdir()} == {*made.files} - {checkpoint} | {checkpoint.parent}
+    run(["inspect", str(checkpoint), "--data", "digits", "--json"])
+    assert json.loads(capsys.readouterr().out)["blocks"]
     assert read_result(tmp_path / "new" / "folder" / "digits.json") == made.digits
     assert [row.name for row in made.digits.rows] == ["digits", "digits_mod", "digits_mod control"]
     assert all(row.accuracy_pct > 30 for row in made.digits.rows)

@@ -33,3 +33,17 @@ def test_version_works_without_the_command_line_packages(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["cnnmod", "--version"])
     main()
     assert capsys.readouterr().out == f"cnnmod {version('cnnmod')}\n"
+
+
+def test_help_imports_neither_torch_nor_network_libraries_nor_matplotlib():
+    code = (
+        "import sys; sys.argv = ['cnnmod', '--help']\n"
+        "from cnnmod.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'torch', 'timm', 'matplotlib', 'numpy'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+    order = "{demo,info,train,evaluate,inspect,predict,compare,plot,export,report}"
+    assert order in done.stdout

@@ -71,7 +71,7 @@ def test_broken_images_are_skipped(segmenter: tuple[Path, Path], tmp_path: Path,
     assert [Path(one["image"]).name for one in said] == ["a.TIF", "b.gif", "d.jpg"]
     assert said[2]["broken"].startswith(f"{images}/d.jpg is broken: it is not an image")
     assert "picture" not in said[2]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "contact_sheet.png"]
     run([*arguments, "--skip-broken"])
     assert "d.jpg is broken" in "".join(capsys.readouterr().out.split("\n"))
     with pytest.raises(SystemExit) as stop:

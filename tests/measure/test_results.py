@@ -160,3 +160,27 @@ def test_committed_results_are_read_and_have_three_rows(path):
     comparison = read_result(path)
     assert comparison.provenance.commit
     assert [row.role for row in comparison.rows[:3]] == ["baseline", "mod", "control"]
+
+
+def test_unknown_row_names_the_nearest():
+    with pytest.raises(ValueError, match=r"^the comparison has no row 'nett'; did you mean 'net'\?$"):
+        make().row("nett")
+
+
+def test_ratios_that_spread_more_than_their_distance_from_1_are_uncertain():
+    def with_times(times_ms):
+        rows = make().rows
+        changed = replace(rows[1], measurements=[replace(rows[1].measurements[0], times_ms=times_ms)])
+        return make(rows=[rows[0], changed, rows[2]])
+
+    certain = with_times([5.0, 10.0, 6.0])
+    assert "the speed-up of net, eager, batch 1" not in certain.uncertain_ratios()
+    assert "the speed-up of net, eager, batch 1" in with_times([10.0, 10.0, 18.0]).uncertain_ratios()
+
+
+def test_comparison_as_dict_and_data_frame():
+    comparison = make()
+    assert json.loads(json.dumps(comparison.to_dict()))["rows"][1]["name"] == "net"
+    frame = comparison.to_pandas()
+    assert frame["network"].tolist() == ["base", "net", "net control"]
+    assert frame["speedup"].tolist() == [comparison.speedup(row, "eager", 1) for row in comparison.rows]

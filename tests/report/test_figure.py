@@ -85,3 +85,15 @@ def test_measured_panels_require_accuracies(tmp_path):
     with pytest.raises(ValueError, match="must be inference results with accuracies"):
         measured_panels([with_accuracies([1.0, 2.0, 3.0]), comparison()], tmp_path / "figure.png")
     assert not [*tmp_path.iterdir()]
+
+
+def test_accuracy_axis_shows_at_least_five_points_and_titles_fit(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(figure, "Figure", lambda **kw: figures.append(original(**kw)) or figures[-1])
+    own = replace(with_accuracies([90.0, 89.9, 90.1]), accuracy_source="top-1 on a set with a long name, " * 10)
+    measured_panels([own], tmp_path / "figure.png")
+    (made,) = figures
+    low, high = made.axes[0].get_ylim()
+    assert high - low == pytest.approx(5.0)
+    assert made.get_suptitle().count("\n") >= 2
+    assert len(made.axes[2].collections) == 3  # error bars of the times

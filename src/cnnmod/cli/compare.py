@@ -138,6 +138,8 @@ def compare(
         print_json(_with_ratios(comparison))
     else:
         console.print(comparison_cells(comparison).rich())
+        if uncertain := comparison.uncertain_ratios():
+            print_text(f"Warning: the rounds spread more than the distance from 1 for {'; '.join(uncertain)}.")
 
 
 def plot(

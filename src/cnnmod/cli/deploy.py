@@ -1,6 +1,5 @@
 """The subcommand `export`."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,8 +90,7 @@ def export(
             **about,
         )
     if as_json:
-        values: dict[str, Any] = dataclasses.asdict(report)
-        print_json(values | {"path": str(report.path)})
+        print_json(report.to_dict())
     else:
         print(report)
 

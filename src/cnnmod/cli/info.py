@@ -20,7 +20,7 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     Args:
         out: The output folder.
     """
-    from cnnmod.demo import run_demo
+    from cnnmod.demo import DIGITS, IMAGENET, run_demo
     from cnnmod.report.progress import progress_bars
     from cnnmod.report.table import comparison_cells
 
@@ -29,10 +29,11 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     if as_json:
         print_json({name: dataclasses.asdict(getattr(result, name)) for name in ("digits", "imagenet")})
         return
-    for comparison in (result.digits, result.imagenet):
+    for sentence, comparison in ((DIGITS, result.digits), (IMAGENET, result.imagenet)):
+        print_text(sentence)
         console.print(comparison_cells(comparison).rich())
         console.print()
-    print_text(f"Written to {out.resolve()}: {', '.join(file.name for file in result.files)}")
+    print_text(f"Written to {out.resolve()}: {', '.join(str(file.relative_to(out)) for file in result.files)}")
 
 
 def info(

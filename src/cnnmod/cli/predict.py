@@ -31,10 +31,12 @@ def predict(
     Args:
         files: A checkpoint (`last.safetensors` or `best.safetensors` in a run's folder; not with `--weights`), followed
             by image files or folders of images.
-        out: The output folder. Each image is drawn as NAME.png. The folder is created if necessary.
+        out: The output folder. Each image is drawn as NAME.png, and several images also on one
+            sheet, contact_sheet.png. The folder is created if necessary.
         threshold: Boxes with a lower score are not drawn.
         skip_broken: Skip images that cannot be read, and list them. Otherwise the first one is an error.
     """
+    from cnnmod.report.contact_sheet import NAME, contact_sheet
     from cnnmod.report.prediction import prediction_figure
     from cnnmod.report.progress import progress_bars
     from cnnmod.training.images import Broken
@@ -47,6 +49,8 @@ def predict(
         raise ValueError("predict needs at least one image or folder after the checkpoint")
     images = [image for path in places for image in _files(path)]
     pictures = [out / f"{image.stem}.png" for image in images]
+    if len(images) > 1 and out / NAME in pictures:
+        raise ValueError(f"the image {images[pictures.index(out / NAME)]} has the name of the contact sheet, {NAME}")
     for number, picture in enumerate(pictures):
         if (first := pictures.index(picture)) < number:
             raise ValueError(f"{images[first]} and {images[number]} would both be drawn as {picture.name}")
@@ -71,6 +75,10 @@ def predict(
             progress("predicting", done, len(images))
     if all("broken" in value for value in values):
         raise ValueError(f"all {len(values)} images are broken; the first error: {values[0]['broken']}")
+    if len(images) > 1:
+        drawn = [Path(value["picture"]) for value in values if "picture" in value]
+        count = contact_sheet(drawn, out / NAME)
+        lines.insert(0, f"{out / NAME}: a sheet with {count} pictures")
     if as_json:
         print_json(values)
         return

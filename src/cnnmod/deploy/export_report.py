@@ -1,9 +1,12 @@
 """`ExportReport`: the file that `export` wrote, and its agreement with the network."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cnnmod.deploy.parity import Agreement
+from cnnmod.records.frame import data_frame
 from cnnmod.records.text import TextTable
 
 
@@ -42,6 +45,18 @@ class ExportReport:
     tied_agreement: float
     int8: Agreement | None
     metadata: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self) | {"path": str(self.path)}
+
+    def to_pandas(self) -> Any:
+        """Return a pandas data frame with one line.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        return data_frame([self.to_dict()])
 
     def __repr__(self) -> str:
         return str(self._table())

@@ -1,14 +1,16 @@
 """The result file of a comparison: the measurements and the conditions under which they were made."""
 
 import dataclasses
+import difflib
 import json
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cnnmod.records.files import write_whole
+from cnnmod.records.frame import data_frame
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
@@ -94,8 +96,17 @@ class Comparison:
         return [(measurement.runtime, measurement.batch_size) for measurement in self.rows[0].measurements]
 
     def row(self, name: str) -> Row:
-        """Return the row with this name."""
-        return next(row for row in self.rows if row.name == name)
+        """Return the row with this name.
+
+        Raises:
+            ValueError: If there is none. The error names the rows, and the nearest name.
+        """
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            near = difflib.get_close_matches(name, rows, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the rows are {', '.join(map(repr, rows))}"
+            raise ValueError(f"the comparison has no row {name!r}; {hint}")
+        return rows[name]
 
     def control_of(self, mod: Row) -> Row:
         """Return the control of a MoD network."""
@@ -123,6 +134,48 @@ class Comparison:
         """Return the measurement of a row under one condition."""
         condition = (runtime, batch_size)
         return next(value for value in row.measurements if (value.runtime, value.batch_size) == condition)
+
+    def uncertain_ratios(self) -> list[str]:
+        """Return the ratios that may be 1: half of the interquartile range is larger than their distance from 1."""
+        found: list[str] = []
+        for runtime, batch_size in self.conditions:
+            for row in self.rows[1:]:
+                where = f"{row.name}, {runtime}, batch {batch_size}"
+                if _may_be(self.speedups(row, runtime, batch_size), 1):
+                    found.append(f"the speed-up of {where}")
+                if row.role == "mod" and _may_be(self.mod_taxes(row, runtime, batch_size), 0):
+                    found.append(f"the MoD tax of {where}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas data frame with a line for each network and condition.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        lines = [
+            {
+                "network": row.name,
+                "role": row.role,
+                "parameters": row.parameters,
+                "gmacs": row.gmacs,
+                "accuracy_pct": row.accuracy_pct,
+                "runtime": runtime,
+                "batch_size": batch_size,
+                "median_ms": self.measurement(row, runtime, batch_size).median_ms,
+                "iqr_ms": self.measurement(row, runtime, batch_size).iqr_ms,
+                "peak_memory_mib": self.measurement(row, runtime, batch_size).peak_memory_mib,
+                "speedup": self.speedup(row, runtime, batch_size),
+                "mod_tax": self.mod_tax(row, runtime, batch_size) if row.role == "mod" else None,
+            }
+            for runtime, batch_size in self.conditions
+            for row in self.rows
+        ]
+        return data_frame(lines)
 
     def _times(self, row: Row, runtime: str, batch_size: int) -> list[float]:
         return self.measurement(row, runtime, batch_size).times_ms
@@ -208,6 +261,10 @@ def _fault(comparison: Comparison) -> str | None:
             if not value.times_ms or len(value.times_ms) != len(first.times_ms) or min(value.times_ms) <= 0:
                 return f"{row.name!r} must have as many times_ms as {names[0]!r}, all above 0"
     return None
+
+
+def _may_be(ratios: Sequence[float], value: float) -> bool:
+    return interquartile_range(ratios) / 2 > abs(statistics.median(ratios) - value)
 
 
 def _ratios(numerators: list[float], denominators: list[float]) -> list[float]:

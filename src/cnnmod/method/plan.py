@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from cnnmod.method.make import can_replace_part, make_mod_block
 from cnnmod.method.skip import Skip, skipped_blocks
 from cnnmod.method.trace import check_2d, example_for
 from cnnmod.method.unwrapped import check_unwrapped
+from cnnmod.records.frame import data_frame
 from cnnmod.records.text import TextTable
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -69,6 +71,18 @@ class Plan:
     def mod_blocks(self) -> list[str]:
         """The names of the blocks that become MoD blocks."""
         return [block.name for block in self.blocks if block.k is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas data frame with a line for each block.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        return data_frame([dataclasses.asdict(block) for block in self.blocks])
 
     def __repr__(self) -> str:
         return str(self._table())

@@ -61,6 +61,8 @@ def _installed(name: str) -> bool:
 
 def _gpu_versions() -> dict[str, str]:
     """Return the versions of CUDA, cuDNN and the driver, as far as they are known."""
+    import torch
+
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()

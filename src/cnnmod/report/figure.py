@@ -1,20 +1,23 @@
 """Figures of accuracy over cost, for the paper's networks and for networks with measured accuracies."""
 
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cnnmod.measure.results import Comparison, Row
+from cnnmod.measure.results import Comparison, Row, interquartile_range
 from cnnmod.networks.paper import PaperRow, paper_rows
 from cnnmod.report.image import image_format, write_figure
+from cnnmod.report.table import threads_text
 
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))
 _LINES = (("dense", _DENSE, "#666666"), ("MoD", _MOD, "#0b62a4"))
 ROLES = {"baseline": ("o", "#666666"), "mod": ("s", "#0b62a4"), "control": ("^", "#c05020")}
 _REFERENCE = "resnet50"
+_LEAST_RANGE_PCT = 5.0  # of the accuracy axis
 
 
 def four_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[str]) -> None:
@@ -93,14 +96,26 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
                 if row.accuracy_pct is not None:
                     marker, color = ROLES[row.role]
                     axes.plot(value(row), row.accuracy_pct, marker, color=color, ms=9, ls="none", label=row.name)
+                    if axes is time:
+                        half = _half_spread(comparison, row, runtime, batch_size)
+                        axes.errorbar(value(row), row.accuracy_pct, xerr=half, fmt="none", ecolor=color)
     for axes in (gmacs, parameters, time):
         axes.margins(0.1)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
+    low, high = gmacs.get_ylim()
+    if (missing := _LEAST_RANGE_PCT - (high - low)) > 0:  # small differences must not look large
+        gmacs.set_ylim(low - missing / 2, high + missing / 2)
     gmacs.set_ylabel("Accuracy (%)")
     gmacs.legend(fontsize=8)
-    figure.suptitle("; ".join(dict.fromkeys(str(result.accuracy_source) for result in comparisons)))
+    title = "; ".join(dict.fromkeys(str(result.accuracy_source) for result in comparisons))
+    figure.suptitle(textwrap.fill(title, 120))
     write_figure(figure, path)
+
+
+def _half_spread(comparison: Comparison, row: Row, runtime: str, batch_size: int) -> float:
+    """Return half of the interquartile range of time(row) / time(baseline)."""
+    return interquartile_range([1 / speedup for speedup in comparison.speedups(row, runtime, batch_size)]) / 2
 
 
 def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:
@@ -138,7 +153,7 @@ def _time_marks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
         provenance = comparison.provenance
         for runtime, batch_size in comparison.conditions:
             times = [(row.name, 1 / comparison.speedup(row, runtime, batch_size)) for row in comparison.rows]
-            processor = f"{provenance.processor}, {provenance.threads} threads"
+            processor = f"{provenance.processor}, {threads_text(provenance.threads)}"
             machine = processor if provenance.device == "cpu" else provenance.device
             layout = ", channels last" if comparison.channels_last else ""
             label = f"measured: {runtime}, batch {batch_size}{layout}, {machine}"

@@ -151,7 +151,7 @@ class RunFolder:
         """Return the names of incomplete files of a killed run."""
         return [path.name for path in self.folder.glob(".*.partial")]
 
-    def _describe(self) -> None:
+    def describe(self) -> None:
         """Write `run.json`. Called after the first step, so that a training that fails at the start leaves no files."""
         path = self.folder / "run.json"
         if path.exists():
@@ -173,7 +173,7 @@ class RunFolder:
 
     def save(self, state: State, progress: dict[str, Any], loss: Tensor) -> None:
         if self.is_main:
-            self._describe()
+            self.describe()
         now = time.monotonic()
         if progress["epoch_ends"] or now - self._saved > self.save_every_s:
             self.seconds += now - self._since
@@ -191,7 +191,7 @@ class RunFolder:
     def log(self, values: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        self._describe()
+        self.describe()
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if SummaryWriter is not None:
