@@ -12,7 +12,7 @@ from timm.layers.squeeze_excite import SEModule
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-SE = Literal["none", "timm", "torch", "one"]
+SE = Literal["none", "timm", "one"]
 
 
 class DoubleSigmoid(nn.Module):
@@ -33,17 +33,17 @@ def small_resnet(
     Args:
         channels: The width of each module.
         layers: The number of blocks of each module.
-        se: `"timm"` and `"torch"` give each block squeeze-and-excitation, after its last norm. Its two layers start as
-            in timm's ResNet (He, fan-out), or as torch initializes a convolution, with biases of 0.
+        se: `"timm"` and `"one"` give each block squeeze-and-excitation, after its last norm. With `"timm"`, its gate is
+            a sigmoid, initialized as in timm's ResNet. It starts at 0.5, so each residual branch is halved. With
+            `"one"`, the gate is twice a sigmoid and starts at 1.
         num_classes: The number of classes.
     """
     width = channels[0]
     modules: dict[str, nn.Module] = {
         "stem": nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     }
-    attention = None if se == "none" else partial(SEModule, rd_ratio=1 / 4, rd_divisor=1)
-    if se == "one":
-        attention = partial(SEModule, rd_ratio=1 / 4, rd_divisor=1, gate_layer=DoubleSigmoid)
+    gate = DoubleSigmoid if se == "one" else nn.Sigmoid
+    attention = None if se == "none" else partial(SEModule, rd_ratio=1 / 4, rd_divisor=1, gate_layer=gate)
     for number, (planes, count) in enumerate(zip(channels, layers, strict=True)):
         blocks: list[nn.Module] = []
         for position in range(count):
@@ -66,9 +66,10 @@ def _initialize(model: nn.Module, se: SE) -> None:
     """Initialize as timm's ResNet does: He for convolutions, and 0 for the last norm of each residual branch."""
     excite = {layer for module in model.modules() if isinstance(module, SEModule) for layer in (module.fc1, module.fc2)}
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and (module not in excite or se == "timm"):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, nn.Conv2d) and module in excite and se != "timm":
-            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Conv2d):
+            if se == "one" and module in excite:
+                nn.init.zeros_(module.bias)  # the weights stay as torch draws them
+            else:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, BasicBlock):
             module.zero_init_last()
