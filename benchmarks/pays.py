@@ -87,6 +87,8 @@ class Plan:
                 raise ValueError(f"the twin of {name} is {arm.twin!r}; the arms are {', '.join(self.arms)}")
             if arm.starts_from is not None and arm.starts_from not in self.arms:
                 raise ValueError(f"{name} starts from {arm.starts_from!r}; the arms are {', '.join(self.arms)}")
+            if arm.starts_from is not None and arm.runs > self.arms[arm.starts_from].runs:
+                raise ValueError(f"{name} has {arm.runs} runs, more than {arm.starts_from}, from which they start")
         if "control" not in self.arms:
             raise ValueError(f"an experiment needs the arm 'control'; the arms are {', '.join(self.arms)}")
 
