@@ -47,12 +47,15 @@ class Arm:
         changes: Changes of the experiment's recipe.
         runs: The planned number of runs.
         twin: The arm with the same block and a fixed selection, or `None`.
+        starts_from: The arm whose trained network with the same seed this arm starts from, or `None`. The network's
+            factory gets its checkpoint as the argument `trained`.
     """
 
     row: Role
     changes: list[str]
     runs: int
     twin: str | None
+    starts_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +85,25 @@ class Plan:
             self.recipe_of(name)
             if arm.twin is not None and arm.twin not in self.arms:
                 raise ValueError(f"the twin of {name} is {arm.twin!r}; the arms are {', '.join(self.arms)}")
+            if arm.starts_from is not None and arm.starts_from not in self.arms:
+                raise ValueError(f"{name} starts from {arm.starts_from!r}; the arms are {', '.join(self.arms)}")
+            if arm.starts_from is not None and arm.runs > self.arms[arm.starts_from].runs:
+                raise ValueError(f"{name} has {arm.runs} runs, more than {arm.starts_from}, from which they start")
         if "control" not in self.arms:
             raise ValueError(f"an experiment needs the arm 'control'; the arms are {', '.join(self.arms)}")
 
-    def recipe_of(self, arm: str) -> Recipe:
-        return recipe(self.recipe, [*self.changes, *self.arms[arm].changes])
+    def recipe_of(self, arm: str, seed: int | None = None) -> Recipe:
+        """Return the recipe of an arm. Without a seed, an arm that starts from another one starts from new weights."""
+        start = self.arms[arm].starts_from
+        trained = [] if start is None or seed is None else [f"network_args.trained={start}-seed{seed}/last.safetensors"]
+        return recipe(self.recipe, [*self.changes, *self.arms[arm].changes, *trained])
 
     def runs(self) -> list[tuple[str, int]]:
         """Return arms and seeds, in an order that gives each arm its share at any time."""
         everything = [(name, number) for name, arm in self.arms.items() for number in range(arm.runs)]
-        everything.sort(key=lambda run: ((run[1] + 0.5) / self.arms[run[0]].runs, run))
+        shares = {run: (run[1] + 0.5) / self.arms[run[0]].runs for run in everything}
+        starts = {run: (self.arms[run[0]].starts_from, run[1]) for run in everything}
+        everything.sort(key=lambda run: (max(shares[run], shares.get(starts[run], 0)), starts[run] in shares, run))
         return [(name, self.first_seed + number) for name, number in everything]
 
 
@@ -171,7 +183,8 @@ def train_one(plan: Plan, arm: str, seed: int, data: str, folder: Path, end: flo
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     images = opened(data, tuple(plan.changes), plan.recipe)
-    run = Run(recipe=plan.recipe_of(arm), row=plan.arms[arm].row, seed=seed, data=Path(data).name)
+    run = Run(recipe=plan.recipe_of(arm, seed), row=plan.arms[arm].row, seed=seed, data=Path(data).name)
+    os.chdir(folder.parent)  # the recipe names the checkpoint of another run relative to this folder
     run_training(run, folder, images, progress=watch)
 
 
@@ -206,11 +219,11 @@ def main(
         runs: The folder of the runs.
         out: The folder of the result file.
         minutes: Stop after this time.
-        processes: The number of runs at a time.
+        processes: The number of runs at a time. 1 if an arm starts from another arm.
     """
     end = time.time() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
-    plan, place = read_plan(experiment), runs / experiment.stem
+    plan, place = read_plan(experiment), (runs / experiment.stem).resolve()
     keep_plan(experiment, place)
     folder = {run: place / f"{run[0]}-seed{run[1]}" for run in plan.runs()}
     source = plan.data if plan.data == "digits" else str((data / plan.data).resolve())

@@ -6,6 +6,7 @@ marker decides what is rendered:
     FILE …                    one table for each comparison; one table for all files of accuracies
     matrix FILE …             one table for all comparisons, with a column for each runtime
     paper FILE                one comparison, with the paper's figures
+    prices PAYS PRICES        what each arm of an experiment gains over a dense network that takes the same time
     returns PAYS PRICES       the return of the arms of an experiment
     summary NETWORK FILE …    one network, with a row for each runtime; a file whose name ends in `-operators`
                               (measured without Triton) has a column of its own
@@ -24,6 +25,7 @@ from typing import Any
 
 from cudagraph_table import cudagraph_table
 from pays_table import pays_table
+from price_list import price_table
 from returns_table import returns_table
 
 from cnnmod.measure import experiment
@@ -47,12 +49,13 @@ def rendered(page: str) -> str:
     def table(match: re.Match[str]) -> str:
         style, *rest = match[2].split()
         network = rest.pop(0) if style == "summary" else ""
-        names = rest if style in ("matrix", "paper", "returns", "summary") else [style, *rest]
+        names = rest if style in ("matrix", "paper", "prices", "returns", "summary") else [style, *rest]
         paths = [path for name in names for path in _files(name)]
         if style == "matrix":
             text = matrix([read_result(path) for path in paths])
-        elif style == "returns":
-            text = returns_table(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
+        elif style in ("prices", "returns"):
+            table_of = price_table if style == "prices" else returns_table
+            text = table_of(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         elif style == "summary":
             text = summary(network, {path.stem: read_result(path) for path in paths})
         elif style == "paper":
