@@ -101,7 +101,9 @@ class Plan:
     def runs(self) -> list[tuple[str, int]]:
         """Return arms and seeds, in an order that gives each arm its share at any time."""
         everything = [(name, number) for name, arm in self.arms.items() for number in range(arm.runs)]
-        shares = {run: (run[1] + 0.5) / self.arms[run[0]].runs for run in everything}
+        shares: dict[tuple[str | None, int], float] = {
+            run: (run[1] + 0.5) / self.arms[run[0]].runs for run in everything
+        }
         starts = {run: (self.arms[run[0]].starts_from, run[1]) for run in everything}
         everything.sort(key=lambda run: (max(shares[run], shares.get(starts[run], 0)), starts[run] in shares, run))
         return [(name, self.first_seed + number) for name, number in everything]

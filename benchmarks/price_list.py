@@ -201,7 +201,8 @@ def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path) -> None
 def main() -> None:
     """Draw all figures."""
     for name, files in FIGURES.items():
-        draw(*(json.loads((RESULTS / file).read_text(encoding="utf-8")) for file in files), ROOT / "docs" / name)
+        experiment, prices = (json.loads((RESULTS / file).read_text(encoding="utf-8")) for file in files)
+        draw(experiment, prices, ROOT / "docs" / name)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ it in a recipe as `small_resnet:small_resnet`, with the folder benchmarks on the
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from timm.layers.squeeze_excite import SEModule
 from timm.models.resnet import BasicBlock
@@ -42,8 +42,11 @@ def small_resnet(
     modules: dict[str, nn.Module] = {
         "stem": nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     }
+    # timm calls any function with the width; its annotation names a class.
+    attention: Any = None
     gate = DoubleSigmoid if se == "one" else nn.Sigmoid
-    attention = None if se == "none" else partial(SEModule, rd_ratio=1 / 4, rd_divisor=1, gate_layer=gate)
+    if se != "none":
+        attention = partial(SEModule, rd_ratio=1 / 4, rd_divisor=1, gate_layer=gate)
     for number, (planes, count) in enumerate(zip(channels, layers, strict=True)):
         blocks: list[nn.Module] = []
         for position in range(count):
@@ -67,7 +70,7 @@ def _initialize(model: nn.Module, se: SE) -> None:
     excite = {layer for module in model.modules() if isinstance(module, SEModule) for layer in (module.fc1, module.fc2)}
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            if se == "one" and module in excite:
+            if se == "one" and module in excite and module.bias is not None:
                 nn.init.zeros_(module.bias)  # the weights stay as torch draws them
             else:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -46,11 +46,15 @@ def test_arm_is_compared_with_a_dense_network_of_the_same_time():
     found = read_accuracies(
         experiment(control=[40.0, 42.0], width_24=[43.0, 43.0], dense=[45.0, 45.0], paper=[44.0, 44.0])
     )
+    # width-24 is slower and less accurate than dense, and therefore not a neighbor
     time = {"control": 1.0, "width-24": 2.5, "dense": 2.0, "paper": 1.5}
-    gain, half = over_dense("paper", time, found)  # width-24 is slower and less accurate than dense: not a neighbor
+    gain, half = over_dense("paper", time, found) or (
+        0,
+        0,
+    )
     assert gain == 44 - (41 + 45) / 2
     assert half == pytest.approx(found.half(1 / 2 + 1 / 8 + 1 / 8))
-    gain, half = over_dense("paper", time | {"paper": 3.0}, found)  # slower than the best dense network
+    gain, half = over_dense("paper", time | {"paper": 3.0}, found) or (0, 0)  # slower than the best dense network
     assert gain == 44 - 45
     assert half == pytest.approx(found.half(1 / 2 + 1 / 2))
     assert over_dense("paper", time | {"paper": 0.9}, found) is None  # faster than all dense networks

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from small_resnet import small_resnet
-from timm.layers.squeeze_excite import SEModule
 
 import cnnmod
 
@@ -9,9 +8,9 @@ import cnnmod
 def gates(model):
     """Return what the gates of a network multiply by, for random images."""
     found = []
-    for module in model.modules():
-        if isinstance(module, SEModule):
-            module.gate.register_forward_hook(lambda _module, _input, output: found.append(output))
+    for name, module in model.named_modules():
+        if name.endswith(".se.gate"):
+            module.register_forward_hook(lambda _module, _input, output: found.append(output))
     model(torch.randn(4, 3, 32, 32))
     return torch.cat([gate.flatten() for gate in found])
 
@@ -24,11 +23,11 @@ def test_gates_start_at_one_or_where_timm_starts_them():
 def test_gate_that_starts_at_one_learns():
     """Its first layer has weights: a layer of zeros would get no gradient."""
     model = small_resnet(layers=(1, 1, 1), se="one")
-    excite = model.get_submodule("module1.0.se")
-    assert excite.fc1.weight.std() > 0.05
+    first, last = (model.get_submodule(f"module1.0.se.{name}") for name in ("fc1", "fc2"))
+    assert first.weight.std() > 0.05
     torch.nn.init.ones_(model.get_submodule("module1.0.bn2").weight)
     model(torch.randn(4, 3, 32, 32)).sum().backward()
-    assert excite.fc2.weight.grad.abs().max() > 0
+    assert last.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("se", ["none", "timm", "one"])
