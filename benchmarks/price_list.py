@@ -30,6 +30,11 @@ _MARKS = {
     "pruned": ("D", "#2a8a4a"),
     "MoD": ("s", "#0b62a4"),
 }
+_LABELS = {
+    "width": "dense, other widths",
+    "depth": "dense, other depths",
+    "pruned": "pruned (trained for twice as many epochs)",
+}
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path) -> None
                 ls="-" if family in DENSE else "none",
                 color=color,
                 elinewidth=0.8,
-                label=f"dense, other {family}s" if family in DENSE else family,
+                label=_LABELS.get(family, family),
             )
             for arm in members[: -1 if family == "width" else None]:
                 axes.annotate(
