@@ -74,6 +74,7 @@ def test_file_normalizes_pixels(name, half, dynamic_batch, tmp_path):
 def test_int8_file_normalizes_pixels(name, tmp_path):
     images = torch.rand(16, 1, 8, 8)
     report = export(network(), EXAMPLE, tmp_path / name, **STATISTICS, preprocessing=True, int8=images)
+    assert report.int8 is not None
     assert report.int8.images == 16
     assert report.int8.top1 > 0.9
     metadata, run = opened(tmp_path / name)

@@ -209,7 +209,7 @@ def build_mod_blocks(
     return Plan(type(model).__name__, c, tuple(lines)), replacements
 
 
-def _checked(config: object, filter_fn: FilterFn | None) -> MoDConfig | Mapping[str, Choice] | Callable[[str], Choice]:
+def _checked(config: Any, filter_fn: FilterFn | None) -> MoDConfig | Mapping[str, Choice] | Callable[[str], Choice]:
     """Return the config or the choices of `convert_`, of which a file is read."""
     if isinstance(config, MoDConfig):
         return config

@@ -106,7 +106,7 @@ def test_changed_network_raises(change, message):
         (torch.rand(2, 1, 8, 8).double(), "float64 images of shape (2, 1, 8, 8) on cpu"),
         (torch.rand(2, 1, 8, 8, device="meta"), "float32 images of shape (2, 1, 8, 8) on meta"),
     ],
-    ids=str,
+    ids=["batch", "size", "dtype", "device"],
 )
 def test_other_images_raise(images, given):
     run = recorded(lower(tiny_network(), "cudagraph", example=EXAMPLE))
@@ -190,6 +190,7 @@ def test_without_a_gpu_start_and_compare_raise():
 def test_graph_equals_eager_on_a_gpu(dtype, channels_last):
     model, images = converted().to("cuda", dtype), EXAMPLE.to("cuda", dtype)
     run = start(model, "cudagraph", images, channels_last=channels_last)
+    assert isinstance(run, Captured)
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     for images_NCHW in (images, torch.rand_like(images)):
         with torch.inference_mode():
