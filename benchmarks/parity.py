@@ -37,6 +37,7 @@ from cnnmod.deploy.targets.target import FileTarget
 from cnnmod.method.record import recorded_selection
 from cnnmod.method.trace import example_for
 from cnnmod.networks import build
+from cnnmod.networks.registry import FACTORIES
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
@@ -109,7 +110,7 @@ class Eager:
 
 def names() -> list[str]:
     """Return all networks, the small ones first."""
-    ours = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("cnnmod")]
+    ours = [name for name in timm.list_models() if name in FACTORIES]
     for_cifar = [name for name in ours if "cifar" in name]
     return [*for_cifar, *OTHERS, *(name for name in ours if name not in for_cifar)]
 

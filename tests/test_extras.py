@@ -17,6 +17,7 @@ EXTRA = {
     "measure": None,
     "networks": "networks",
     "training": "train",
+    "tuning": "train",
     "deploy": "deploy",
     "report": "report",
     "cli": "report",
@@ -123,7 +124,7 @@ def test_each_extra_alone_runs_its_package(extra, code, tmp_path):
 def test_help_of_each_subcommand_imports_no_network_library(tmp_path):
     code = (
         "import sys; from cnnmod.cli import run\n"
-        "for name in 'demo info compare train evaluate inspect predict export plot report'.split():\n"
+        "for name in 'demo info tune compare train evaluate inspect predict export plot report'.split():\n"
         "    try: run([name, '--help'])\n"
         "    except SystemExit as stop: assert stop.code == 0\n"
         "print(*{'torch', 'timm', 'matplotlib', 'numpy'} & sys.modules.keys(), file=sys.stderr)"

@@ -45,5 +45,5 @@ def test_help_imports_neither_torch_nor_network_libraries_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
-    order = "{demo,info,train,evaluate,inspect,predict,compare,plot,export,report}"
+    order = "{demo,info,tune,train,evaluate,inspect,predict,compare,plot,export,report}"
     assert order in done.stdout

@@ -116,5 +116,5 @@ def test_invalid_arguments_raise() -> None:
         fcn("resnet18", 5, head="small")
     with pytest.raises(ValueError, match="unknown network 'resnet51'"):
         fcn("resnet51", 5)
-    with pytest.raises(ValueError, match=r"'fcn' cannot be called with .*missing a required argument: 'backbone'"):
+    with pytest.raises(ValueError, match=r"'fcn' needs the arguments 'backbone', 'num_classes'"):
         build("fcn")

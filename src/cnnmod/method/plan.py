@@ -169,7 +169,7 @@ def build_mod_blocks(
         refused = _not_chosen(modules, config, filter_fn)
         names = tuple(block.name for module in modules for block in module if block.name not in refused)
         usual = resolve(config)
-        wanted: dict[str, Choice] = dict.fromkeys(names, usual)
+        wanted: dict[str, Choice] = dict.fromkeys(names, config)
         stored = dataclasses.replace(usual, placement=names) if callable(config.placement) else usual
     else:
         wanted, refused = _chosen(type(model).__name__, modules, config)
