@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -225,7 +225,7 @@ def _checked(config: Any, filter_fn: FilterFn | None) -> MoDConfig | Mapping[str
     if isinstance(config, Mapping):
         for name, choice in config.items():
             check_choice(name, choice)
-    return config
+    return cast(Mapping[str, Choice] | Callable[[str], Choice], config)  # a function's answers are checked later
 
 
 @dataclass(frozen=True)
