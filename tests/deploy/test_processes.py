@@ -23,7 +23,7 @@ saved = torch.load(sys.argv[1], weights_only=False)
 with torch.inference_mode():
     output = saved["lowered"](saved["x"])
 torch.testing.assert_close(output, saved["expected"], atol=1e-5, rtol=1e-5)
-print(hasattr(torch.ops.cnnmod, "mod_block_"))
+print(torch._C._dispatch_has_kernel_for_dispatch_key("cnnmod::mod_block_", "CPU"))
 """
 
 
