@@ -56,7 +56,9 @@ def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subpro
     Only the packages of the extra, and the packages that these need, can be imported in the process.
     """
     available = _closure(declared(extra))
-    hidden = {module for module, names in owners().items() if module != "cnnmod" and not available & names}
+    # setuptools has a jaraco of its own. torchmetrics imports matplotlib if its metadata is found.
+    never = {"cnnmod", "jaraco", *(["matplotlib"] if extra == "train" else [])}
+    hidden = {module for module, names in owners().items() if module not in never and not available & names}
     return subprocess.run(
         [sys.executable, "-c", f"hidden = {hidden!r}\n{_HIDE}", *args],
         capture_output=True,

@@ -80,7 +80,7 @@ def test_report_alone_gives_a_command_line(extra, args, tmp_path):
     ("extra", "args", "missing"),
     [
         ("report", ["train", "digits", "--data", "digits", "--out", "run"], "'.[train]'"),
-        ("report", ["export", "resnet18_mod", "--out", "network.onnx"], "'.[deploy]'"),
+        ("report", ["export", "resnet18_mod", "--out", "network.onnx"], "'.[train]'"),  # reads the recipes of runs
         ("train", ["info", "resnet18_mod"], "'.[report]'"),
         (None, ["info", "resnet18_mod"], "'.[report]'"),
     ],
