@@ -55,9 +55,9 @@ def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subpro
 
     Only the packages of the extra, and the packages that these need, can be imported in the process.
     """
-    available = _closure(declared(extra))
+    available = _closure(declared(extra) | ({"matplotlib"} if extra == "train" else set()))
     # setuptools has a jaraco of its own. torchmetrics imports matplotlib if its metadata is found.
-    never = {"cnnmod", "jaraco", *(["matplotlib"] if extra == "train" else [])}
+    never = {"cnnmod", "jaraco"}
     hidden = {module for module, names in owners().items() if module not in never and not available & names}
     return subprocess.run(
         [sys.executable, "-c", f"hidden = {hidden!r}\n{_HIDE}", *args],
