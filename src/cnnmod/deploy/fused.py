@@ -26,14 +26,16 @@ class FusedForm(OperatorForm):
 
     handles: ClassVar[Handles] = {**Form.handles, "select": ("learned",), "fuse_to": ("first", "last")}
 
+    device_type = "cpu"
+
     @classmethod
     def runs_on(cls, device: torch.device) -> bool:
-        """Return whether the device is a CPU and the operator is compiled. The first call compiles it."""
-        return device.type == "cpu" and is_compiled()
+        """Return whether the operator is compiled. The first call compiles it."""
+        return is_compiled()
 
     def fits(self, x_NCHW: Tensor, arguments: Sequence[Any]) -> bool:
-        """Return whether the images are float32 on a CPU."""
-        return x_NCHW.is_cpu and x_NCHW.dtype == torch.float32 and _has_operator()
+        """Return whether the images are float32."""
+        return x_NCHW.dtype == torch.float32 and _has_operator()
 
 
 def _has_operator() -> bool:

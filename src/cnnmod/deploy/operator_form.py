@@ -1,7 +1,8 @@
 """Base class of the forms that compute a MoD block with the operator `mod_block_`."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,14 @@ from cnnmod.method.blocks import MoDBlock
 class OperatorForm(EagerForm):
     """The MoD block for eager PyTorch and torch.compile: one operator where the device supports it, else several.
 
-    They support Conv-Blocks of convolutions with stride 1, ReLUs, ReLU6s and sums, such as those of ResNets and
+    It supports Conv-Blocks of convolutions with stride 1, ReLUs, ReLU6s and sums, such as those of ResNets and
     MobileNetV2.
+
+    Attributes:
+        device_type: The type of the devices on which the operator runs.
     """
+
+    device_type: ClassVar[str]
 
     def __init__(self, block: MoDBlock) -> None:
         program = read_program(block.conv_block, block.k)  # read before convolutions are replaced by products
@@ -37,16 +43,20 @@ class OperatorForm(EagerForm):
             read_program(block.conv_block, block.k)
         except NoProgramError:
             return False
-        return cls.runs_on(block.selector.reduce.weight.device)
+        device = block.selector.reduce.weight.device
+        return device.type == cls.device_type and cls.runs_on(device)
 
     @classmethod
+    @abstractmethod
     def runs_on(cls, device: torch.device) -> bool:
-        """Return whether the operator is available on the device."""
-        raise NotImplementedError
+        """Return whether the operator is available on a device of the type `device_type`."""
 
+    @abstractmethod
     def fits(self, x_NCHW: Tensor, arguments: Sequence[Any]) -> bool:
-        """Return whether the operator supports the images, of this data type and shape, with its other arguments."""
-        raise NotImplementedError
+        """Return whether the operator supports the images, of this data type and shape, with its other arguments.
+
+        The images are on a device of the type `device_type`.
+        """
 
     def forward(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → a new tensor."""
@@ -88,12 +98,13 @@ class OperatorForm(EagerForm):
     def _arguments_for(self, x_NCHW: Tensor, args: Any, kwargs: Any) -> Sequence[Any] | None:
         """Return the operator's arguments, or `None` if the operator does not support the images or the layers."""
         if (
-            x_NCHW.dim() != 4
+            x_NCHW.device.type != self.device_type
+            or x_NCHW.dim() != 4
             or x_NCHW.size(1) != self.channels
             or x_NCHW.size(2) * x_NCHW.size(3) == 0
             or not (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last))
             or (x_NCHW.requires_grad or args or kwargs)
-            or torch.is_autocast_enabled(x_NCHW.device.type)
+            or torch.is_autocast_enabled(self.device_type)
         ):
             return None
         arguments = self.arguments()

@@ -46,23 +46,19 @@ def limits(device: torch.device) -> Limits:
 def launch(launches: tuple[Launch, ...], arguments: Arguments, dtype: torch.dtype, device: torch.device) -> None:
     """Launch kernels on torch's current stream of the device."""
     driver = _bindings("driver")
-
     pointer = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))  # the driver copies the arguments
-    stream = torch.cuda.current_stream(device).cuda_stream
-    for each in launches:
-        function = _function(each.kernel, dtype, device)
-        _check(
-            driver.cuLaunchKernel(
-                function, *each.grid, each.threads, 1, 1, each.shared_bytes, stream, ctypes.addressof(pointer), 0
-            )
-        )
+    with torch.cuda.device(device):  # the driver launches in the context of the current device
+        stream = torch.cuda.current_stream(device).cuda_stream
+        for each in launches:
+            function = _function(each.kernel, dtype, device)
+            kernel = (function, *each.grid, each.threads, 1, 1, each.shared_bytes, stream, ctypes.addressof(pointer), 0)
+            _check(driver.cuLaunchKernel(*kernel))
 
 
 @functools.cache
 def _function(kernel: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Return a kernel that may use all shared memory."""
     driver = _bindings("driver")
-
     function = _check(driver.cuModuleGetFunction(_module(dtype, device), kernel.encode()))
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     _check(driver.cuFuncSetAttribute(function, attribute, limits(device).shared_bytes))
@@ -72,9 +68,7 @@ def _function(kernel: str, dtype: torch.dtype, device: torch.device) -> Any:
 @functools.cache
 def _module(dtype: torch.dtype, device: torch.device) -> Any:
     driver = _bindings("driver")
-
-    with torch.cuda.device(device):
-        return _check(driver.cuModuleLoadData(binary(dtype, torch.cuda.get_device_capability(device))))
+    return _check(driver.cuModuleLoadData(binary(dtype, torch.cuda.get_device_capability(device))))
 
 
 def binary(dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
@@ -98,7 +92,6 @@ def binary(dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
 
 def _compile(source: bytes, options: list[bytes]) -> bytes:
     nvrtc = _bindings("nvrtc")
-
     program = _check(nvrtc.nvrtcCreateProgram(source, b"mod_block.cu", 0, [], []))
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
