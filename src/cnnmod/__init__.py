@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from cnnmod.method.discover import find_modules
     from cnnmod.method.functional import fuse, gather_channels, select_channels
     from cnnmod.method.optimize import param_groups
-    from cnnmod.method.plan import Plan, plan
+    from cnnmod.method.plan import plan
+    from cnnmod.method.planned import Plan
     from cnnmod.method.shrink import shrink
     from cnnmod.tuning.tune import tune
 
@@ -65,7 +66,8 @@ if not TYPE_CHECKING:
             "cnnmod.method.discover": ["find_modules"],
             "cnnmod.method.functional": ["fuse", "gather_channels", "select_channels"],
             "cnnmod.method.optimize": ["param_groups"],
-            "cnnmod.method.plan": ["Plan", "plan"],
+            "cnnmod.method.plan": ["plan"],
+            "cnnmod.method.planned": ["Plan"],
             "cnnmod.method.shrink": ["shrink"],
             "cnnmod.tuning.tune": ["tune"],
         },

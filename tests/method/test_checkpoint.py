@@ -11,7 +11,7 @@ from torch.distributed.tensor import distribute_tensor
 
 import format2
 from cnnmod import MoDConfig, control_, convert_, load_, lower, mod_blocks, save
-from cnnmod.method.checkpoint import read_structure
+from cnnmod.method.structure import read_structure
 from cnnmod.networks import build
 from format1 import FILE, IMAGES, small_network
 from small import digits_resnet, shallow_resnet

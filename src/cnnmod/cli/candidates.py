@@ -7,10 +7,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from cnnmod.cli.app import opened, sizes_of
-from cnnmod.method.checkpoint import read_structure
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import convert_, mod_blocks
 from cnnmod.method.copying import copied
+from cnnmod.method.structure import read_structure
 from cnnmod.method.trace import example_for
 from cnnmod.networks import build, build_mod
 from cnnmod.networks.from_file import build_dense

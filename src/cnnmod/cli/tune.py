@@ -65,8 +65,8 @@ def tune(
     from cnnmod.training.data import open_data
     from cnnmod.training.lock import hold
     from cnnmod.training.recipes import recipe as named_recipe
+    from cnnmod.tuning.budget import Budget
     from cnnmod.tuning.images import Split, tuning_images
-    from cnnmod.tuning.tune import Budget
     from cnnmod.tuning.tune import tune as tune_network
 
     if plan_only != (data is None):
@@ -126,7 +126,7 @@ def tune(
 
 def _factory(name: str | None, network: str | None, num_classes: int) -> tuple[str | None, dict[str, Any]]:
     """Return the factory of a network and its arguments, as `cnnmod.save` takes them."""
-    from cnnmod.method.checkpoint import read_structure
+    from cnnmod.method.structure import read_structure
     from cnnmod.networks.own import is_checkpoint
     from cnnmod.networks.registry import accepts, factory_name
 

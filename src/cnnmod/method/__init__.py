@@ -7,7 +7,8 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, convert_, mod_blocks
 from cnnmod.method.discover import find_modules
 from cnnmod.method.functional import fuse, gather_channels, select_channels
-from cnnmod.method.plan import Plan, PlannedBlock, plan
+from cnnmod.method.plan import plan
+from cnnmod.method.planned import Plan, PlannedBlock
 from cnnmod.method.shrink import shrink
 
 __all__ = [

@@ -2,33 +2,28 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Call, trace_calls
-from cnnmod.method.choices import SKIP, Choice
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
 from cnnmod.method.skip import Skip, skipped_blocks
+from cnnmod.method.structure import FACTORY, FORMAT, Structure, read_file
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_FORMAT = 2  # format 2 has skipped blocks; a file without them is written in format 1
-_FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
-_PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # the first bytes of torch.save's files
 
 
 def save(
@@ -65,7 +60,7 @@ def save(
     check_unwrapped(model)
     skipped = skipped_blocks(model)
     structure: dict[str, Any] = {
-        "format": _FORMAT if skipped else 1,
+        "format": FORMAT if skipped else 1,
         "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
     }
     if skipped:
@@ -73,7 +68,7 @@ def save(
     if _is_control(model):
         structure["control"] = True
     if factory is not None:
-        if not _FACTORY.fullmatch(factory):
+        if not FACTORY.fullmatch(factory):
             raise ValueError(
                 f"factory must be timm/NAME, torchvision/NAME, cnnmod/NAME or package.module:factory, not {factory!r}"
             )
@@ -107,7 +102,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     """
     check_unwrapped(model)
     path = Path(path)
-    structure, tensors = _read(path)
+    structure, tensors = read_file(path)
     replaced = restructure_(model, structure, path, example)
     try:
         _check_fits(path, structure, tensors, model)
@@ -122,7 +117,7 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
 
 
 def restructure_(
-    model: nn.Module, structure: "Structure", path: str | os.PathLike[str], example: Tensor | None = None
+    model: nn.Module, structure: Structure, path: str | os.PathLike[str], example: Tensor | None = None
 ) -> dict[str, nn.Module]:
     """Convert a dense model in place as a file says. A model with MoD blocks is not changed.
 
@@ -167,77 +162,6 @@ def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
         name: Block(name, model.get_submodule(name), call) for name, call in calls.items() if isinstance(call, Call)
     }
     return blocks | {block.name: block for module in discover(model, calls) for block in module}
-
-
-class Structure(NamedTuple):
-    """The description of the network in a file.
-
-    Attributes:
-        blocks: The config of each MoD block, by the block's qualified name.
-        skipped: The names of the blocks that `convert_` has replaced by the identity.
-        control: Whether the network is a control, in which the MoD blocks are replaced by the identity.
-        factory: The factory's name that was passed to `save`.
-        factory_args: The factory's arguments.
-    """
-
-    blocks: dict[str, MoDConfig]
-    skipped: list[str]
-    control: bool
-    factory: str | None
-    factory_args: dict[str, Any]
-
-    @property
-    def config(self) -> MoDConfig | dict[str, Choice]:
-        """The config with which `convert_` makes this structure: one for all blocks, or one for each block."""
-        configs = list(self.blocks.values())
-        if configs and not self.skipped and all(config == configs[0] for config in configs):
-            return configs[0]
-        return {**self.blocks, **dict.fromkeys(self.skipped, SKIP)}
-
-
-def read_structure(path: str | os.PathLike[str]) -> Structure:
-    """Read the description of the network in a file, without its weights.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If `save` did not write the file, or its format is newer than this cnnmod.
-    """
-    return _read(Path(path), tensors=False)[0]
-
-
-def _read(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:
-    with path.open("rb") as file:
-        first_bytes = file.read(2)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118  not a mapping
-    except SafetensorError as error:
-        if first_bytes in _PICKLES:
-            message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"
-        else:
-            message = f"{path} is truncated or not a safetensors file: {' '.join(str(error).split())}"
-        raise ValueError(message) from error
-    if "cnnmod" not in metadata:
-        raise ValueError(f"{path} was not written by cnnmod.save: its metadata has no entry 'cnnmod'")
-    try:
-        structure = json.loads(metadata["cnnmod"])
-        if structure["format"] <= _FORMAT:
-            blocks = {name: MoDConfig.from_dict(values) for name, values in structure["blocks"].items()}
-            factory = structure.get("factory", {"name": None, "args": {}})
-            if not (factory["name"] is None or _FACTORY.fullmatch(factory["name"])):
-                raise ValueError(factory["name"])
-            if not isinstance(factory["args"], dict):
-                raise ValueError(factory["args"])
-            control, skipped = bool(structure.get("control")), structure.get("skipped", [])
-            if not (isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)):
-                raise ValueError(skipped)
-            if len({*blocks, *skipped}) < len(blocks) + len(skipped):
-                raise ValueError(skipped)
-            return Structure(blocks, skipped, control, factory["name"], dict(factory["args"])), state
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: the entry 'cnnmod' of its metadata was not written by cnnmod.save") from error
-    raise ValueError(f"{path} has format {structure['format']}; this version of cnnmod reads formats up to {_FORMAT}")
 
 
 def _configs(model: nn.Module) -> dict[str, MoDConfig]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from cnnmod.method.checkpoint import Structure, load_, read_structure
+from cnnmod.method.checkpoint import load_
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.structure import Structure, read_structure
 from cnnmod.method.trace import example_for
 from cnnmod.networks.registry import factory_of, takes_config
 from cnnmod.records.parse import read_json

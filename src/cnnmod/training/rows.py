@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnmod.method.checkpoint import read_structure
 from cnnmod.method.convert import control_, convert_
+from cnnmod.method.structure import read_structure
 from cnnmod.method.trace import example_for, meta_forward
 from cnnmod.networks import load
 from cnnmod.networks.registry import accepts, build, factory_name, takes_config

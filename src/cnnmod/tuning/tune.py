@@ -18,6 +18,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.copying import copied
 from cnnmod.method.modes import evaluation_mode
 from cnnmod.records.progress import Progress
+from cnnmod.tuning.budget import Budget
 from cnnmod.tuning.candidates import Batches, trained_candidates
 from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
 from cnnmod.tuning.losses import LossTable, measure_losses, replaced
@@ -177,37 +178,6 @@ class _Trained:
         """Write the network of the plan with its trained MoD blocks."""
         with replaced(self.model, self.candidates, plan.labels):
             save(self.model, self.folder.path / "tuned.safetensors", factory=factory, factory_args=factory_args)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A budget as a fraction of the dense network's time, or in milliseconds of a runtime.
-
-    Raises:
-        ValueError: If not exactly one of both is given, it is not positive, or the milliseconds have no runtime.
-    """
-
-    fraction_of_dense: float | None
-    milliseconds: float | None
-    runtime: str | None
-
-    def __post_init__(self) -> None:
-        if (self.fraction_of_dense is None) == (self.milliseconds is None):
-            raise ValueError("give one budget: a fraction of the dense network's time, such as 0.7, or milliseconds")
-        if self.fraction_of_dense is not None and not 0 < self.fraction_of_dense <= 1:
-            raise ValueError(f"the budget must be more than 0 and at most 1, not {self.fraction_of_dense}")
-        if self.milliseconds is not None:
-            if not self.milliseconds > 0:
-                raise ValueError(f"the budget must be more than 0 ms, not {self.milliseconds}")
-            if self.runtime is None:
-                raise ValueError("a budget in milliseconds needs a runtime, such as onnxruntime")
-
-    def fraction(self, times: TimeTable) -> float:
-        """Return the budget as a fraction of the dense network's time."""
-        if self.milliseconds is not None:
-            return self.milliseconds / times.dense_ms
-        assert self.fraction_of_dense is not None
-        return self.fraction_of_dense
 
 
 def _plans(
