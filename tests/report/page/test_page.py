@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cnnmod.measure.experiment import read_experiment, write_experiment
+from bars import Error
+from cnnmod.measure.experiment import RowResult, read_experiment, write_experiment
 from cnnmod.report.page.page import write_report
-from cnnmod.report.page.sources import read_sources
+from cnnmod.report.page.sources import Sources, read_sources
 from cnnmod.report.page.verdict import verdict
+from cnnmod.training.run import Result
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -46,7 +48,7 @@ def test_the_page_is_complete_and_loads_nothing(tmp_path):
     [
         (
             {"baseline": [80.0, 80.2, 80.1], "mod": [79.0, 79.2, 79.1], "control": [78.0, 78.2, 78.1]},
-            r"is 1\.0 ± 0\.2 points \(top-1, 3 runs\) less accurate .* are worth \+1\.0 ± 0\.2 points over",
+            r"is 1\.0 ± 0\.2 points worse \(top-1, 3 runs\), compared .* are worth \+1\.0 ± 0\.2 points over",
         ),
         (
             {"baseline": [80.0, 80.2, 80.1], "mod": [79.0, 78.0, 77.0], "control": [78.0, 78.2, 78.1]},
@@ -58,7 +60,7 @@ def test_the_page_is_complete_and_loads_nothing(tmp_path):
         ),
         (
             {"baseline": [80.0], "mod": [81.0], "control": [78.0]},
-            r"1\.0 points \(top-1, 1 run\) more accurate .* \+3\.0 points .* One run is too few",
+            r"1\.0 points better \(top-1, 1 run\), compared .* \+3\.0 points .* One run is too few",
         ),
     ],
     ids=["a gain", "no gain", "a loss", "one run"],
@@ -67,11 +69,45 @@ def test_the_verdict_follows_from_the_intervals(scores, expected, tmp_path):
     assert re.search(expected, verdict(read_sources([changed(tmp_path, scores)])))
 
 
-def test_the_verdict_names_speed_and_tax(tmp_path):
+def test_times_and_accuracies_of_other_networks_are_in_sentences_of_their_own(tmp_path):
     no_gain = {"baseline": [80.0, 80.2], "mod": [78.0, 78.1], "control": [78.0, 78.2]}
     text = verdict(read_sources([COMPARISON, changed(tmp_path, no_gain)]))
-    assert re.match(r"resnet\d+_mod is \d\.\d\d× as fast as resnet50 in onnxruntime at batch 1, \d\.\d ± ", text)
+    assert re.match(
+        r"resnet\d+_mod is \d\.\d\d× as fast as resnet50 in onnxruntime at batch 1\. The MoD network is ", text
+    )
+    assert text.endswith("use the control.")  # the tax of other networks is not named
+
+
+def test_times_of_the_same_networks_are_in_one_sentence(tmp_path):
+    no_gain = {"baseline": [80.0, 80.2], "mod": [78.0, 78.1], "control": [78.0, 78.2]}
+    accuracies = changed(tmp_path, no_gain)
+    names = [*read_experiment(accuracies).accuracies()]
+    values = json.loads(COMPARISON.read_text(encoding="utf-8"))
+    values["rows"] = values["rows"][:3]
+    for row, name in zip(values["rows"], names, strict=True):
+        row["name"] = name
+    (tmp_path / "times.json").write_text(json.dumps(values))
+    text = verdict(read_sources([tmp_path / "times.json", accuracies]))
+    assert re.match(
+        r"\w+ is \d\.\d\d× as fast as \w+ in onnxruntime at batch 1, and \d\.\d ± \d\.\d points worse", text
+    )
     assert re.search(r"the MoD network takes \d+ % longer\.$", text)
+
+
+def test_a_lower_score_can_be_better():
+    """The score of tests/bars.py is an error in degrees."""
+
+    def row(role, errors):
+        results = [
+            Result(accuracy=Error(images=9, broken=0, error_deg=error), seconds=1, parameters=1) for error in errors
+        ]
+        return RowResult(row=role, seeds=[*range(len(errors))], results=results)
+
+    experiment = read_experiment(EXPERIMENT)
+    rows = [row("baseline", [5.0, 5.1]), row("mod", [3.0, 3.1]), row("control", [4.0, 4.1])]
+    sources = Sources(experiments=[(Path(), dataclasses.replace(experiment, rows=rows))])
+    text = verdict(sources)
+    assert re.search(r"is 2\.0 ± \d\.\d ° better .* are worth \+1\.0 ± \d\.\d ° over", text)
 
 
 def test_text_of_the_sources_is_escaped(tmp_path):

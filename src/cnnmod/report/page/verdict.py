@@ -11,21 +11,35 @@ _LEAST_RUNS = 2  # of a row, for an interval
 
 
 def verdict(sources: Sources) -> str:
-    """Return what the sources show: speed and accuracy against the dense network, and what the MoD blocks are worth."""
+    """Return what the sources show: speed and accuracy against the dense network, and what the MoD blocks are worth.
+
+    A time and an accuracy are in one sentence only if they are of the same networks.
+    """
     experiment = sources.experiments[0][1] if sources.experiments else None
-    timed = next((comparison for comparison in sources.comparisons if comparison.step == "inference"), None)
-    speed, accuracy = _speed(timed) if timed else "", _accuracy(experiment) if experiment else ""
-    if accuracy and not speed:
-        accuracy = f"The MoD network is {accuracy} than the dense network"
-    sentences = [f"{', '.join(filter(None, (speed, accuracy)))}."] if speed or accuracy else []
-    if experiment is not None:
-        sentences += _worth(experiment, timed)
-    if sources.exports:
-        sentences.append(_exports(sources))
-    return " ".join(sentences) or "The sources have no MoD network to compare."
+    timed = [comparison for comparison in sources.comparisons if comparison.step == "inference"]
+    sentences: list[str] = []
+    if experiment is None:
+        sentences += map(_speed, timed[:1])
+    else:
+        same = next((comparison for comparison in timed if _is_of(comparison, experiment)), None)
+        if same is None:
+            sentences += map(_speed, timed[:1])
+        sentences += [_accuracy(experiment, same), *_worth(experiment, same)]
+    sentences += [_exports(sources)] if sources.exports else []
+    return " ".join(filter(None, sentences)) or "The sources have no MoD network to compare."
+
+
+def _is_of(comparison: Comparison, experiment: Experiment) -> bool:
+    """Whether a comparison times the networks of an experiment."""
+    return {*experiment.accuracies()} <= {row.name for row in comparison.rows}
 
 
 def _speed(comparison: Comparison) -> str:
+    fast = _how_fast(comparison)
+    return f"{fast}." if fast else ""
+
+
+def _how_fast(comparison: Comparison) -> str:
     mod = _first_mod(comparison)
     if mod is None:
         return ""
@@ -34,13 +48,20 @@ def _speed(comparison: Comparison) -> str:
     return f"{mod.name} is {speedup:.2f}× as fast as {comparison.rows[0].name} in {runtime} at batch {batch_size}"
 
 
-def _accuracy(experiment: Experiment) -> str:
+def _accuracy(experiment: Experiment, timed: Comparison | None) -> str:
+    """Return a sentence on the MoD network against the dense network."""
     mod, baseline = experiment.row("mod"), experiment.row("baseline")
     if mod is None or baseline is None:
-        return ""
-    points, half = _difference(mod, baseline)
-    comparative = "more" if points > 0 else "less"
-    return f"{abs(points):.1f}{_plus_minus(half)} points ({experiment.measure}, {_runs(mod)}) {comparative} accurate"
+        return "" if timed is None else _speed(timed)
+    gain, half = _gain(mod, baseline)
+    kind = f"{experiment.measure}, {len(mod.results)} run{'s' * (len(mod.results) != 1)}"
+    if half is not None and abs(gain) <= half:
+        result = f"not measurably better or worse ({_signed(gain, half, mod)}; {kind})"
+    else:
+        result = f"{_signed(abs(gain), half, mod).lstrip('+')} {'better' if gain > 0 else 'worse'} ({kind})"
+    if timed is None:
+        return f"The MoD network is {result}, compared with the dense network."
+    return f"{_how_fast(timed)}, and {result}."
 
 
 def _worth(experiment: Experiment, timed: Comparison | None) -> list[str]:
@@ -48,13 +69,13 @@ def _worth(experiment: Experiment, timed: Comparison | None) -> list[str]:
     mod, control = experiment.row("mod"), experiment.row("control")
     if mod is None or control is None:
         return ["The control was not trained, so it is unknown what the MoD blocks are worth."]
-    points, half = _difference(mod, control)
-    difference = f"{points:+.1f}{_plus_minus(half)} points"
+    gain, half = _gain(mod, control)
+    difference = _signed(gain, half, mod)
     if half is None:
         return [f"The MoD blocks are worth {difference} over leaving them out. One run is too few for a conclusion."]
-    if points > half:
+    if gain > half:
         return [f"The MoD blocks are worth {difference} over leaving them out."]
-    found = "are worth nothing" if points < -half else "are not measurably worth anything"
+    found = "are worth nothing" if gain < -half else "are not measurably worth anything"
     return [f"The MoD blocks {found} over leaving them out ({difference}): use the control{_tax(timed)}."]
 
 
@@ -77,16 +98,14 @@ def _first_mod(comparison: Comparison) -> Row | None:
     return next((row for row in comparison.rows if row.role == "mod"), None)
 
 
-def _difference(one: RowResult, other: RowResult) -> tuple[float, float | None]:
-    points = statistics.mean(one.each_pct) - statistics.mean(other.each_pct)
-    if min(len(one.results), len(other.results)) < _LEAST_RUNS:
-        return points, None
-    return points, half_interval(one.each_pct, other.each_pct)
+def _gain(one: RowResult, other: RowResult) -> tuple[float, float | None]:
+    """Return how much better one row is, with half of its 95 % interval. `None`: too few runs for an interval."""
+    ranks = [[result.accuracy.rank for result in row.results] for row in (one, other)]
+    gain = statistics.mean(ranks[0]) - statistics.mean(ranks[1])
+    return gain, half_interval(*ranks) if min(map(len, ranks)) >= _LEAST_RUNS else None
 
 
-def _plus_minus(half: float | None) -> str:
-    return "" if half is None else f" ± {half:.1f}"
-
-
-def _runs(row: RowResult) -> str:
-    return f"{len(row.results)} run{'s' * (len(row.results) != 1)}"
+def _signed(gain: float, half: float | None, row: RowResult) -> str:
+    unit = row.results[0].accuracy.unit
+    interval = "" if half is None else f" ± {half:.1f}"
+    return f"{gain:+.1f}{interval} {'points' if unit == '%' else unit}"
