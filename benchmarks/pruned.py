@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch_pruning  # pyright: ignore[reportMissingImports]
+import torch_pruning  # pyright: ignore[reportMissingImports]  not a dependency of cnnmod
 from small_resnet import small_resnet
 from torch import nn
 

@@ -7,7 +7,7 @@ from small import shallow_resnet
 
 
 def test_plan_as_dict_and_data_frame():
-    pytest.importorskip("pandas")
+    pytest.importorskip("pandas", reason="pandas is optional")
     planned = plan(shallow_resnet())
     frame = planned.to_pandas()
     assert frame["name"].tolist() == [block["name"] for block in planned.to_dict()["blocks"]]

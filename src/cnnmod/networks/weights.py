@@ -170,7 +170,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             structure = json.loads((file.metadata() or {}).get("cnnmod", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged, or neither a file of torch.save nor of safetensors: {' '.join(str(error).split())}"
