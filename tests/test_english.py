@@ -13,7 +13,8 @@ PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("src/**/*.py"),
-    *ROOT.glob("src/**/*.cpp"),
+    *(path for kind in ("cpp", "cu", "cuh", "j2") for path in ROOT.glob(f"src/**/*.{kind}")),
+    *ROOT.glob("examples/*.py"),
     *ROOT.glob("benchmarks/*.md"),
     *ROOT.glob("benchmarks/*.py"),
 ]
@@ -33,3 +34,10 @@ def test_no_page_has_a_banned_word():
         if (match := WORDS.search(line))
     }
     assert not words
+
+
+def test_no_page_advises_to_install_from_an_index():
+    """The name cnnmod is not registered in a package index, so anybody could register it."""
+    advice = re.compile(r"pip install\s+\S*cnnmod\b")
+    assert advice.search("pip install 'cnnmod[all]'")
+    assert [path for path in PAGES if advice.search(path.read_text(encoding="utf-8"))] == []

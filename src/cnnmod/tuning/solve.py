@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy
 
 from cnnmod.method.choices import SKIP
+from cnnmod.records.install import install_hint
 from cnnmod.tuning.space import KEEP, Space
 from cnnmod.tuning.times import TimeTable
 
@@ -55,7 +56,7 @@ def solve(space: Space, table: TimeTable, costs: Costs, budget: float) -> dict[s
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("tune needs scipy: pip install 'cnnmod[train]'") from error
+        raise ModuleNotFoundError(f"tune needs scipy; {install_hint('train')}", name="scipy") from error
     variables = [(block, label) for block in space.blocks for label in block.choices]
     cost = numpy.array([costs[block.name][label] for block, label in variables])
     saved = numpy.array([table.saves(block, label) for block, label in variables])
