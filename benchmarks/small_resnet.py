@@ -1,4 +1,4 @@
-"""A small BasicBlock ResNet for CIFAR, whose runs take minutes on one CPU core.
+"""A small ResNet for CIFAR, whose runs take minutes on one CPU core.
 
 The networks of the price list are variants of it: other widths, other depths, squeeze-and-excitation, MoD blocks. Name
 it in a recipe as `small_resnet:small_resnet`, with the folder benchmarks on the path.
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from timm.layers.squeeze_excite import SEModule
-from timm.models.resnet import BasicBlock
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 SE = Literal["none", "timm", "one"]
@@ -27,6 +27,7 @@ def small_resnet(
     layers: Sequence[int] = (4, 4, 4),
     se: SE = "none",
     num_classes: int = 100,
+    bottleneck: bool = False,
 ) -> nn.Sequential:
     """Return a ResNet with a 3×3 stem of stride 2.
 
@@ -37,7 +38,10 @@ def small_resnet(
             a sigmoid, initialized as in timm's ResNet. It starts at 0.5, so each residual branch is halved. With
             `"one"`, the gate is twice a sigmoid and starts at 1.
         num_classes: The number of classes.
+        bottleneck: Build Bottlenecks instead of BasicBlocks. The width of a module is then that of its 3×3
+            convolutions.
     """
+    block = Bottleneck if bottleneck else BasicBlock
     width = channels[0]
     modules: dict[str, nn.Module] = {
         "stem": nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
@@ -52,10 +56,11 @@ def small_resnet(
         for position in range(count):
             stride = 2 if number and not position else 1
             shortcut = None
-            if stride > 1 or width != planes:
-                shortcut = nn.Sequential(nn.Conv2d(width, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
-            blocks.append(BasicBlock(width, planes, stride, shortcut, attn_layer=attention))
-            width = planes
+            outputs = planes * block.expansion
+            if stride > 1 or width != outputs:
+                shortcut = nn.Sequential(nn.Conv2d(width, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            blocks.append(block(width, planes, stride, shortcut, attn_layer=attention))
+            width = outputs
         modules[f"module{number + 1}"] = nn.Sequential(*blocks)
     modules |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "head": nn.Linear(width, num_classes)}
     model = nn.Sequential()
@@ -74,5 +79,5 @@ def _initialize(model: nn.Module, se: SE) -> None:
                 nn.init.zeros_(module.bias)  # the weights stay as torch draws them
             else:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, BasicBlock):
+        if isinstance(module, BasicBlock | Bottleneck):
             module.zero_init_last()

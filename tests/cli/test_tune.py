@@ -7,6 +7,7 @@ from cnnmod.cli import run
 from cnnmod.method.choices import read_plan
 from cnnmod.method.skip import skipped_blocks
 from cnnmod.networks import load
+from cnnmod.training.folder import read_run
 from small import shallow_resnet
 
 TUNE = [
@@ -111,7 +112,10 @@ def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path):
     loaded = load(out / "tuned.safetensors")
     assert mod_blocks(loaded) or skipped_blocks(loaded)
     changes = ["--set", "network=resnet18_cifar", "epochs=1", "warmup_epochs=0"]
-    run(["train", "digits", *images, "--out", str(tmp_path / "run"), "--plan", str(out / "plan.json"), *changes])
+    run(["train", "digits", *images, "--out", str(tmp_path / "run"), "--plan", str(out), *changes])
+    run_recipe = read_run(tmp_path / "run").recipe
+    assert run_recipe.networks.plan == read_plan(out / "plan.json")
+    assert run_recipe.networks.mod_weights == str(out / "tuned.safetensors")
     trained = load(tmp_path / "run" / "best.safetensors")
     assert list(mod_blocks(trained)) == list(mod_blocks(loaded))
     assert skipped_blocks(trained) == skipped_blocks(loaded)

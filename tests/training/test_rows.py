@@ -8,6 +8,7 @@ from cnnmod.method.choices import Choices
 from cnnmod.method.skip import skipped_blocks
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row, build_teacher, factory_of, without_weights
+from cnnmod.training.step import make_optimizer
 from small import color_network
 
 
@@ -60,6 +61,42 @@ def test_a_plan_replaces_the_config(tmp_path):
     assert skipped_blocks(model) == ["layer2.2"]
     assert skipped_blocks(build_row(made, "control", 10)) == ["layer2.2"]
     assert not skipped_blocks(build_row(made, "baseline", 10))
+
+
+def test_mod_blocks_start_from_a_file(tmp_path):
+    made = recipe("digits", ["network=resnet18_cifar"])
+    dense = cnnmod.plan(build_row(made, "baseline", 10))
+    channels = {block.name: block.channels for block in dense.blocks if block.position}
+    chosen = {"layer1.1": cnnmod.MoDConfig(c=2), "layer2.1": "skip"}
+    choices = Choices({name: chosen.get(name) for name in channels}, channels)
+    made = replace(made, networks=replace(made.networks, plan=choices))
+    tuned, path = build_row(made, "mod", 10), tmp_path / "tuned.safetensors"
+    cnnmod.save(tuned, path)
+    started = replace(made, networks=replace(made.networks, mod_weights=str(path)))
+    torch.manual_seed(1)
+    new = build_row(made, "mod", 10)
+    torch.manual_seed(1)
+    model = build_row(started, "mod", 10)
+    expected = tuned.state_dict()
+    for name, value in model.state_dict().items():
+        inside = name.startswith("layer1.1.")
+        assert torch.equal(value, (expected if inside else new.state_dict())[name]), name
+    assert not any(
+        torch.equal(value, new.state_dict()[name])
+        for name, value in expected.items()
+        if name.startswith("layer1.1.") and value.ndim > 1
+    )
+    assert not blocks(build_row(started, "control", 10))
+    optimizer, _ = make_optimizer(model, started.changed(["optimizer=adamw", "mod_lr_scale=30"]), steps=1)
+    assert max(group["lr_scale"] for group in optimizer.param_groups) == 1
+    other = replace(choices, choices=dict(choices.choices) | {"layer1.1": cnnmod.MoDConfig(c=4)})
+    wrong = replace(started, networks=replace(started.networks, plan=other))
+    with pytest.raises(
+        ValueError, match=r"tuned.safetensors has MoD blocks with other settings than the model: layer1.1"
+    ):
+        build_row(wrong, "mod", 10)
+    with pytest.raises(ValueError, match="mod_weights need a plan"):
+        replace(made.networks, plan=None, mod_weights=str(path))
 
 
 class TestWeights:

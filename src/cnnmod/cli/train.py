@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -55,7 +55,8 @@ def train(
             or `config.order=index`, is enough if it is unique.
         rows: Train these networks instead of one. Finished runs in the folder are kept.
         seeds: The seeds of the runs of each network in `--rows`.
-        plan: A plan of `cnnmod tune`: the choice for each block of the MoD network, instead of the recipe's config.
+        plan: A plan of `cnnmod tune`: the choice for each block of the MoD network, instead of the recipe's config. The
+            folder that `tune` wrote, whose MoD blocks are trained already, or its `plan.json`, for new MoD blocks.
         resume: The folder of an interrupted run. Recipe, data and seed are read from it.
         listing: List the recipes.
         workers: Number of processes that decode images during training. Default: the number of CPU cores.
@@ -63,7 +64,6 @@ def train(
         save_every: Interval in seconds between saved states. The state is also saved at the end of each epoch.
     """
     from cnnmod.measure.experiment import run_experiment
-    from cnnmod.method.choices import read_plan
     from cnnmod.report.experiment_table import experiment_cells
     from cnnmod.report.progress import progress_bars
     from cnnmod.report.table import Cells, accuracy_text, recipe_table
@@ -98,7 +98,7 @@ def train(
         run_recipe = named_recipe(name, changes, network=network, weights=weights)
         title = ", ".join([name, *([] if network is None else [network]), *changes])
         if plan is not None:
-            networks = dataclasses.replace(run_recipe.networks, plan=read_plan(plan))
+            networks = dataclasses.replace(run_recipe.networks, **_plan(plan))
             run_recipe, title = dataclasses.replace(run_recipe, networks=networks), f"{title}, {plan.name}"
         if data != "digits" and Path(data).exists():  # otherwise a name that the task defines
             data = str(Path(data).resolve())
@@ -239,6 +239,17 @@ def inspect(
     show(selection_cells(trained.path, selections), values, as_json)
     if not as_json and all_processes().is_main_process:
         print_text(f"{worth}.")
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    """Return the fields `plan` and `mod_weights` of a recipe from a folder of `cnnmod tune`, or from a file."""
+    from cnnmod.method.choices import read_plan
+
+    if not path.is_dir():
+        return {"plan": read_plan(path)}
+    weights = path / "tuned.safetensors"
+    plan = read_plan(path / "plan.json")
+    return {"plan": plan, "mod_weights": str(weights.resolve())} if weights.exists() else {"plan": plan}
 
 
 def _workers(count: int | None) -> int:

@@ -116,6 +116,42 @@ def load_(model: ModelT, path: str | os.PathLike[str], *, example: Tensor | None
     return model
 
 
+def load_mod_blocks_(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load only the weights of the MoD blocks from a file of `save`.
+
+    Args:
+        model: A MoD network.
+        path: The file of a network with the same MoD blocks.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If `save` did not write the file, or it has other MoD blocks. The model is unchanged.
+
+    Examples:
+        >>> import cnnmod, tempfile, timm
+        >>> path = Path(tempfile.mkdtemp()) / "resnet18_mod.safetensors"
+        >>> save(cnnmod.convert_(timm.create_model("resnet18")), path)
+        >>> load_mod_blocks_(cnnmod.convert_(timm.create_model("resnet18", num_classes=10)), path)
+    """
+    structure, tensors = read_file(Path(path))
+    blocks = mod_blocks(model)
+    if [*structure.blocks] != [*blocks]:
+        raise ValueError(f"{path} has the MoD blocks {[*structure.blocks]}, but the model has {[*blocks]}")
+    if different := [name for name, block in blocks.items() if structure.blocks[name] != block.config]:
+        raise ValueError(f"{path} has MoD blocks with other settings than the model: {', '.join(different)}")
+    states = {name: {key: f"{name}.{key}" for key in block.state_dict()} for name, block in blocks.items()}
+    for name, block in blocks.items():
+        for key, value in block.state_dict().items():
+            stored = tensors.get(states[name][key])
+            if stored is None or stored.shape != value.shape:
+                ours, theirs = tuple(value.shape), "missing" if stored is None else tuple(stored.shape)
+                raise ValueError(
+                    f"{path} is of another network: {name}.{key} is {theirs} in the file, {ours} in the model"
+                )
+    for name, block in blocks.items():
+        block.load_state_dict({key: tensors[full_name] for key, full_name in states[name].items()})
+
+
 def restructure_(
     model: nn.Module, structure: Structure, path: str | os.PathLike[str], example: Tensor | None = None
 ) -> dict[str, nn.Module]:

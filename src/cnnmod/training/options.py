@@ -34,12 +34,17 @@ class Networks:
     """A file with a state dict of the dense network (`.pth`, `.pt` or `.safetensors`). All rows start from it. A head
     with another number of classes is replaced by a new one."""
 
+    mod_weights: str | None = None
+    """A file of `cnnmod.save` from which the MoD blocks of the plan start: `tuned.safetensors` of `cnnmod tune`."""
+
     def __post_init__(self) -> None:
         if self.weights is not None and self.baseline != self.network:
             raise ValueError(
                 "weights are of one dense network, so baseline and network must be the same, not "
                 f"{self.baseline!r} and {self.network!r}"
             )
+        if self.mod_weights is not None and self.plan is None:
+            raise ValueError("mod_weights need a plan, which says which blocks are MoD blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,7 @@ class Optimization:
 
     mod_lr_scale: float = 1.0
     """The factor of the learning rate of the other weights of MoD blocks. They are new, so they need a higher rate than
-    trained weights around them."""
+    trained weights around them. Ignored if they start from trained weights (`mod_weights`)."""
 
     schedule: Schedule
     """The learning rate schedule.

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnmod.method.checkpoint import load_mod_blocks_
 from cnnmod.method.convert import control_, convert_
 from cnnmod.method.structure import read_structure
 from cnnmod.method.trace import example_for, meta_forward
@@ -100,6 +101,8 @@ def build_row(recipe: Recipe, row: Role, num_classes: int, *, with_weights: bool
         convert_(model, config, example=example)
     if row == "control":
         control_(model)
+    elif row == "mod" and with_weights and networks.mod_weights is not None:
+        load_mod_blocks_(model, networks.mod_weights)
     if with_weights:
         recipe.task.load_weights_(model, row)
     return model

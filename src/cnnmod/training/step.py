@@ -71,7 +71,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.
         weight_decay=options.weight_decay,
         decay_norms=options.decay_norms,
         selector_lr_scale=1.0 if _is_sgd(options.optimizer) else options.selector_lr_scale,
-        mod_lr_scale=options.mod_lr_scale,
+        mod_lr_scale=options.mod_lr_scale if recipe.networks.mod_weights is None else 1.0,
     )
     for group in groups:  # the schedules of timm multiply the scheduled learning rate by this factor
         group["lr_scale"] = group["lr"] / options.learning_rate
