@@ -5,7 +5,7 @@ compared with, and the stop rule. The file is committed before the first run; a 
 run is refused. Several runs are trained at a time. If it is interrupted or out of time, another call resumes. The
 results of the runs are kept in runs/pays, which is in git.
 
-    python benchmarks/pays.py benchmarks/pays/cifar100-resnet18.json    # writes results/pays-cifar100-resnet18.json
+    python benchmarks/pays.py benchmarks/pays/cifar100-bottleneck26.json    # writes results/pays-*.json
 """
 
 import dataclasses

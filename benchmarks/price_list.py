@@ -77,7 +77,7 @@ def family_of(arm: str) -> str:
     """Return the family of an arm of the price list, from its name.
 
     Examples:
-        >>> family_of("width-12"), family_of("control"), family_of("control-se"), family_of("slots")
+        >>> family_of("width-12"), family_of("control"), family_of("control-se"), family_of("gated")
         ('width', 'depth', 'squeeze-and-excitation', 'MoD')
     """
     if arm in ("dense", "control"):

@@ -1,6 +1,6 @@
 """Time the networks of all arms of an experiment of pays.py, interleaved in one process.
 
-    python benchmarks/prices.py benchmarks/pays/cifar100-resnet18.json    # writes results/prices-cifar100-resnet18.json
+    python benchmarks/prices.py benchmarks/pays/cifar100-bottleneck26.json    # writes results/prices-*.json
 
 Takes some minutes on two cores; run nothing else.
 """

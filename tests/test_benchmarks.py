@@ -24,7 +24,7 @@ def few_images(folder):
     for split in ("train", "test"):
         classes(folder / "data" / "few", split, list("abcdef"), count=2)
     arm = {"row": "mod", "runs": 1, "twin": None}
-    slots = ["config.select=slots", "config.scale=input", "config.fuse_to=all"]
+    gated = ["config.select=first", "config.scale=input", "config.fuse_to=all"]
     return {
         "question": "?",
         "stop_rule": "all runs",
@@ -36,7 +36,7 @@ def few_images(folder):
         ],
         "arms": {
             "control": arm | {"row": "control", "changes": [], "runs": 2},
-            "slots": arm | {"changes": slots, "twin": "static"},
+            "gated": arm | {"changes": gated, "twin": "static"},
             "static": arm | {"changes": ["config.select=first", "config.scale=none", "config.fuse_to=all"]},
         },
     }
@@ -321,11 +321,11 @@ def test_pays_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "pays-tiny.json").read_text())
     assert [(arm["arm"], arm["seeds"]) for arm in result["arms"]] == [
         ("control", [0, 1]),
-        ("slots", [0]),
+        ("gated", [0]),
         ("static", [0]),
     ]
     assert all(run["accuracy"]["images"] == 12 for arm in result["arms"] for run in arm["results"])
-    assert pays_table(result).count("| slots | 1 |") == 1
+    assert pays_table(result).count("| gated | 1 |") == 1
     plan["arms"]["control"]["runs"] = 3
     path.write_text(json.dumps(plan))
     with pytest.raises(ValueError, match=r"tiny\.json was changed after its first run"):

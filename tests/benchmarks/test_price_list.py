@@ -31,7 +31,7 @@ def test_families():
 
 
 def test_deviation_is_pooled_over_the_arms():
-    found = read_accuracies(experiment(control=[40.0, 42.0], dense=[50.0, 50.0], paper=[41.0], slots=[]))
+    found = read_accuracies(experiment(control=[40.0, 42.0], dense=[50.0, 50.0], paper=[41.0], topk=[]))
     assert found.degrees == 2
     assert found.deviation == 1.0  # the variances are 2 and 0
     assert found.half(1) == pytest.approx(4.303, abs=1e-3)  # Student's t with two degrees of freedom

@@ -41,7 +41,7 @@ def test_equals_the_training_form(options):
     "options",
     combinations(
         form=FORMS,
-        select=("learned", "random", "first", "slots"),
+        select=("learned", "random", "first"),
         scale=("output", "input"),
         fuse_to=("first", "all"),
         candidates=(None, 2),
@@ -72,7 +72,7 @@ def test_block_without_a_selector_equals_the_training_form(form):
 
 
 @pytest.mark.parametrize("form", [None, *FORMS])
-@pytest.mark.parametrize("select", ["learned", "random", "first", "slots"])
+@pytest.mark.parametrize("select", ["learned", "random", "first"])
 def test_conv_block_that_changes_its_input_in_place_does_not_change_the_feature_map(select, form):
     def inner(k):
         return nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(k, k, 1))

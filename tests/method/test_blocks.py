@@ -167,7 +167,7 @@ def test_k_out_of_range_raises(k):
 
 
 @pytest.mark.parametrize(
-    ("select", "scale"), [("slots", "input"), ("slots", "output"), ("first", "none"), ("first", "input")]
+    ("select", "scale"), [("learned", "input"), ("learned", "output"), ("first", "none"), ("first", "input")]
 )
 def test_fuse_to_all_starts_as_the_activation(select, scale):
     config = MoDConfig(c=4, reduction=1, select=select, scale=scale, fuse_to="all")

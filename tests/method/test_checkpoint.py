@@ -22,7 +22,7 @@ CONFIGS = [
     MoDConfig(c=8, select="random"),
     MoDConfig(c=8, select="random", order="index"),
     MoDConfig(c=8, select="first"),
-    MoDConfig(c=8, select="slots", scale="input", fuse_to="all"),
+    MoDConfig(c=8, order="index", scale="input", fuse_to="all"),
     MoDConfig(c=8, select="first", scale="none", fuse_to="all"),
     MoDConfig(c=8, order="index"),
     MoDConfig(c=8, fuse_to="last"),

@@ -37,7 +37,7 @@ def test_repr_and_json_round_trip(fields):
         ({"reduction": 0}, r"reduction must be a positive integer, not 0"),
         ({"reduction": None}, r"reduction must be a positive integer, not None"),
         ({"candidates": "4"}, r"candidates must be a positive integer or None, not '4'"),
-        ({"select": "best"}, r"select must be one of 'learned', 'random', 'first', 'slots', not 'best'"),
+        ({"select": "best"}, r"select must be one of 'learned', 'random', 'first', not 'best'"),
         ({"order": None}, r"order must be one of 'score', 'index', not None"),
         ({"fuse_to": "middle"}, r"fuse_to must be one of 'first', 'last', 'original', 'all', not 'middle'"),
         ({"residual": 1}, r"residual must be True or False, not 1"),

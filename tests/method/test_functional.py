@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnmod import fuse, gather_channels, select_channels
-from cnnmod.method.functional import select_slots
 
 X_1411 = torch.tensor([10.0, 20.0, 30.0, 40.0]).view(1, 4, 1, 1)
 LOGIT_14 = torch.tensor([[0.5, -1.0, 2.0, 0.5]])
@@ -231,12 +230,3 @@ class TestFuse:
             fuse(X_1411, X_1411, to="original")
         with pytest.raises(ValueError, match="to must be one of 'first', 'last', 'original', not 'end'"):
             fuse(X_1411, X_1411, to="end")
-
-
-def test_slots_select_the_highest_channel_of_each_group():
-    logit_NC = torch.tensor([[0.0, 5.0, 1.0, 4.0, 9.0], [3.0, 3.0, 3.0, 3.0, 9.0]])
-    score_NK, index_NK = select_slots(logit_NC, 2)
-    assert index_NK.tolist() == [[2, 1], [0, 1]]  # channel 4 is in no group; equal logits select the lower channel
-    torch.testing.assert_close(score_NK, logit_NC.gather(1, index_NK).sigmoid())
-    with pytest.raises(ValueError, match="k must be from 1 to 5, the number of channels, not 6"):
-        select_slots(logit_NC, 6)

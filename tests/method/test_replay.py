@@ -15,7 +15,7 @@ def network(**config):
     return nn.Sequential(block).eval()
 
 
-@pytest.mark.parametrize("config", [{}, {"order": "index"}, {"select": "slots"}, {"select": "first"}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"order": "index"}, {"select": "first"}], ids=str)
 def test_replayed_selections_give_the_recorded_outputs(config):
     model, x_NCHW = network(**config), torch.rand(N, C, 3, 3)
     with torch.inference_mode():
@@ -52,7 +52,3 @@ def test_fixed_selection_has_the_most_frequent_channels_sorted_by_mean_position(
 
 def test_fixed_selection_is_sorted_with_order_index():
     assert fixed_selections([[3, 5], [3, 5], [2, 3]], order="index").index[0].tolist() == [[3, 5]] * 3
-
-
-def test_fixed_selection_has_the_most_frequent_channel_of_each_slot():
-    assert fixed_selections([[0, 1], [2, 1], [2, 3]], order="slots").index[0].tolist() == [[2, 1]] * 3

@@ -13,9 +13,8 @@ from small import tiny_network
 FORMS = {
     "the paper's": {},
     "candidates": {"candidates": 2},
-    "slots": {"select": "slots"},
     "first": {"select": "first"},
-    "all": {"select": "slots", "scale": "input", "fuse_to": "all"},
+    "all": {"scale": "input", "fuse_to": "all"},
     "original": {"fuse_to": "original", "order": "index", "identity_start": True},
 }
 SLOW_BACKWARDS = ("index_put", "index_backward", "IndexBackward", "nonzero", "sort")

@@ -16,7 +16,7 @@ IMAGES = torch.rand(2, 1, 16, 16)
 STATISTICS = {"mean": [0.4], "std": [0.3], "size": (16, 16), "classes": ["a", "b", "c"]}
 CONFIGS = [
     MoDConfig(c=4, order="index", candidates=2),
-    MoDConfig(c=4, select="slots", scale="input", fuse_to="all", placement="all", identity_start=True),
+    MoDConfig(c=4, order="index", scale="input", fuse_to="all", placement="all", identity_start=True),
     MoDConfig(c=4, reduction=2, placement=lambda module, position: True),
 ]
 
@@ -33,7 +33,7 @@ def check(folder, model):
             torch.testing.assert_close(loaded.eval()(IMAGES), model.eval()(IMAGES), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["candidates", "slots", "callable"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["candidates", "all", "callable"])
 def test_converted_network_is_the_same_in_timm_and_huggingface_hub(config, tmp_path):
     model = trained_norms_(convert_(build("resnet18_cifar", **ARGUMENTS), config, example=IMAGES))
     hub = HubNetwork(model, factory="cnnmod/resnet18_cifar", factory_args=ARGUMENTS, **STATISTICS)

@@ -24,8 +24,7 @@ class ExportReport:
         file_bytes: The size of the file. For OpenVINO, the size of both files.
         weight_bytes: The size of the network's weights in float32.
         largest_error: The largest difference to eager PyTorch, relative to the largest output.
-        selection_agreement: The share of selected channels that are the same as in eager PyTorch. The channels
-            of `select="slots"` are not named in ONNX and OpenVINO files, so only the outputs are compared.
+        selection_agreement: The share of selected channels that are the same as in eager PyTorch.
         tied_agreement: The same for a copy of the network in which importance scores are equal in groups.
         int8: How closely an INT8 file agrees with eager PyTorch on the calibration images. `None` for a float file. For
             an INT8 file, the three fields above describe the float file that was quantized.

@@ -16,7 +16,6 @@ from cnnmod.method.functional import gather_channels
 
 Handles: TypeAlias = Mapping[str, Collection[object] | None]
 OURS: Handles = {  # the values of these fields that are not in the paper, for forms that support them
-    "select": ("learned", "random", "first", "slots"),
     "scale": ("output", "input", "none"),
     "fuse_to": ("first", "last", "original", "all"),
 }

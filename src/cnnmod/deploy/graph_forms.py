@@ -100,7 +100,7 @@ class OnnxForm(GraphForm):
         return torch.conv2d(torch.conv2d(candidates_NCHW.to(dtype).mean((2, 3), keepdim=True), reduce).relu(), expand)
 
     def _gather(self, x_NCHW: Tensor, index_NK: Tensor) -> Tensor:
-        if self.config.select in ("learned", "slots"):
+        if self.config.select == "learned":
             return gather_planes(x_NCHW, index_NK)
         return super()._gather(x_NCHW, index_NK)
 

@@ -207,15 +207,14 @@ def _inputs(example: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[int, 
 def with_tied_scores(model: nn.Module) -> nn.Module:
     """Return a copy in which importance scores are equal in groups of channels, to verify tie-breaking.
 
-    The group size does not divide k, so that one group is selected only in part. For slots, all channels of a slot are
-    equal.
+    The group size does not divide k, so that one group is selected only in part.
     """
     model = copied(model)
     for block in mod_blocks(model).values():
-        if block.config.select in ("learned", "slots"):
+        if block.config.select == "learned":
             channel_C = torch.arange(block.num_candidates)
             size = next(size for size in itertools.count(2) if block.k % size)
-            first_C = channel_C // size if block.config.select == "learned" else channel_C % block.k
+            first_C = channel_C // size
             if has_plain_selector(block):  # a form may read the weights without calling the layer
                 weight = block.selector.expand.weight.data
                 weight.copy_(weight[first_C].clone())

@@ -11,13 +11,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnmod.method.config import MoDConfig, Order
-from cnnmod.method.functional import fuse, gather_channels, select_channels, select_slots
+from cnnmod.method.functional import fuse, gather_channels, select_channels
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 # By name, because most of these exist as a torch function and as a Tensor method.
 _PRODUCTS = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"}
 _NO_TORCHSCRIPT = "{} does not support MoD blocks; use torch.export on cnnmod.lower(model, 'pt2'), or cnnmod.export"
-for name in ("select_channels", "select_slots", "gather_channels", "fuse"):
+for name in ("select_channels", "gather_channels", "fuse"):
     torch.fx.wrap(name)  # torch.fx traces each call as one node
 
 
@@ -211,8 +211,6 @@ class MoDBlock(nn.Module):
                 return None, index_NK
             return self.selector(x_NCHW[:, : self.num_candidates])[:, : self.k].sigmoid(), index_NK
         logit_NC = self.selector(x_NCHW[:, : self.num_candidates])
-        if self.config.select == "slots":
-            return select_slots(logit_NC, self.k)
         return select_channels(logit_NC, self.k, order=self.config.order)
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
-Select: TypeAlias = Literal["learned", "random", "first", "slots"]
+Select: TypeAlias = Literal["learned", "random", "first"]
 Order: TypeAlias = Literal["score", "index"]
 Scale: TypeAlias = Literal["output", "input", "none"]
 FuseTo: TypeAlias = Literal["first", "last", "original", "all"]
@@ -24,13 +24,11 @@ class MoDConfig:
         select: `"learned"` selects the k channels with the highest importance scores. `"random"` (the paper's ablation)
             selects k random channels: new ones in each forward pass in training, always the same ones in evaluation. It
             has no channel selector and no importance scores. `"first"` always selects the first k channels and scales
-            by their importance scores. `"slots"` (not in the paper) gives input j of the Conv-Block the channel with
-            the highest score among the channels j, j + k, j + 2k, …, so that each kernel always reads from the same
-            group of channels. The last C mod k channels are in no group.
+            by their importance scores.
         order: The selected channels enter the Conv-Block by descending `"score"` or by ascending channel `"index"`.
         scale: What is multiplied by the importance scores: the Conv-Block's `"output"` (the paper's) or its `"input"`
             (not in the paper). `"none"` scales nothing and has no channel selector; it is not accepted with
-            `select="learned"` and `select="slots"`.
+            `select="learned"`.
         fuse_to: The channels that the result is added to: the `"first"` k channels, the `"last"` k, or the
             `"original"` positions of the selected channels. `"all"` (not in the paper) adds to all C channels: a
             learned 1×1 convolution, initialized to zero, maps the result from k to C channels, and the host block's
@@ -79,8 +77,8 @@ class MoDConfig:
             if value not in get_args(accepted):
                 listed = ", ".join(map(repr, get_args(accepted)))
                 raise ValueError(f"{name} must be one of {listed}, not {value!r}")
-        if self.scale == "none" and self.select in ("learned", "slots"):
-            raise ValueError(f"scale='none' gives select={self.select!r} no gradient; it needs select='first'")
+        if self.scale == "none" and self.select == "learned":
+            raise ValueError("scale='none' gives select='learned' no gradient; it needs select='first'")
         for name in ("residual", "identity_start"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")

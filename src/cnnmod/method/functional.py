@@ -49,34 +49,6 @@ def select_channels(logit_NC: Tensor, k: int, *, order: Order = "score") -> tupl
     return logit_NC.gather(1, index_NK).sigmoid(), index_NK
 
 
-def select_slots(logit_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Select one channel for each of k slots in each image (not in the paper).
-
-    Slot j gets the channel with the highest score among the channels j, j + k, j + 2k, … . Between equal scores, the
-    lower channel index is selected. The last C mod k channels are in no slot.
-
-    Args:
-        logit_NC: (N, C), the channel selector's output before the sigmoid.
-        k: The number of slots, 1 ≤ k ≤ C.
-
-    Returns:
-        The importance scores (N, K) and the channel indices (N, K), as in `select_channels`.
-
-    Raises:
-        ValueError: If k is not accepted.
-
-    Examples:
-        >>> select_slots(torch.tensor([[0.0, 2.0, 5.0, 1.0, 0.0]]), k=2)[1]
-        tensor([[2, 1]])
-    """
-    channels = logit_NC.shape[-1]
-    if not 1 <= k <= channels:
-        raise ValueError(f"k must be from 1 to {channels}, the number of channels, not {k}")
-    groups_NGK = logit_NC.detach()[:, : channels // k * k].unflatten(1, (-1, k))
-    index_NK = torch.add(torch.arange(k, device=logit_NC.device), groups_NGK.argmax(1), alpha=k)
-    return logit_NC.gather(1, index_NK).sigmoid(), index_NK
-
-
 def _rank_keys(logit_NC: Tensor) -> Tensor:
     """Return unique integers that sort like the logits. Between equal logits, the lower channel index sorts higher.
 

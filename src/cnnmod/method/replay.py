@@ -22,7 +22,7 @@ class Selections:
 
     Attributes:
         channels: C.
-        order: The `order` of the block's config, or `"slots"`.
+        order: The `order` of the block's config.
         index: The selected channels of each batch, (n, K).
         score: Their scores, (n, K), without the gains of `identity_start`, which belong to positions. Empty if nothing
             is scaled.
@@ -46,21 +46,18 @@ class Selections:
     def fixed(self) -> "Selections":
         """Return the same selection for all images: the channels selected most often, with their mean scores.
 
-        With `order="score"`, the channels are sorted by their mean position. Each slot gets its most frequent channel.
+        With `order="score"`, the channels are sorted by their mean position.
         """
         if not self.index:
             return self
         index_NK = torch.cat(self.index)
         images, k = index_NK.shape
         count_C = torch.bincount(index_NK.flatten(), minlength=self.channels)
-        if self.order == "slots":
-            index_K = index_NK.mode(0).values
-        else:
-            position_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
-            position_sum_C = torch.bincount(index_NK.flatten(), position_NK.flatten(), minlength=self.channels)
-            index_K = count_C.sort(descending=True, stable=True).indices[:k]
-            position_K = position_sum_C[index_K] / count_C[index_K]
-            index_K = index_K.sort().values if self.order == "index" else index_K[position_K.argsort(stable=True)]
+        position_NK = torch.arange(k, device=index_NK.device).expand_as(index_NK)
+        position_sum_C = torch.bincount(index_NK.flatten(), position_NK.flatten(), minlength=self.channels)
+        index_K = count_C.sort(descending=True, stable=True).indices[:k]
+        position_K = position_sum_C[index_K] / count_C[index_K]
+        index_K = index_K.sort().values if self.order == "index" else index_K[position_K.argsort(stable=True)]
         if not self.score:
             return replace(self, index=[index_K.expand(images, -1)])
         score_NK = torch.cat(self.score)
@@ -78,10 +75,7 @@ def recorded_for_replay(model: nn.Module) -> Iterator[dict[str, Selections]]:
     Raises:
         ValueError: If the network is lowered.
     """
-    selections = {
-        name: Selections(block.channels, "slots" if block.config.select == "slots" else block.config.order)
-        for name, block in mod_blocks(model).items()
-    }
+    selections = {name: Selections(block.channels, block.config.order) for name, block in mod_blocks(model).items()}
 
     def record(block_selections: Selections, block: MoDBlock, x_NCHW: Tensor) -> tuple[Tensor | None, Tensor]:
         score_NK, index_NK = type(block)._select(block, x_NCHW)

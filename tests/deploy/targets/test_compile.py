@@ -25,7 +25,7 @@ def test_outputs_of_a_replayed_network_are_copies():
     assert torch.equal(second, IMAGES + 1)
 
 
-@pytest.mark.parametrize("fields", [{}, {"candidates": 2, "fuse_to": "last"}, {"select": "slots"}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"candidates": 2, "fuse_to": "last"}], ids=str)
 def test_network_is_one_graph_and_is_compiled_once(fields):
     counters = torch._dynamo.utils.counters
     model = trained_norms_(convert_(tiny_network(), MoDConfig(c=4, **fields), example=IMAGES))
