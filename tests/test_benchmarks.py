@@ -169,6 +169,7 @@ def rehearsal(gpu, tmp_path):
     del FACTORIES["tiny_dense"], FACTORIES["tiny_mod"]
 
 
+@pytest.mark.slow
 def test_gpu_rehearsal_writes_files_that_are_rendered(gpu, rehearsal, render, capsys):
     """The parts of a rehearsal are inference in eager PyTorch and a training step. A second call measures nothing."""
     assert gpu.main(rehearsal, minutes=30, only=("inference", "training")) == 0

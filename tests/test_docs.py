@@ -35,7 +35,8 @@ def test_deploy_examples_run_on_a_gpu(code):
     assert tuple(found["logits"].shape) == (8, 1000)
 
 
-@pytest.mark.parametrize("code", [SERVED[0], pytest.param(SERVED[1], marks=pytest.mark.slow)], ids=["onnx", "openvino"])
+@pytest.mark.slow
+@pytest.mark.parametrize("code", SERVED, ids=["onnx", "openvino"])
 def test_exported_file_serves_a_jpeg_without_torch_and_cnnmod(code, tmp_path):
     model = trained_norms_(convert_(build("resnet18_cifar", layers=(1, 2, 1, 1), channels=(16, 16, 16, 16))))
     statistics = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}

@@ -89,6 +89,7 @@ def test_report_takes_own_networks(here, tmp_path, capsys):
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_checkpoints_of_own_networks_run_if_their_factory_is_named(here, tmp_path, capsys):
     checkpoint = "runs/mod-seed0/best.safetensors"
     (here / "own.pth").rename(here / "moved.pth")  # the checkpoint needs no other file

@@ -94,6 +94,7 @@ def test_wrong_input_is_one_line(capsys, tmp_path, arguments, message):
     assert error.startswith(f"cnnmod: {message}")
 
 
+@pytest.mark.slow
 def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path):
     """From a trained dense network to a tuned one."""
     dense, out, images = tmp_path / "dense", tmp_path / "tuned", ["--data", "digits"]

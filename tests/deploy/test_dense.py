@@ -129,6 +129,7 @@ def test_auxiliary_head_is_not_counted() -> None:
     assert networks[""].aux_classifier is not None
 
 
+@pytest.mark.slow
 def test_detectors_are_compared() -> None:
     dense = faster_rcnn("resnet18", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW)
     mod = convert_(faster_rcnn("resnet18", 4, min_size=64, max_size=96, pyramid_channels=16, **NARROW))

@@ -50,6 +50,7 @@ def test_file_has_metadata(name, tmp_path):
     assert "class_names" in repr(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["network.onnx", OPENVINO])
 @pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dynamic_batch", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -121,6 +122,7 @@ def test_preprocessing_in_pt2_raises(tmp_path):
         export(network(), EXAMPLE, tmp_path / "network.pt2", **STATISTICS, preprocessing=True)
 
 
+@pytest.mark.slow
 def test_parity_selects_the_same_channels_as_the_network(tmp_path):
     report = export(network(), EXAMPLE, tmp_path / "network.onnx", **STATISTICS, preprocessing=True)
     assert report.operators["TopK"] == len(mod_blocks(network())) == 1

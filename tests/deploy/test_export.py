@@ -73,7 +73,7 @@ def test_other_configs_equal_eager(fields, tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"order": "index", "scale": "input", "candidates": 2},
+        pytest.param({"order": "index", "scale": "input", "candidates": 2}, marks=pytest.mark.slow),
         pytest.param({"select": "first", "scale": "none"}, marks=pytest.mark.slow),
     ],
     ids=str,

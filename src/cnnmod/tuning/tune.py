@@ -89,10 +89,11 @@ def tune(
         ModuleNotFoundError: If a package that the runtime needs is not installed.
 
     Examples:
-        >>> import cnnmod, tempfile, timm
-        >>> model = timm.create_model("resnet18")
+        >>> import tempfile
+        >>> from cnnmod.networks import build
+        >>> model = build("resnet18_cifar", channels=(8, 8, 8, 8), layers=(2, 1, 1, 1))
         >>> example, out = torch.rand(1, 3, 32, 32), tempfile.mkdtemp()
-        >>> tuned = tune(model, example, out, budget=1.0, runtime="eager", rounds=2)
+        >>> tuned = tune(model, example, out, budget=1.0, runtime="eager", configs=[MoDConfig(c=4)], rounds=2)
         >>> tuned.chosen.time <= 1.0
         True
     """
