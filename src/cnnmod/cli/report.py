@@ -14,7 +14,8 @@ def report(
     out: Path = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Write a report as one HTML page: a verdict, then accuracies, times, blocks, selections and exported files.
+    """Write a report as one HTML page: a verdict, then accuracies, times, plan, blocks, selections and exported
+    files.
 
     Example: cnnmod report runs/rows rows.json --out report.html
 
@@ -22,8 +23,8 @@ def report(
     cnnmod report runs/rows rows.json export.json
 
     Args:
-        sources: Folders of `cnnmod train --rows`, result files of `cnnmod compare --out`, and outputs of `cnnmod export
-            --json`, in any order.
+        sources: Folders of `cnnmod train --rows`, result files of `cnnmod compare --out`, folders of `cnnmod tune`, and
+            outputs of `cnnmod export --json`, in any order.
         out: The HTML file to write.
     """
     from cnnmod.report.page.page import write_report

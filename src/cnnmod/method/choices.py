@@ -55,7 +55,8 @@ class Choices(Mapping[str, Choice]):
     def to_dict(self) -> dict[str, Any]:
         """Return the choices as JSON values. `from_dict` reads them."""
         return {
-            name: {"channels": self.channels[name], "choice": _to_json(choice)} for name, choice in self.choices.items()
+            name: {"channels": self.channels[name], "choice": choice_to_json(choice)}
+            for name, choice in self.choices.items()
         }
 
     @classmethod
@@ -68,7 +69,7 @@ class Choices(Mapping[str, Choice]):
         blocks: dict[str, _StoredBlock] = {
             name: parse(_StoredBlock, value, f"block {name}") for name, value in values.items()
         }
-        choices: dict[str, Choice] = {name: _from_json(name, block.choice) for name, block in blocks.items()}
+        choices: dict[str, Choice] = {name: choice_from_json(name, block.choice) for name, block in blocks.items()}
         return cls(choices, {name: block.channels for name, block in blocks.items()})
 
     def check_network(self, network: str, channels: Mapping[str, int]) -> None:
@@ -158,11 +159,17 @@ def check_names(network: str, choices: Mapping[str, Choice], blocks: Mapping[str
             raise ValueError(f"{name} is the first block of its module, which always stays; choose None for it")
 
 
-def _to_json(choice: Choice) -> Any:
+def choice_to_json(choice: Choice) -> Any:
+    """Return a choice as a JSON value. `choice_from_json` reads it."""
     return choice.to_dict() if isinstance(choice, MoDConfig) else choice or "keep"
 
 
-def _from_json(name: str, value: Any) -> Choice:
+def choice_from_json(name: str, value: Any) -> Choice:
+    """Return the choice of a block from a value of `choice_to_json`.
+
+    Raises:
+        ValueError: If the value is not valid. The message has the name of the block.
+    """
     if isinstance(value, dict):
         return parse(MoDConfig, value, f"block {name}: choice")
     if value not in ("keep", SKIP):

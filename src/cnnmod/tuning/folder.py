@@ -12,6 +12,7 @@ from torch import nn
 
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse, read_values
+from cnnmod.tuning.space import Space
 
 T = TypeVar("T")
 _SCHEMA = "cnnmod tune 1"
@@ -86,7 +87,8 @@ class TuneFolder:
 
     def write(self, stage: str, result: Any) -> None:
         """Write the result of a stage, a dataclass."""
-        values = {"schema": f"{_SCHEMA} {stage}", **dataclasses.asdict(result)}
+        fields = result.to_dict() if isinstance(result, Space) else dataclasses.asdict(result)
+        values = {"schema": f"{_SCHEMA} {stage}", **fields}
         write_whole(self.file(stage), json.dumps(values, indent=1, allow_nan=False) + "\n")
 
     def file(self, stage: str) -> Path:

@@ -4,8 +4,16 @@ from dataclasses import dataclass
 
 from cnnmod.method.choices import SKIP, Choices
 from cnnmod.records.text import TextTable
-from cnnmod.tuning.space import KEEP, Space
+from cnnmod.tuning.losses import LossTable
+from cnnmod.tuning.space import KEEP, Labels, Space
 from cnnmod.tuning.times import TimeTable
+
+
+def count(labels: Labels) -> tuple[int, int, int]:
+    """Return the numbers of MoD blocks, skipped blocks and kept blocks of a combination."""
+    all_labels = list(labels.values())
+    kept, skipped = all_labels.count(KEEP), all_labels.count(SKIP)
+    return len(all_labels) - kept - skipped, skipped, kept
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,7 @@ class TunedPlan:
 
     def count(self) -> tuple[int, int, int]:
         """Return the numbers of MoD blocks, skipped blocks and kept blocks."""
-        labels = list(self.labels.values())
-        kept, skipped = labels.count(KEEP), labels.count(SKIP)
-        return len(labels) - kept - skipped, skipped, kept
+        return count(self.labels)
 
 
 @dataclass(frozen=True)
@@ -41,66 +47,93 @@ class Tuned:
         space: The blocks and their choices.
         runtime: The runtime in which the times were measured.
         times: The measured times.
+        losses: The measured losses. `None` without images.
         chosen: The plan for the budget.
         front: The plans for several budgets, the largest budget first.
-        with_images: Whether the plans were made from measured losses.
-        rank_correlation: Spearman's rank correlation between the predicted and the measured cross-entropy of random
-            combinations. `None` without images, or if all of them are equal.
     """
 
     space: Space
     runtime: str
     times: TimeTable
+    losses: LossTable | None
     chosen: TunedPlan
     front: tuple[TunedPlan, ...]
-    with_images: bool = False
-    rank_correlation: float | None = None
 
     @property
     def choices(self) -> Choices:
         """The chosen plan, as `convert_` takes it."""
         return self.space.choices(self.chosen.labels)
 
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's rank correlation between the predicted and the measured cross-entropy of random combinations.
+
+        It is `None` without images, or if all predictions or all measurements are equal.
+        """
+        return None if self.losses is None else self.losses.rank_correlation()
+
     def conclusion(self) -> str:
         """Return what the plans say about MoD blocks for this network, or an empty text."""
         mod, skipped, _ = self.chosen.count()
         if not mod + skipped:
             return "The dense network meets the budget, so every block is kept."
-        if self.with_images and not any(plan.count()[0] for plan in self.front):
+        if self.losses is not None and not any(plan.count()[0] for plan in self.front):
             return "No plan has a MoD block: leaving blocks out is better everywhere, so MoD is not for this network."
         return "" if mod else "The plan has no MoD block: skipped blocks alone are better within this budget."
 
-    def __str__(self) -> str:
-        lines = [str(self._blocks()), "", str(self._front())]
+    def checks(self) -> list[str]:
+        """Return sentences that say how well the predictions agree with measurements."""
         error = f"{self.times.largest_error_pct():.1f} %"
-        lines += ["", f"Largest error of the predicted time of {len(self.times.checks)} other combinations: {error}."]
-        if self.rank_correlation is not None:
+        lines = [f"Largest error of the predicted time of {len(self.times.checks)} other combinations: {error}."]
+        if self.losses is not None and self.rank_correlation is not None:
             lines.append(
-                "Rank correlation of predicted and measured cross-entropy of random combinations: "
-                f"{self.rank_correlation:.2f}."
+                f"Rank correlation of predicted and measured cross-entropy of {len(self.losses.checks)} random "
+                f"combinations: {self.rank_correlation:.2f}."
             )
-        return "\n".join([*lines, *filter(None, [self.conclusion()])])
+        return lines
 
-    def _blocks(self) -> TextTable:
-        rows = [
-            [block.name, str(block.channels), label, f"{100 * self.times.saves(block, label):.1f}"]
-            for block in self.space.blocks
-            for label in [self.chosen.labels[block.name]]
-        ]
+    def __str__(self) -> str:
+        tables = [str(self.block_table()), "", str(self.front_table()), ""]
+        return "\n".join([*tables, *self.checks(), *filter(None, [self.conclusion()])])
+
+    def block_table(self) -> TextTable:
+        """Return the chosen plan block by block."""
+        rows: list[list[str]] = []
+        for block in self.space.blocks:
+            label = self.chosen.labels[block.name]
+            row = [block.name, str(block.channels), label, f"{100 * self.times.saves(block, label):.1f}"]
+            rows.append(row if self.losses is None else [*row, f"{self.losses.cost(block.name, label):+.3f}"])
         time_ms = self.chosen.time * self.times.dense_ms
-        title = f"{self.space.network}: {self._summary(self.chosen)} in {self.runtime}, {time_ms:.2f} ms"
-        return TextTable(title, ["block", "C", "choice", "saves %"], rows)
+        title = f"{self.space.network}: {self.summary()} in {self.runtime}, {time_ms:.2f} ms"
+        return TextTable(
+            title,
+            ["block", "C", "choice", "saves %", *([] if self.losses is None else ["cross-entropy"])],
+            rows,
+            "Each choice alone in the dense network: its saved time"
+            + ("." if self.losses is None else ", and the increase of the cross-entropy before fine-tuning."),
+        )
 
-    def _front(self) -> TextTable:
-        rows = []
+    def front_table(self) -> TextTable:
+        """Return the plans for several budgets."""
+        rows: list[list[str]] = []
         for plan in self.front:
-            loss = "" if plan.cross_entropy is None else f"{plan.cross_entropy:+.3f}"
-            points = "" if plan.accuracy_pct is None else f"{plan.accuracy_pct:+.1f}"
             numbers = [f"{plan.time:.3f}", f"{plan.time * self.times.dense_ms:.2f}", f"{1 / plan.time:.2f}"]
-            rows.append([f"{plan.budget:.3f}", *numbers, *map(str, plan.count()), loss, points])
-        header = ["budget", "time", "ms", "speedup", "MoD", "skipped", "kept", "cross-entropy", "accuracy"]
+            row = [f"{plan.budget:.3f}", *numbers, *map(str, plan.count())]
+            if plan.cross_entropy is not None and plan.accuracy_pct is not None:
+                row += [f"{plan.cross_entropy:+.3f}", f"{plan.accuracy_pct:+.1f}"]
+            rows.append(row)
+        header = ["budget", "time", "ms", "speedup", "MoD", "skipped", "kept"]
+        header += [] if self.losses is None else ["cross-entropy", "accuracy"]
         return TextTable("Predicted for several budgets, before fine-tuning", header, rows)
 
-    def _summary(self, plan: TunedPlan) -> str:
-        mod, skipped, kept = plan.count()
-        return f"{mod} MoD blocks, {skipped} skipped, {kept} kept; {plan.time:.3f} of the dense time"
+    def summary(self) -> str:
+        """Return the numbers of blocks and the time of the chosen plan in a few words."""
+        mod, skipped, kept = self.chosen.count()
+        return f"{mod} MoD blocks, {skipped} skipped, {kept} kept; {self.chosen.time:.3f} of the dense time"
+
+
+@dataclass(frozen=True)
+class Front:
+    """The content of `front.json`: the plans for several budgets."""
+
+    plans: list[TunedPlan]

@@ -4,14 +4,15 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from cnnmod.method.choices import SKIP, Choice, Choices
+from cnnmod.method.choices import SKIP, Choice, Choices, choice_from_json, choice_to_json
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import PlannedBlock, plan
+from cnnmod.records.parse import parse
 
 KEEP = "keep"
 Labels: TypeAlias = Mapping[str, str]  # the label of the choice of each block, by the block's name
@@ -46,6 +47,37 @@ class Space:
     network: str
     blocks: tuple[SpaceBlock, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON values. `from_dict` reads them."""
+        blocks = {
+            block.name: {
+                "channels": block.channels,
+                "group": block.group,
+                "choices": {label: choice_to_json(choice) for label, choice in block.choices.items()},
+            }
+            for block in self.blocks
+        }
+        return {"network": self.network, "blocks": blocks}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Space":
+        """Return the space that `to_dict` wrote.
+
+        Raises:
+            ValueError: If a value is not valid. The message names the block.
+        """
+        stored: _StoredSpace = parse(_StoredSpace, dict(values), "space")
+        blocks = [
+            SpaceBlock(
+                name,
+                block.channels,
+                block.group,
+                {label: choice_from_json(name, value) for label, value in block.choices.items()},
+            )
+            for name, block in stored.blocks.items()
+        ]
+        return cls(stored.network, tuple(blocks))
+
     def choices(self, labels: Labels) -> Choices:
         """Return the choices with these labels. Blocks without a label are kept."""
         chosen: dict[str, Choice] = {block.name: block.choices[labels.get(block.name, KEEP)] for block in self.blocks}
@@ -65,6 +97,19 @@ class Space:
             return labels[int(torch.randint(len(labels), (), generator=generator))]
 
         return [{block.name: draw(block) for block in self.blocks} for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class _StoredBlock:
+    channels: int
+    group: int
+    choices: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _StoredSpace:
+    network: str
+    blocks: dict[str, _StoredBlock]
 
 
 def find_space(model: nn.Module, configs: Sequence[MoDConfig], example: Tensor) -> Space:

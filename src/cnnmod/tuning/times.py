@@ -4,10 +4,11 @@ import functools
 import gc
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy
+import torch
 from torch import Tensor, nn
 
 from cnnmod.deploy.start import start
@@ -15,6 +16,7 @@ from cnnmod.measure.timing import Timed, time_interleaved
 from cnnmod.method.convert import convert_
 from cnnmod.method.copying import copied
 from cnnmod.records.progress import Progress
+from cnnmod.records.provenance import Provenance
 from cnnmod.tuning.space import KEEP, Labels, Space, SpaceBlock
 
 _CHECKS = 4  # combinations for which the prediction is compared with a measurement
@@ -50,11 +52,13 @@ class TimeTable:
         saved: The part of the dense network's time that one block of a group saves, by group and label. It is negative
             for a choice that is slower than the block.
         checks: Combinations with their predicted and measured times. Empty until the table is complete.
+        provenance: Versions, commit and hardware of the measurement.
     """
 
     dense_ms: float
     saved: list[dict[str, float]]
     checks: list[TimeCheck]
+    provenance: Provenance | None = None
 
     def saves(self, block: SpaceBlock, label: str) -> float:
         """Return the part of the dense network's time that a choice for a block saves."""
@@ -100,7 +104,7 @@ def measure_times(
         ValueError: If a network cannot be exported to the runtime.
         ModuleNotFoundError: If the runtime is not installed.
     """
-    table = finished or TimeTable(0.0, [], [])
+    table = finished or TimeTable(0.0, [], [], Provenance.now(example.device, torch.get_num_threads()))
     groups = space.groups()
     networks = [_networks_of(blocks) for blocks in groups]
     checks = {str(number): labels for number, labels in enumerate(space.random(_CHECKS, seed=0))}
@@ -128,12 +132,12 @@ def measure_times(
                 products = sum(counts[name] * (1 - ratios[name]) for name in names)
                 saved[label] = products / sum(counts[name] ** 2 for name in names)
         dense_ms = dense_ms if not table.saved else min(dense_ms, table.dense_ms)
-        table = TimeTable(dense_ms, [*table.saved, saved], [])
+        table = replace(table, dense_ms=dense_ms, saved=[*table.saved, saved])
         save(table)
     if not table.checks:
         ratios, dense_ms = _time(model, space, checks, dense(), runtime, example, rounds, advance)
         made = [TimeCheck(dict(labels), table.predict(space, labels), ratios[name]) for name, labels in checks.items()]
-        table = TimeTable(min(dense_ms, table.dense_ms), table.saved, made)
+        table = replace(table, dense_ms=min(dense_ms, table.dense_ms), checks=made)
         save(table)
     return table
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.measure.timing import use_threads
 from cnnmod.method.checkpoint import save
-from cnnmod.method.choices import write_plan
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.copying import copied
 from cnnmod.method.modes import evaluation_mode
@@ -22,9 +20,11 @@ from cnnmod.tuning.budget import Budget
 from cnnmod.tuning.candidates import Batches, trained_candidates
 from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
 from cnnmod.tuning.losses import LossTable, measure_losses, replaced
+from cnnmod.tuning.plans import make_plans
 from cnnmod.tuning.result import Tuned, TunedPlan
 from cnnmod.tuning.solve import smallest, solve, usual_costs
 from cnnmod.tuning.space import Space, find_space
+from cnnmod.tuning.stored import write_tuned
 from cnnmod.tuning.times import TimeTable, measure_times
 
 CONFIGS = (MoDConfig(identity_start=True), MoDConfig(c=16, identity_start=True))
@@ -143,11 +143,11 @@ def tune(
             network.cuda()
         trained = _Trained(network, space, folder, hash_of(model))
         losses = trained.losses(train, held_out, example[:1], passes, progress)
-        tuned = _plans(space, target, times, losses, fraction, budgets)
+        tuned = make_plans(space, target, times, losses, fraction, budgets)
         trained.save(tuned.chosen, factory, factory_args)
     else:
-        tuned = _plans(space, target, times, None, fraction, budgets)
-    _write(tuned, folder)
+        tuned = make_plans(space, target, times, None, fraction, budgets)
+    write_tuned(tuned, folder)
     return tuned
 
 
@@ -179,51 +179,3 @@ class _Trained:
         """Write the network of the plan with its trained MoD blocks."""
         with replaced(self.model, self.candidates, plan.labels):
             save(self.model, self.folder.path / "tuned.safetensors", factory=factory, factory_args=factory_args)
-
-
-def _plans(
-    space: Space,
-    runtime: str,
-    times: TimeTable,
-    losses: LossTable | None,
-    budget: float,
-    budgets: Sequence[float],
-) -> Tuned:
-    costs = usual_costs(space) if losses is None else losses.costs(space)
-
-    def plan_for(limit: float) -> TunedPlan:
-        labels = solve(space, times, costs, limit)
-        loss = None if losses is None else losses.predict(labels)
-        return TunedPlan(
-            limit,
-            labels,
-            times.predict(space, labels),
-            None if loss is None else loss.cross_entropy,
-            None if loss is None else loss.accuracy_pct,
-        )
-
-    least = smallest(space, times)
-    others = {round(value, 6) for value in budgets if value >= least} | {budget}
-    front = tuple(map(plan_for, sorted(others, reverse=True)))
-    correlation = None if losses is None else losses.rank_correlation()
-    return Tuned(space, runtime, times, plan_for(budget), front, losses is not None, correlation)
-
-
-def _write(tuned: Tuned, folder: TuneFolder) -> None:
-    folder.write("front", Front(list(tuned.front)))
-    chosen = tuned.chosen
-    write_plan(
-        tuned.choices,
-        folder.file("plan"),
-        runtime=tuned.runtime,
-        budget=chosen.budget,
-        time=chosen.time,
-        dense_ms=tuned.times.dense_ms,
-    )
-
-
-@dataclass(frozen=True)
-class Front:
-    """The content of `front.json`: the plans for several budgets."""
-
-    plans: list[TunedPlan]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tune_folder import write_tune_folder
 
 from bars import Error
 from cnnmod.measure.experiment import RowResult, read_experiment, write_experiment
@@ -155,12 +156,13 @@ def test_wrong_suffix_and_no_sources_raise(out, paths, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_is_accessible_and_fits_a_phone(trained_rows, tmp_path):
-    """axe finds no violation, in light and dark. The page with selections and predictions is as wide as the screen."""
+    """axe finds no violation, in light and dark. The page with a plan, selections and predictions is as wide as the
+    screen."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page_file = tmp_path / "report.html"
-    write_report([trained_rows, COMPARISON], page_file)
-    assert page_file.read_text(encoding="utf-8").count("<svg") >= 2
+    write_report([trained_rows, COMPARISON, write_tune_folder(tmp_path / "tuned")], page_file)
+    assert page_file.read_text(encoding="utf-8").count("<svg") >= 3
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for width, scheme in ((1100, "light"), (390, "light"), (1100, "dark")):

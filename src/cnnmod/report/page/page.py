@@ -16,8 +16,9 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.report.experiment_table import experiment_cells
 from cnnmod.report.network_table import network_cells
 from cnnmod.report.page.figures import accuracy_over_time
+from cnnmod.report.page.plan import check_experiment, plan_section
 from cnnmod.report.page.samples import sample
-from cnnmod.report.page.sources import Sources, read_sources
+from cnnmod.report.page.sources import Sources, Tuning, read_sources
 from cnnmod.report.page.verdict import verdict
 from cnnmod.report.table import Cells, comparison_cells, threads_text
 from cnnmod.training.named import check_named
@@ -32,20 +33,21 @@ def write_report(
 ) -> str:
     """Write a report, and return its verdict.
 
-    The report has a verdict in a few sentences, then accuracies with intervals, times, the network block by block, what
-    the MoD blocks select, predictions for test images, and the parity of exported files. Selections and predictions
-    need the experiment's checkpoints and data; without them, the report says so.
+    The report has a verdict in a few sentences, then accuracies with intervals, times, the plan and the network block
+    by block, what the MoD blocks select, predictions for test images, and the parity of exported files. Selections and
+    predictions need the experiment's checkpoints and data; without them, the report says so.
 
     Args:
-        paths: Folders of `cnnmod train --rows`, result files of `cnnmod compare`, outputs of `cnnmod export --json`.
+        paths: Folders of `cnnmod train --rows` and `cnnmod tune`, result files of `cnnmod compare`, outputs of `cnnmod
+            export --json`.
         out: The file to write.
         network: The factory of your own networks, such as `"package.module:factory"`, which a file alone cannot import.
         progress: Called with the current task, the number of steps done and the number of steps.
 
     Raises:
         OSError: If a file cannot be read or written.
-        ValueError: If a file is of another kind or names a factory that `network` does not name, or the experiments are
-            about different data.
+        ValueError: If a file is of another kind or names a factory that `network` does not name, the experiments are
+            about different data, or the experiments and plans are about different networks.
     """
     if Path(out).suffix not in (".html", ".htm"):
         raise ValueError(f"a report is an HTML file: the suffix must be .html, not {os.fspath(out)!r}")
@@ -53,6 +55,8 @@ def write_report(
     check_writable(out)
     for folder, experiment in sources.experiments:
         check_named(experiment.recipe, network, folder)
+        for tuning in sources.tunings:
+            check_experiment(tuning, experiment, folder)
     experiments = [experiment for _, experiment in sources.experiments]
     pairs = [(experiment, comparison) for experiment in experiments for comparison in sources.comparisons]
     samples = sample(*sources.experiments[0], network, progress) if experiments else ""
@@ -65,6 +69,7 @@ def write_report(
         accuracies=[experiment_cells(experiment) for experiment in experiments],
         scatter=[svg for pair in pairs if (svg := accuracy_over_time(*pair)) is not None],
         times=[comparison_cells(comparison) for comparison in sources.comparisons],
+        plans=[plan_section(tuning.tuned) for tuning in sources.tunings],
         blocks=_blocks(experiments[0]) if experiments and experiments[0].row("mod") else None,
         samples=samples,
         exports=[_export_cells(report) for report in sources.exports],
@@ -97,9 +102,18 @@ def _export_cells(report: ExportReport) -> Cells:
 
 def _measured(sources: Sources) -> list[str]:
     lines = [_line(f"Accuracy of {experiment.name}", experiment.provenance) for _, experiment in sources.experiments]
-    return lines + [
-        _line(f"Time of {comparison.rows[0].name}", comparison.provenance) for comparison in sources.comparisons
-    ]
+    lines += [_line(f"Time of {comparison.rows[0].name}", comparison.provenance) for comparison in sources.comparisons]
+    return [*lines, *(line for tuning in sources.tunings for line in _plan_lines(tuning))]
+
+
+def _plan_lines(tuning: Tuning) -> list[str]:
+    settings, provenance = tuning.settings, tuning.tuned.times.provenance
+    shape = "×".join(map(str, settings.image_shape))
+    how = (
+        f"Times of {tuning.folder.name} ({settings.runtime}, images {shape}): each choice in whole networks, in "
+        f"{settings.rounds} interleaved rounds with the dense network"
+    )
+    return [f"{how}." if provenance is None else _line(how, provenance)]
 
 
 def _line(what: str, provenance: Provenance) -> str:

@@ -6,6 +6,7 @@ from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.measure.results import Comparison, Row
 from cnnmod.report.difference import half_interval
 from cnnmod.report.page.sources import Sources
+from cnnmod.tuning.result import Tuned
 
 _LEAST_RUNS = 2  # of a row, for an interval
 
@@ -13,13 +14,15 @@ _LEAST_RUNS = 2  # of a row, for an interval
 def verdict(sources: Sources) -> str:
     """Return what the sources show: speed and accuracy against the dense network, and what the MoD blocks are worth.
 
-    A time and an accuracy are in one sentence only if they are of the same networks.
+    Without an experiment, it says what is predicted for the plans. A time and an accuracy are in one sentence only if
+    they are of the same networks.
     """
     experiment = sources.experiments[0][1] if sources.experiments else None
     timed = [comparison for comparison in sources.comparisons if comparison.step == "inference"]
     sentences: list[str] = []
     if experiment is None:
         sentences += map(_speed, timed[:1])
+        sentences += [_plan(tuning.tuned) for tuning in sources.tunings]
     else:
         same = next((comparison for comparison in timed if _is_of(comparison, experiment)), None)
         if same is None:
@@ -46,6 +49,22 @@ def _how_fast(comparison: Comparison) -> str:
     runtime, batch_size = comparison.conditions[0]
     speedup = comparison.speedup(mod, runtime, batch_size)
     return f"{mod.name} is {speedup:.2f}× as fast as {comparison.rows[0].name} in {runtime} at batch {batch_size}"
+
+
+def _plan(tuned: Tuned) -> str:
+    """Return what is predicted for the chosen plan of `tune`."""
+    plan = tuned.chosen
+    mod, skipped, kept = plan.count()
+    counts = f"{mod} MoD block{'s' * (mod != 1)}, {skipped} skipped, {kept} kept"
+    fast = f"predicted to be {1 / plan.time:.2f}× as fast as the dense network in {tuned.runtime}"
+    loss = ""
+    if plan.cross_entropy is not None and plan.accuracy_pct is not None:
+        loss = (
+            f"; before fine-tuning, its cross-entropy changes by {plan.cross_entropy:+.3f} and its accuracy by "
+            f"{plan.accuracy_pct:+.1f} points"
+        )
+    sentence = f"The plan for {tuned.space.network} ({counts}) is {fast}{loss}."
+    return " ".join(filter(None, [sentence, tuned.conclusion()]))
 
 
 def _accuracy(experiment: Experiment, timed: Comparison | None) -> str:

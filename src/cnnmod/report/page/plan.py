@@ -1,0 +1,82 @@
+"""The section of a report about the plan of `tune`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from torch import nn
+
+from cnnmod.measure.experiment import Experiment
+from cnnmod.method.plan import plan
+from cnnmod.method.trace import example_for
+from cnnmod.records.text import TextTable
+from cnnmod.report.front import draw_front
+from cnnmod.report.page.figures import STYLE, svg
+from cnnmod.report.page.sources import Tuning, check_network
+from cnnmod.report.table import Cells
+from cnnmod.training.rows import build_row
+from cnnmod.tuning.result import Tuned, count
+
+
+@dataclass(frozen=True)
+class PlanSection:
+    """A plan as sentences, tables and an SVG element, which is `None` for a plan that was made without images."""
+
+    conclusion: str
+    blocks: Cells
+    front: Cells
+    figure: str | None
+    checks: Cells
+    agreement: list[str]
+
+
+def plan_section(tuned: Tuned) -> PlanSection:
+    """Return the section of a plan."""
+    with mpl.rc_context(STYLE):
+        drawn = draw_front(tuned)
+        description = "Predicted increase of the cross-entropy over predicted time, for several budgets"
+        figure = None if drawn is None else svg(drawn, description)
+    return PlanSection(
+        tuned.conclusion(),
+        _cells("The plan block by block", tuned.block_table()),
+        _cells("Plans for several budgets, before fine-tuning", tuned.front_table()),
+        figure,
+        _check_cells(tuned),
+        tuned.checks(),
+    )
+
+
+def check_experiment(tuning: Tuning, experiment: Experiment, folder: Path) -> None:
+    """Check that an experiment is about the network of a plan.
+
+    Raises:
+        ValueError: If a block differs. The message has the first one.
+    """
+    planned = experiment.recipe.networks.plan
+    check_network(tuning, _channels(experiment) if planned is None else planned.channels, folder)
+
+
+def _channels(experiment: Experiment) -> dict[str, int]:
+    """Return the channels of each block of the baseline that can be replaced."""
+    model: nn.Module = build_row(experiment.recipe, "baseline", experiment.num_classes, with_weights=False)
+    example = example_for(model, experiment.recipe.images.size)
+    return {block.name: block.channels for block in plan(model, example=example).blocks if block.position}
+
+
+def _cells(title: str, table: TextTable) -> Cells:
+    rows = [list(row) for row in table.rows]
+    return Cells(title, list(table.header), rows, [table.note] if table.note else [])
+
+
+def _check_cells(tuned: Tuned) -> Cells:
+    rows: list[list[str]] = []
+    for number, check in enumerate(tuned.times.checks, 1):
+        mod, skipped, kept = count(check.labels)
+        times = [f"{check.predicted:.3f}", f"{check.measured:.3f}", f"{check.error_pct:+.1f}"]
+        rows.append([f"{number}: {mod} MoD, {skipped} skipped, {kept} kept", *times])
+    return Cells(
+        "Predicted and measured times",
+        ["combination", "predicted", "measured", "error %"],
+        rows,
+        ["Random combinations; times as a fraction of the dense network's time."],
+    )

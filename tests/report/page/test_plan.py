@@ -1,0 +1,104 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from tune_folder import made_up, write_tune_folder
+
+from cnnmod.measure.experiment import read_experiment, write_experiment
+from cnnmod.method.choices import Choices
+from cnnmod.report.page.page import write_report
+from cnnmod.report.page.plan import check_experiment
+from cnnmod.report.page.sources import Tuning
+from cnnmod.training.recipes import recipe
+from cnnmod.tuning.stored import read_tuned
+from small import shallow_resnet
+
+EXPERIMENT = Path(__file__).parents[3] / "benchmarks" / "results" / "cifar10.json"
+
+
+def page_of(paths, tmp_path):
+    """Write a report, and return its verdict and its page."""
+    conclusion = write_report(paths, tmp_path / "report.html")
+    return conclusion, (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def experiment_on_digits(folder, plan=None):
+    """Write an experiment with digits, whose network is that of the plan."""
+    digits = recipe("digits")
+    digits = dataclasses.replace(digits, networks=dataclasses.replace(digits.networks, plan=plan))
+    folder.mkdir()
+    experiment = dataclasses.replace(read_experiment(EXPERIMENT), recipe=digits)
+    write_experiment(experiment, folder / "accuracy.json")
+    return folder
+
+
+def test_a_tune_folder_is_a_section_and_the_verdict(tmp_path):
+    tuned = made_up()
+    conclusion, text = page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)
+    mod, skipped, kept = tuned.chosen.count()
+    assert f"({mod} MoD blocks, {skipped} skipped, {kept} kept)" in conclusion
+    assert re.search(r"predicted to be 1\.\d\d× as fast as the dense network in eager; before fine-tuning", conclusion)
+    assert conclusion in text
+    assert "<h2>Plan</h2>" in text
+    for block, label in tuned.chosen.labels.items():
+        (row,) = re.findall(rf'<tr><th scope="row">{re.escape(block)}</th>(.*)</tr>', text)
+        cells = re.findall("<td>(.*?)</td>", row)
+        saved = {"keep": "0.0", "c=4": "5.0", "skip": "9.0"}[label]
+        assert cells[1:] == [label, saved, f"{tuned.losses.cost(block, label):+.3f}"]
+    assert text.count("<svg") == 1
+    assert "Largest error of the predicted time of 4 other combinations: 1.0 %." in text
+    assert "of 30 random combinations: 1.00." in text
+    assert text.count('<th scope="row">') == len(tuned.space.blocks) + len(tuned.front) + 4
+    assert "The baseline is the dense network" not in text  # there is no experiment
+    assert "1: 2 MoD, 2 skipped, 3 kept" in text
+    assert "in 20 interleaved rounds with the dense network" in text
+
+
+def test_it_says_where_skipping_is_better_everywhere(tmp_path):
+    tuned = made_up(mod_cost=1.0, skip_cost=0.1)
+    conclusion, text = page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)
+    assert conclusion.endswith("leaving blocks out is better everywhere, so MoD is not for this network.")
+    assert text.count("leaving blocks out is better everywhere") == 2
+
+
+def test_a_plan_without_images_has_no_figure(tmp_path):
+    conclusion, text = page_of([write_tune_folder(tmp_path / "tuned", made_up(with_images=False))], tmp_path)
+    assert "fine-tuning" not in conclusion
+    assert "<svg" not in text
+    assert "Rank correlation" not in text
+
+
+def test_runs_of_the_same_network_are_accepted(tmp_path):
+    tuned = made_up()
+    folder = write_tune_folder(tmp_path / "tuned", tuned)
+    runs = experiment_on_digits(tmp_path / "runs", tuned.choices)
+    conclusion, text = page_of([runs, folder], tmp_path)
+    assert "<h2>Plan</h2>" in text
+    assert "The plan for" not in conclusion  # measured accuracies say more
+    without_plan = read_experiment(experiment_on_digits(tmp_path / "other") / "accuracy.json")
+    check_experiment(Tuning(folder, *read_tuned(folder)), without_plan, runs)
+
+
+def test_runs_and_plans_of_other_networks_raise(tmp_path):
+    folder = write_tune_folder(tmp_path / "tuned")
+    other = write_tune_folder(tmp_path / "other", made_up(budget=0.9, model=shallow_resnet()))
+    runs = experiment_on_digits(tmp_path / "runs", Choices({"layer1.1": None}, {"layer1.1": 7}))
+    for paths, message in (
+        ([runs, folder], r"that of .*runs: layer1\.1 is 16 channels wide in the plan, 7 in the network"),
+        (
+            [EXPERIMENT, folder],
+            r"that of .*results: layer2\.2 is 32 channels wide in the plan, not a block of the network",
+        ),
+        ([folder, other], r"that of .*tuned: .* is not in the plan, \d+ in the network"),
+    ):
+        with pytest.raises(ValueError, match=r"a report is about one network, but in .*, the plan .* than " + message):
+            write_report(paths, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_unfinished_folder_raises(tmp_path):
+    folder = write_tune_folder(tmp_path / "tuned")
+    (folder / "plan.json").unlink()
+    with pytest.raises(ValueError, match="has no finished result of tune; run `cnnmod tune` with this folder again"):
+        write_report([folder], tmp_path / "report.html")
