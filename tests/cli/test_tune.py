@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_wrong_input_is_one_line(capsys, tmp_path, arguments, message):
 
 
 @pytest.mark.slow
-def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path):
+def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path, monkeypatch):
     """From a trained dense network to a tuned one."""
     dense, out, images = tmp_path / "dense", tmp_path / "tuned", ["--data", "digits"]
     run(["train", "digits", *images, "--out", str(dense), "--row", "baseline", "--set", "epochs=1", "warmup_epochs=0"])
@@ -109,7 +110,16 @@ def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path):
         run(tune)
     assert "tune compares choices on validation images; add --set validation_f" in capsys.readouterr().err
     run([*tune, "validation_fraction=0.1"])
-    assert "Rank correlation" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Rank correlation" in text
+    assert "front.png" in text
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    with monkeypatch.context() as hidden:
+        hidden.setitem(sys.modules, "matplotlib.figure", None)
+        hidden.delitem(sys.modules, "cnnmod.report.front", raising=False)
+        run([*tune, "validation_fraction=0.1"])
+    assert "front.png is not drawn, because matplotlib is not installed." in capsys.readouterr().out
+    assert not (out / "front.png").exists()
     loaded = load(out / "tuned.safetensors")
     assert mod_blocks(loaded) or skipped_blocks(loaded)
     changes = ["--set", "network=resnet18_cifar", "epochs=1", "warmup_epochs=0"]

@@ -2,11 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from cnnmod.cli.app import Json, Network, Size, Weights, opened, print_json, print_text
+
+if TYPE_CHECKING:
+    from cnnmod.tuning.result import Tuned
 
 
 def tune(
@@ -30,7 +33,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Choose for each block of a network whether it stays, becomes a MoD block or is skipped, within a time budget. The
-    times are measured in the runtime on this machine. The plan is a file for `cnnmod train --plan` and `convert_`.
+    times are measured in the runtime on this machine. The plan is a file for `cnnmod train --plan` and `convert_`. With
+    images, `front.png` shows the predicted time and loss of the plans for several budgets.
 
     Example: cnnmod tune --network my_net:make --weights my_net.pth --data images --budget 0.7 --out tuned
 
@@ -106,6 +110,7 @@ def tune(
             factory_args=arguments,
             progress=progress,
         )
+        drawn = _draw(tuned, out / "front.png")
     if as_json:
         print_json(
             {
@@ -121,7 +126,26 @@ def tune(
         )
     else:
         files = ", ".join(sorted(file.name for file in out.iterdir() if not file.name.startswith(".")))
-        print_text(f"{tuned}\nWritten to {out}: {files}")
+        print_text("\n".join([str(tuned), *([] if drawn else [_NOT_DRAWN]), f"Written to {out}: {files}"]))
+
+
+_NOT_DRAWN = "front.png is not drawn, because matplotlib is not installed."
+
+
+def _draw(tuned: "Tuned", path: Path) -> bool:
+    """Write the figure of the plans if they have losses. Return whether matplotlib was there if it was needed."""
+    path.unlink(missing_ok=True)  # of an earlier call
+    if tuned.losses is None:
+        return True
+    try:
+        from cnnmod.report.front import draw_front
+        from cnnmod.report.image import write_figure
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        return False
+    write_figure(draw_front(tuned), path)
+    return True
 
 
 def _factory(name: str | None, network: str | None, num_classes: int) -> tuple[str | None, dict[str, Any]]:

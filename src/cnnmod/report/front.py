@@ -6,13 +6,12 @@ from cnnmod.report.figure import ROLES
 from cnnmod.tuning.result import Tuned, TunedPlan
 
 
-def draw_front(tuned: Tuned) -> Figure | None:
-    """Return a figure of predicted time and predicted cross-entropy of each plan, or `None` without losses.
+def draw_front(tuned: Tuned) -> Figure:
+    """Return a figure of the predicted time and the predicted cross-entropy of each plan. The chosen plan has a ring.
 
-    The chosen plan has a ring.
+    Args:
+        tuned: Plans that were made with images.
     """
-    if tuned.losses is None:
-        return None
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     plans = sorted(tuned.front, key=lambda plan: plan.time)

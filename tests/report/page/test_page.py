@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tune_folder import write_tune_folder
 
 from bars import Error
 from cnnmod.measure.experiment import RowResult, read_experiment, write_experiment
@@ -13,6 +12,7 @@ from cnnmod.report.page.page import write_report
 from cnnmod.report.page.sources import Sources, read_sources
 from cnnmod.report.page.verdict import verdict
 from cnnmod.training.run import Result
+from tune_folder import write_tune_folder
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

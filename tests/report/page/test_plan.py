@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tune_folder import made_up, write_tune_folder
 
 from cnnmod.measure.experiment import read_experiment, write_experiment
 from cnnmod.method.choices import Choices
@@ -13,6 +12,7 @@ from cnnmod.report.page.sources import Tuning
 from cnnmod.training.recipes import recipe
 from cnnmod.tuning.stored import read_tuned
 from small import shallow_resnet
+from tune_folder import made_up, write_tune_folder
 
 EXPERIMENT = Path(__file__).parents[3] / "benchmarks" / "results" / "cifar10.json"
 

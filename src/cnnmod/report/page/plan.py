@@ -33,9 +33,8 @@ class PlanSection:
 def plan_section(tuned: Tuned) -> PlanSection:
     """Return the section of a plan."""
     with mpl.rc_context(STYLE):
-        drawn = draw_front(tuned)
         description = "Predicted increase of the cross-entropy over predicted time, for several budgets"
-        figure = None if drawn is None else svg(drawn, description)
+        figure = None if tuned.losses is None else svg(draw_front(tuned), description)
     return PlanSection(
         tuned.conclusion(),
         _cells("The plan block by block", tuned.block_table()),
