@@ -3,7 +3,7 @@ import torch
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-from cnnmod import MoDConfig
+from cnnmod import MoDConfig, convert_
 from cnnmod.method.choices import Choices
 from cnnmod.tuning.space import find_space
 from cnnmod.tuning.times import measure_times
@@ -31,6 +31,13 @@ def test_space_has_groups_of_blocks_with_equal_shapes():
         {"1.1": None, "1.2": MoDConfig(c=2), "1.3": None, "3.1": "skip"}, dict.fromkeys(["1.1", "1.2", "1.3", "3.1"], 8)
     )
     assert space.random(3, seed=1) == space.random(3, seed=1)
+
+
+def test_the_usual_c_of_a_narrow_network_is_accepted():
+    model = network()
+    space = find_space(model, [MoDConfig()], EXAMPLE)
+    assert list(space.blocks[0].choices) == ["keep", "c=8", "skip"]
+    convert_(model, space.choices({"1.1": "c=8"}), example=EXAMPLE)
 
 
 @pytest.mark.parametrize("runtime", ["eager", pytest.param("onnxruntime", marks=pytest.mark.slow)])

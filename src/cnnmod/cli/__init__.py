@@ -40,6 +40,7 @@ def run(args: list[str] | None = None) -> None:
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         message = missing_package(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        message = message or type(error).__name__  # timm raises errors without a message, which it has logged
         print(f"cnnmod: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,8 +1,10 @@
 """Options that several subcommands have, and functions that open networks and print."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -56,7 +58,11 @@ def height_and_width(size: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def opened(
-    name: str | None, network: str | None, weights: Path | None, size: tuple[int, ...]
+    name: str | None,
+    network: str | None,
+    weights: Path | None,
+    size: tuple[int, ...],
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> "tuple[nn.Module, Tensor]":
     """Open the network that a subcommand names, with an image on the meta device.
 
@@ -65,6 +71,7 @@ def opened(
         network: The value of `--network`.
         weights: The value of `--weights`.
         size: The value of `--size`. The default is the size of a checkpoint's test images, or the network's own size.
+        arguments: The arguments of the factory, for the name of a network.
 
     Raises:
         OSError: As `open_network`.
@@ -74,7 +81,7 @@ def opened(
     from cnnmod.networks.own import open_network
 
     shown, needed = sizes_of(name, size, network)
-    model = open_network(name, network=network, weights=weights, size=needed)
+    model = open_network(name, network=network, weights=weights, size=needed, arguments=arguments)
     return model, example_for(model, shown)
 
 

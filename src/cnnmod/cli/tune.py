@@ -40,6 +40,8 @@ def tune(
 
     Example: cnnmod tune runs/dense/best.safetensors --data data/cifar10 --recipe cifar10 --budget 0.7 --out tuned
 
+    Example: cnnmod tune timm/resnet50 --set network_args.pretrained=true --data imagenet --budget 0.7 --out tuned
+
     Example: cnnmod tune timm/resnet50 --plan-only --budget-ms 12 --runtime openvino --out tuned
 
     Args:
@@ -54,7 +56,8 @@ def tune(
         data: The images as in `cnnmod train`, on which MoD blocks are trained and compared. The test images are not
             used.
         recipe: The recipe that says how images are prepared. It must have validation images.
-        changes: Fields of the recipe to change, such as `image_size=64` or `validation_fraction=0.1`.
+        changes: Fields of the recipe to change, such as `image_size=64` or `validation_fraction=0.1`. The fields
+            `network_args.NAME` are arguments of the network. Only these can load published weights.
         passes: The number of passes over the training images, in which all MoD blocks are trained.
         threads: The number of threads. Default: torch's number.
         rounds: How many times each network is timed.
@@ -69,6 +72,7 @@ def tune(
     from cnnmod.training.data import open_data
     from cnnmod.training.lock import hold
     from cnnmod.training.recipes import recipe as named_recipe
+    from cnnmod.training.rows import without_weights
     from cnnmod.tuning.budget import Budget
     from cnnmod.tuning.images import Split, tuning_images
     from cnnmod.tuning.tune import tune as tune_network
@@ -78,19 +82,25 @@ def tune(
     if batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
     Budget(budget, budget_ms, runtime)  # raises before a network is built
-    if data is not None and weights is None and ":" not in (named := str(name or network)) and not is_checkpoint(named):
-        raise ValueError(f"{named} has no trained weights; give --weights, or a checkpoint of a dense network")
-    model, example = opened(name, network, weights, size)
+    named = str(name or network)
+    chosen = named_recipe(recipe, changes, network=named)
+    network_args = chosen.networks.network_args
+    untrained = weights is None and ":" not in named and without_weights(named, network_args) == network_args
+    if data is not None and untrained and not is_checkpoint(named):
+        raise ValueError(
+            f"{named} has no trained weights; give --weights, a checkpoint of a dense network, or the argument for "
+            "published weights, such as --set network_args.pretrained=true"
+        )
+    model, example = opened(name, network, weights, size, network_args)
     model = without_auxiliary_head(model).eval()
     shape = tuple(example.shape[1:])
     images: tuple[Split, Split] | None = None
     factory, arguments = None, {}
     if data is not None:
-        chosen = named_recipe(recipe, changes)
         with progress_bars() as progress:
             images = tuning_images(opened_data := open_data(data, chosen, progress=progress), chosen, model)
         shape = (chosen.images.in_channels, *(shape[1:] if size else chosen.images.size))
-        factory, arguments = _factory(name, network, opened_data.num_classes)
+        factory, arguments = _factory(name, network, network_args, opened_data.num_classes)
     configs = [MoDConfig(c=divisor, identity_start=True) for divisor in c or (None, 16)]
     with hold(out), progress_bars() as progress:
         tuned = tune_network(
@@ -148,15 +158,19 @@ def _draw(tuned: "Tuned", path: Path) -> bool:
     return True
 
 
-def _factory(name: str | None, network: str | None, num_classes: int) -> tuple[str | None, dict[str, Any]]:
+def _factory(
+    name: str | None, network: str | None, network_args: dict[str, Any], num_classes: int
+) -> tuple[str | None, dict[str, Any]]:
     """Return the factory of a network and its arguments, as `cnnmod.save` takes them."""
     from cnnmod.method.structure import read_structure
     from cnnmod.networks.own import is_checkpoint
     from cnnmod.networks.registry import accepts, factory_name
+    from cnnmod.training.rows import without_weights
 
     if name is not None and is_checkpoint(name):
         structure = read_structure(name)
         return structure.factory, structure.factory_args
     full_name = factory_name(str(name or network))
     has_argument = ":" not in full_name and accepts(full_name, "num_classes")
-    return full_name, {"num_classes": num_classes} if has_argument else {}
+    added = {"num_classes": num_classes} if has_argument else {}
+    return full_name, without_weights(full_name, network_args) | added

@@ -2,7 +2,9 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -25,6 +27,7 @@ def open_network(
     network: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     size: tuple[int, int] | None = None,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
     """Build a network by name, with weights from a file if there is one, or load a checkpoint of cnnmod.
 
@@ -33,11 +36,12 @@ def open_network(
         network: The name of the factory of the checkpoint. Without a checkpoint, the name of the network.
         weights: A file with a state dict for the network.
         size: Height and width of the images, for a checkpoint whose network does not run at its default size.
+        arguments: The arguments of the factory, for the name of a network.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If no network or two networks are named, `weights` is given for a checkpoint, or as `build`, `load`
-            and `load_weights_`.
+        ValueError: If no network or two networks are named, `weights` or `arguments` are given for a checkpoint, or as
+            `build`, `load` and `load_weights_`.
 
     Examples:
         >>> import pathlib, tempfile, torch
@@ -49,15 +53,19 @@ def open_network(
     if name is not None and is_checkpoint(name):
         if weights is not None:
             raise ValueError(f"--weights is for the name of a network; the checkpoint {name} has its own weights")
+        if arguments:
+            raise ValueError(f"network_args are for the name of a network; the checkpoint {name} has its own arguments")
         return load(Path(name), factory=network, size=size)
     if name is not None and network is not None:
         raise ValueError(f"two networks are named, {name} and --network {network}; name one")
     if name is None and network is None:
         raise ValueError("name a network, such as resnet75_mod, timm/resnet18 or --network package.module:factory")
-    return build_with_weights(str(name or network), weights)
+    return build_with_weights(str(name or network), weights, arguments)
 
 
-def build_with_weights(name: str, weights: str | os.PathLike[str] | None, **arguments: Any) -> nn.Module:
+def build_with_weights(
+    name: str, weights: str | os.PathLike[str] | None, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> nn.Module:
     """Build a network by name, and load weights from a file.
 
     If the file has another number of classes than the network, and the factory takes `num_classes`, the network is

@@ -72,6 +72,6 @@ def open_trained(
     size = used.images.size if network is not None and ":" in network and used.task.one_class_each else None
     if weights is not None:
         gray = {"in_chans": used.images.in_channels} if used.images.in_channels != 3 and ":" not in str(network) else {}
-        return Trained(build_with_weights(str(network), weights, **gray), used, None, path)
+        return Trained(build_with_weights(str(network), weights, gray), used, None, path)
     classes = classes_of(path) if in_run_folder else None
     return Trained(load(path, factory=network, size=size), used, classes, path)

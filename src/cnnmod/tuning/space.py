@@ -137,24 +137,31 @@ def find_space(model: nn.Module, configs: Sequence[MoDConfig], example: Tensor) 
         raise ValueError(f"{type(model).__name__} has no block that can be a MoD block: {reason}")
     groups: dict[object, int] = {}
     blocks: list[SpaceBlock] = []
+    widest = max(block.channels for block in plans[0].blocks)
     for lines in zip(*(made.blocks for made in plans), strict=True):
         block = lines[0]
         if block.position:
-            choices: dict[str, Choice] = {KEEP: None, **_mod_choices(lines, configs), SKIP: SKIP}
+            choices: dict[str, Choice] = {KEEP: None, **_mod_choices(lines, configs, widest), SKIP: SKIP}
             group = groups.setdefault(_shapes(model, block), len(groups))
             blocks.append(SpaceBlock(block.name, block.channels, group, choices))
     return Space(type(model).__name__, tuple(blocks))
 
 
-def _mod_choices(lines: Sequence[PlannedBlock], configs: Sequence[MoDConfig]) -> dict[str, Choice]:
-    """Return the different MoD blocks of a block, by label. `lines` has its line in the plan of each config."""
+def _mod_choices(lines: Sequence[PlannedBlock], configs: Sequence[MoDConfig], widest: int) -> dict[str, Choice]:
+    """Return the different MoD blocks of a block, by label.
+
+    Args:
+        lines: The block's line in the plan of each config.
+        configs: The configs.
+        widest: The number of channels of the widest block, the largest c that is accepted. The usual c may be larger.
+    """
     choices: dict[str, Choice] = {}
     present: set[object] = set()
     for line, config in zip(lines, configs, strict=True):
         key = line.k, dataclasses.replace(config, c=None)
         if line.k is not None and key not in present:
             present.add(key)
-            config = dataclasses.replace(config, c=line.c)
+            config = dataclasses.replace(config, c=None if line.c is None else min(line.c, widest))
             choices[_label(config)] = config
     return choices
 
