@@ -15,7 +15,7 @@ from cnnmod.records.progress import Progress
 from cnnmod.tuning.candidates import Batches, Candidates
 from cnnmod.tuning.space import KEEP, Labels, Space
 
-_CHECKS = 10  # random combinations
+_CHECKS = 30  # random combinations, each with a pass over the held-out images
 
 
 @dataclass(frozen=True)

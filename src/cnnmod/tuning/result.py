@@ -87,7 +87,7 @@ class Tuned:
         lines = [f"Largest error of the predicted time of {len(self.times.checks)} other combinations: {error}."]
         if self.losses is not None and self.rank_correlation is not None:
             lines.append(
-                f"Rank correlation of predicted and measured cross-entropy of {len(self.losses.checks)} random "
+                f"Rank correlation of predicted and measured cross-entropy over {len(self.losses.checks)} random "
                 f"combinations: {self.rank_correlation:.2f}."
             )
         return lines

@@ -48,7 +48,7 @@ def test_a_tune_folder_is_a_section_and_the_verdict(tmp_path):
         assert cells[1:] == [label, saved, f"{tuned.losses.cost(block, label):+.3f}"]
     assert text.count("<svg") == 1
     assert "Largest error of the predicted time of 4 other combinations: 1.0 %." in text
-    assert "of 30 random combinations: 1.00." in text
+    assert "over 30 random combinations: 1.00." in text
     assert text.count('<th scope="row">') == len(tuned.space.blocks) + len(tuned.front) + 4
     assert "The baseline is the dense network" not in text  # there is no experiment
     assert "1: 2 MoD, 2 skipped, 3 kept" in text
