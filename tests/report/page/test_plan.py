@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cnnmod.cli import run
 from cnnmod.measure.experiment import read_experiment, write_experiment
 from cnnmod.method.choices import Choices
 from cnnmod.report.page.page import write_report
 from cnnmod.report.page.plan import check_experiment
-from cnnmod.report.page.sources import Tuning
+from cnnmod.report.page.sources import Tuning, read_sources
+from cnnmod.report.page.verdict import verdict
 from cnnmod.training.recipes import recipe
 from cnnmod.tuning.stored import read_tuned
 from small import shallow_resnet
@@ -95,6 +97,24 @@ def test_runs_and_plans_of_other_networks_raise(tmp_path):
         with pytest.raises(ValueError, match=r"a report is about one network, but in .*, the plan .* than " + message):
             write_report(paths, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_runs_of_a_plan_that_only_skips_are_their_own_control(tmp_path):
+    tuned = made_up(mod_cost=1.0, skip_cost=0.1)
+    runs = experiment_on_digits(tmp_path / "runs", tuned.choices)
+    conclusion = verdict(read_sources([runs]))
+    assert conclusion.endswith("it only leaves blocks out, so the network is its own control.")
+
+
+@pytest.mark.slow
+def test_trained_runs_of_a_plan_that_only_skips_are_shown(tmp_path):
+    folder = write_tune_folder(tmp_path / "tuned", made_up(mod_cost=1.0, skip_cost=0.1))
+    changes = "--set epochs=1 warmup_epochs=0 train_images=200 network=resnet18_cifar"
+    plan = f"--plan {folder / 'plan.json'}"
+    run(f"train digits --data digits --out {tmp_path}/runs --rows baseline mod {plan} {changes}".split())
+    _, text = page_of([tmp_path / "runs", folder], tmp_path)
+    assert "The network has no MoD block, so it selects no channels." in text
+    assert "Predictions for test images" in text
 
 
 def test_an_unfinished_folder_raises(tmp_path):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cnnmod.measure.experiment import Experiment
 from cnnmod.measure.selection import inspect_selection
+from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load
 from cnnmod.records.progress import Progress
 from cnnmod.report.page.figures import STYLE, svg
@@ -24,10 +25,13 @@ _IMAGES, _COLUMNS = 8, 4
 
 @dataclass(frozen=True)
 class Samples:
-    """The selections of a network and predictions for some test images, as a table and SVG elements."""
+    """The selections of a network and predictions for some test images, as a table and SVG elements.
 
-    selections: Cells
-    map: str
+    A network without MoD blocks has no selections. It is the network of a plan that only leaves blocks out.
+    """
+
+    selections: Cells | None
+    map: str | None
     predictions: str
 
 
@@ -48,12 +52,14 @@ def sample(folder: Path, experiment: Experiment, network: str | None, progress: 
         return f"The images could not be opened ({error}), so selections and predictions are not shown."
     name, _ = factory_of(recipe, "mod", experiment.num_classes)
     model = load(checkpoint, factory=None if network is None else name, size=size_of(recipe, name)).eval()
+    predictions = _predictions(model, data, classes_of(checkpoint), experiment)
+    if not mod_blocks(model):
+        return Samples(None, None, predictions)
     selections = inspect_selection(
         model, data.test, data.num_classes, progress=lambda done, total: progress("inspecting", done, total)
     )
     with mpl.rc_context(STYLE):
         selection_map = svg(draw_selections(selections, data.classes), "Selected channels of each MoD block by class")
-    predictions = _predictions(model, data, classes_of(checkpoint), experiment)
     return Samples(selection_cells(checkpoint, selections), selection_map, predictions)
 
 
