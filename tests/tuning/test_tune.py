@@ -79,6 +79,18 @@ def test_candidates_learn_what_their_dense_blocks_compute():
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
 
 
+def test_training_is_repeatable_with_dropout():
+    model = nn.Sequential(*(BasicBlock(8, 8, drop_path=nn.Dropout(0.5)) for _ in range(3))).eval()
+    space, images = find_space(model, CONFIGS, torch.rand(1, 8, 8, 8)), [(torch.rand(4, 8, 8, 8), None)]
+    states = []
+    for seed in (1, 2):
+        candidates = Candidates(model, space, torch.rand(1, 8, 8, 8))
+        torch.manual_seed(seed)
+        train_candidates_(model, candidates, images, passes=2)
+        states.append([value for layer in candidates.layers.values() for value in layer.state_dict().values()])
+    assert all(map(torch.equal, *states))
+
+
 def test_tune_with_images_writes_the_network_of_the_plan(folder):
     made = tuned(folder, **IMAGES)
     assert made.chosen.time <= 0.9

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,7 +100,8 @@ def train_candidates_(
 ) -> None:
     """Train all candidates at once. The dense network is not changed.
 
-    The loss of a candidate is the squared error of its output, divided by the squared error of the identity.
+    The loss of a candidate is the squared error of its output, divided by the squared error of the identity. Dropout is
+    seeded: the same images give the same weights.
 
     Args:
         model: The dense network, in evaluation mode.
@@ -123,23 +124,29 @@ def train_candidates_(
     names = dict.fromkeys(name for name, _ in candidates.layers)
     hooks = [hook for name in names for hook in _hooks(model, candidates, name, losses)]
     try:
-        for _ in range(passes):
-            for batch, _ in images:
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    model(batch.to(device))
-                optimizer.step()
-                schedule.step()
-                done += 1
-                for (name, label), loss in losses.items():
-                    if not loss.isfinite():
-                        raise FloatingPointError(f"the loss of the candidate {label} of {name} is not finite")
-                progress("training all candidates", done, total)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)  # dropout, so that a killed training can be repeated
+            for _ in range(passes):
+                for batch, _ in images:
+                    optimizer.zero_grad()
+                    with torch.no_grad():
+                        model(batch.to(device))
+                    optimizer.step()
+                    schedule.step()
+                    done += 1
+                    _check_finite(losses)
+                    progress("training all candidates", done, total)
     finally:
         for hook in hooks:
             hook.remove()
     for layer in candidates.layers.values():
         layer.eval()
+
+
+def _check_finite(losses: Mapping[Pair, Tensor]) -> None:
+    for (name, label), loss in losses.items():
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss of the candidate {label} of {name} is not finite")
 
 
 def _hooks(
