@@ -3,14 +3,16 @@ import re
 import sys
 
 import pytest
+from PIL import Image
 
-from cnnmod import convert_, mod_blocks
+from cnnmod import convert_, mod_blocks, save
 from cnnmod.cli import run
 from cnnmod.method.choices import read_plan
 from cnnmod.method.skip import skipped_blocks
 from cnnmod.networks import load
 from cnnmod.training.folder import read_run
 from small import shallow_resnet
+from tune_folder import write_tune_folder
 
 TUNE = [
     "tune",
@@ -75,6 +77,7 @@ def test_tune_writes_a_plan_that_convert_takes(capsys, tmp_path, runtime):
         (TUNE, "give one budget: a fraction of the dense network's time, such as 0.7, or milliseconds"),
         ([*TUNE, "--budget", "0.7", "--budget-ms", "3", "--runtime", "eager"], "give one budget: a fraction"),
         ([*TUNE, "--budget", "0.7", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'; the runtimes are eager"),
+        ([*TUNE, "--budget", "0.7", "--rounds", "0"], "rounds and threads must be ≥ 1, not 0 and 1"),
         ([*TUNE, "--budget", "0.7", "--c", "4096"], "c must be at most 32, the channels of the widest block, not 40"),
         (
             ["tune", "small:tiny_network", "--budget", "0.7"],
@@ -89,11 +92,62 @@ def test_tune_writes_a_plan_that_convert_takes(capsys, tmp_path, runtime):
     ],
 )
 def test_wrong_input_is_one_line(capsys, tmp_path, arguments, message):
+    assert refused(capsys, tmp_path / "tuned", arguments).startswith(f"cnnmod: {message}")
+
+
+def refused(capsys, out, arguments):
+    """Return the line that a command prints instead of a result. It writes nothing."""
     with pytest.raises(SystemExit) as exit_:
-        run([*arguments, "--out", str(tmp_path / "tuned")])
+        run([*arguments, "--out", str(out)])
     assert exit_.value.code == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"cnnmod: {message}")
+    text, error = capsys.readouterr()
+    assert (text, error.count("\n")) == ("", 1)
+    assert not out.exists()
+    return error
+
+
+def test_a_runtime_that_is_not_installed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    error = refused(capsys, tmp_path / "tuned", [*TUNE, "--budget", "0.7", "--runtime", "openvino"])
+    assert "cnnmod: openvino needs openvino; in a checkout of cnnmod, run: pip install" in error
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """The checkpoint of an untrained network for 10 classes."""
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    arguments = {"layers": (2, 2, 1, 1), "channels": (16, 32, 64, 128), "in_chans": 1, "num_classes": 10}
+    save(shallow_resnet(), path, factory="cnnmod/resnet18_cifar", factory_args=arguments)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "changes", "message"),
+    [
+        (1, 4, [], "has training images of only one class, 'class0'; it needs two or more"),
+        (10, 2, [], "has too few training images (20 of 10 classes) for validation_fraction = 0.1"),
+        (10, 2, ["validation_fraction=0.5"], "there are 10 training images, fewer than batch_size = 64"),
+        (3, 4, ["validation_fraction=0.5"], "the data set has 3 classes, but the network returns (1, 10)"),
+        (10, 2, ["validation_fraction=0", "batch_size=4"], "tune compares choices on validation images; add --set val"),
+    ],
+    ids=["one class", "few for validation", "fewer than a batch", "other classes", "no validation images"],
+)
+def test_wrong_images(capsys, tmp_path, dense, classes, each, changes, message):
+    for name in (f"{split}/class{number}" for split in ("train", "val") for number in range(classes)):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(each):
+            Image.new("L", (8, 8), number).save(folder / f"{number}.png")
+    tune = ["tune", str(dense), "--data", str(tmp_path / "images"), "--recipe", "digits", "--budget", "0.9"]
+    changed = ["--set", "validation_fraction=0.1", *changes]
+    assert message in refused(capsys, tmp_path / "tuned", [*tune, "--runtime", "eager", *changed])
+
+
+def test_a_plan_for_another_network(capsys, tmp_path):
+    plan = write_tune_folder(tmp_path / "tuned") / "plan.json"
+    train = ["train", "digits", "--data", "digits", "--plan", str(plan), "--set", "network_args.layers=[2,2,4,1]"]
+    error = refused(capsys, tmp_path / "run", train)
+    assert "the plan is of another network than ResNet: layer2.2 is 32 channels wide in the plan, not a block" in error
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_killed_runs_are_resumed_to_the_same_weights_and_plan(tmp_path):
     dense, whole, out = tmp_path / "dense.safetensors", tmp_path / "whole", tmp_path / "out"
     arguments = {"layers": (2, 4, 4, 1), "channels": (16, 32, 64, 128), "in_chans": 1, "num_classes": 10}
     save(digits_resnet(), dense, factory="cnnmod/resnet18_cifar", factory_args=arguments)
-    options = f"tune {dense} --data digits --recipe digits --budget 1 --runtime eager --rounds 2 --threads 1 --c 4"
+    options = f"tune {dense} --data digits --recipe digits --budget 0.8 --runtime eager --rounds 2 --threads 1 --c 4"
     changes = "--set validation_fraction=0.1 train_images=512"
     context = multiprocessing.get_context("forkserver")  # a process starts in milliseconds, with its imports
     context.set_forkserver_preload(PRELOADED)

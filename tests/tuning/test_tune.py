@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -143,6 +144,13 @@ def test_it_says_where_skipping_is_better_everywhere(folder):
     (folder / "losses.json").write_text(json.dumps(values))
     made = tuned(folder, **IMAGES)
     assert "MoD is not for this network" in str(made)
+
+
+def test_scipy_is_needed_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ModuleNotFoundError, match="tune needs scipy; in a checkout of cnnmod, run: pip install"):
+        tuned(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

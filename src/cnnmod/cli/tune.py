@@ -75,18 +75,20 @@ def tune(
     from cnnmod.training.rows import without_weights
     from cnnmod.tuning.budget import Budget
     from cnnmod.tuning.images import Split, tuning_images
+    from cnnmod.tuning.tune import check_settings
     from cnnmod.tuning.tune import tune as tune_network
 
     if plan_only != (data is None):
         raise ValueError("tune needs --data, or --plan-only for a plan without images")
     if batch < 1:
         raise ValueError(f"--batch must be ≥ 1, not {batch}")
-    Budget(budget, budget_ms, runtime)  # raises before a network is built
-    named = str(name or network)
+    Budget(budget, budget_ms, runtime)
+    check_settings(runtime, threads, rounds, passes)
+    named = name or network or ""
     chosen = named_recipe(recipe, changes, network=named)
     network_args = chosen.networks.network_args
     untrained = weights is None and ":" not in named and without_weights(named, network_args) == network_args
-    if data is not None and untrained and not is_checkpoint(named):
+    if data is not None and named and untrained and not is_checkpoint(named):
         raise ValueError(
             f"{named} has no trained weights; give --weights, a checkpoint of a dense network, or the argument for "
             "published weights, such as --set network_args.pretrained=true"
@@ -96,35 +98,35 @@ def tune(
     shape = tuple(example.shape[1:])
     images: tuple[Split, Split] | None = None
     factory, arguments = None, {}
-    if data is not None:
-        with progress_bars() as progress:
-            images = tuning_images(opened_data := open_data(data, chosen, progress=progress), chosen, model)
-        shape = (chosen.images.in_channels, *(shape[1:] if size else chosen.images.size))
-        factory, arguments = _factory(name, network, network_args, opened_data.num_classes)
     configs = [MoDConfig(c=divisor, identity_start=True) for divisor in c or (None, 16)]
-    with hold(out), progress_bars() as progress:
-        tuned = tune_network(
-            model,
-            torch.rand(batch, *shape),
-            out,
-            train=None if images is None else images[0],
-            held_out=None if images is None else images[1],
-            budget=budget,
-            budget_ms=budget_ms,
-            runtime=runtime,
-            configs=configs,
-            threads=threads,
-            rounds=rounds,
-            passes=passes,
-            factory=factory,
-            factory_args=arguments,
-            progress=progress,
-        )
-        drawn = _draw(tuned, out / "front.png")
+    with progress_bars() as progress:
+        if data is not None:
+            images = tuning_images(opened_data := open_data(data, chosen, progress=progress), chosen, model)
+            shape = (chosen.images.in_channels, *(shape[1:] if size else chosen.images.size))
+            factory, arguments = _factory(name, network, network_args, opened_data.num_classes)
+        with hold(out):
+            tuned = tune_network(
+                model,
+                torch.rand(batch, *shape),
+                out,
+                train=None if images is None else images[0],
+                held_out=None if images is None else images[1],
+                budget=budget,
+                budget_ms=budget_ms,
+                runtime=runtime,
+                configs=configs,
+                threads=threads,
+                rounds=rounds,
+                passes=passes,
+                factory=factory,
+                factory_args=arguments,
+                progress=progress,
+            )
+            drawn = _draw(tuned, out / "front.png")
     if as_json:
         print_json(
             {
-                "network": str(name or network),
+                "network": named,
                 "runtime": tuned.runtime,
                 "times": dataclasses.asdict(tuned.times),
                 "largest_error_pct": tuned.times.largest_error_pct(),

@@ -45,17 +45,23 @@ def open_labeled(data: str | Path, validation_fraction: float, train_images: int
 
     Raises:
         OSError: If the folder does not exist.
-        ValueError: If the layout is not supported, a split is missing or empty, a label is out of range, or all labels
-            are equal.
+        ValueError: If the layout is not supported, a split is missing or empty, a label is out of range, all labels are
+            equal, or there are too few images for the validation fraction.
     """
     splits, classes = _digits() if str(data) == "digits" else _sources(Path(data), progress)
     num_classes = _num_classes(data, splits, classes)
     train = torch.arange(len(splits["train"]))
     validation = None
     if validation_fraction:
-        parts: list[Any] = train_test_split(
-            train.numpy(), test_size=validation_fraction, stratify=splits["train"].labels, random_state=0
-        )
+        try:
+            parts: list[Any] = train_test_split(
+                train.numpy(), test_size=validation_fraction, stratify=splits["train"].labels, random_state=0
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{data} has too few training images ({len(train)} of {num_classes} classes) for validation_fraction = "
+                f"{validation_fraction}: {error}"
+            ) from error
         train, held = map(torch.from_numpy, parts)
         validation = ("train", _numbers(held))
     elif "validation" in splits and "test" in splits:

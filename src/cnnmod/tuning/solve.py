@@ -1,5 +1,6 @@
 """solve: the best combination of choices within a time budget, by an integer program."""
 
+import importlib
 from collections.abc import Mapping
 
 import numpy
@@ -14,6 +15,18 @@ Costs = Mapping[str, Mapping[str, float]]  # by the block's name and the label
 
 class BudgetError(ValueError):
     """A budget that no combination meets."""
+
+
+def check_solver() -> None:
+    """Check that SciPy is installed.
+
+    Raises:
+        ModuleNotFoundError: If it is not. The message names the command that installs it.
+    """
+    try:
+        importlib.import_module("scipy.optimize")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"tune needs scipy; {install_hint('train')}", name="scipy") from error
 
 
 def usual_costs(space: Space) -> Costs:
@@ -53,10 +66,9 @@ def solve(space: Space, table: TimeTable, costs: Costs, budget: float) -> dict[s
             f"the budget {budget:.3f} ({budget * table.dense_ms:.2f} ms) cannot be met; the smallest possible is "
             f"{numpy.ceil(least * 1000) / 1000:.3f} ({numpy.ceil(least * table.dense_ms * 100) / 100:.2f} ms)"
         )
-    try:
-        from scipy.optimize import Bounds, LinearConstraint, milp
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"tune needs scipy; {install_hint('train')}", name="scipy") from error
+    check_solver()
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     variables = [(block, label) for block in space.blocks for label in block.choices]
     cost = numpy.array([costs[block.name][label] for block, label in variables])
     saved = numpy.array([table.saves(block, label) for block, label in variables])

@@ -22,7 +22,7 @@ from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
 from cnnmod.tuning.losses import LossTable, measure_losses, replaced
 from cnnmod.tuning.plans import make_plans
 from cnnmod.tuning.result import Tuned, TunedPlan
-from cnnmod.tuning.solve import smallest, solve, usual_costs
+from cnnmod.tuning.solve import check_solver, smallest, solve, usual_costs
 from cnnmod.tuning.space import Space, find_space
 from cnnmod.tuning.stored import write_tuned
 from cnnmod.tuning.times import TimeTable, measure_times
@@ -98,18 +98,13 @@ def tune(
         True
     """
     limit = Budget(budget, budget_ms, runtime)
-    target = "onnxruntime" if runtime is None else runtime
-    find_runtime(target)
+    target = check_settings(runtime, threads, rounds, passes)
     if example.ndim != 4 or len(example) < 1:
         raise ValueError(f"example must be images (N, C, H, W), not of shape {tuple(example.shape)}")
     if (train is None) != (held_out is None):
         raise ValueError("train and held_out must be given together, or none of them")
     if train is not None and held_out is not None and not (len(train) and len(held_out)):
         raise ValueError("train and held_out must have at least one batch each")
-    if passes < 1:
-        raise ValueError(f"passes must be ≥ 1, not {passes}")
-    if rounds < 1 or (threads is not None and threads < 1):
-        raise ValueError(f"rounds and threads must be ≥ 1, not {rounds} and {threads}")
     with use_threads(threads), evaluation_mode(model):
         space = find_space(model, configs, example[:1])
         folder = TuneFolder(Path(out))
@@ -149,6 +144,23 @@ def tune(
         tuned = make_plans(space, target, times, None, fraction, budgets)
     write_tuned(tuned, folder)
     return tuned
+
+
+def check_settings(runtime: str | None, threads: int | None, rounds: int, passes: int) -> str:
+    """Check settings of `tune` before any work, and return the name of the runtime.
+
+    Raises:
+        ValueError: If the runtime is unknown, or a number is not positive.
+        ModuleNotFoundError: If SciPy or a package that the runtime needs is not installed.
+    """
+    target = "onnxruntime" if runtime is None else runtime
+    find_runtime(target)
+    check_solver()
+    if passes < 1:
+        raise ValueError(f"passes must be ≥ 1, not {passes}")
+    if rounds < 1 or (threads is not None and threads < 1):
+        raise ValueError(f"rounds and threads must be ≥ 1, not {rounds} and {threads}")
+    return target
 
 
 class _Trained:
