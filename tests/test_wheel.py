@@ -1,6 +1,7 @@
 """Wheel and source distribution: both have every file, and the installed wheel works outside the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -80,3 +81,11 @@ def test_installed_wheel_works(environment, tmp_path):
     )
     file = run(environment / "bin" / "python", "-c", code, cwd=tmp_path)
     assert Path(file).is_relative_to(environment)
+
+
+def test_types_of_a_users_script_are_known(environment, tmp_path):
+    """pyright and mypy check the public names, strictly, against the installed package."""
+    script = shutil.copy(ROOT / "tests" / "typing" / "user.py", tmp_path)
+    python = environment / "bin" / "python"
+    run(sys.executable, "-m", "pyright", "--pythonpath", python, script, cwd=tmp_path)
+    run(sys.executable, "-m", "mypy", "--python-executable", python, "--strict", script, cwd=tmp_path)
