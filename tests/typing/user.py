@@ -25,13 +25,13 @@ def main() -> None:
     assert_type(model, nn.Sequential)
     control = cnnmod.control_(model)
     assert_type(control, nn.Sequential)
-    chosen = cnnmod.convert_(network, {"layer1.1": MoDConfig(c=16), "layer1.2": "skip"})
+    cnnmod.convert_(network, {"layer1.1": MoDConfig(c=16), "layer1.2": "skip"})
     assert_type(cnnmod.mod_blocks(model), dict[str, MoDBlock])
     for name, block in cnnmod.mod_blocks(model).items():
         print(name, block.k, block.channels)
 
     groups = cnnmod.param_groups(model, lr=0.1, weight_decay=1e-4)
-    optimizer = torch.optim.AdamW(groups)
+    torch.optim.AdamW(groups)
 
     compared = cnnmod.compare(
         {"dense": network, "mod": model},
