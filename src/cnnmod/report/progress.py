@@ -64,7 +64,7 @@ class _NotebookOutput:
     def draw(self) -> None:
         from IPython.display import display  # IPython runs the notebook
 
-        console = Console(file=io.StringIO(), force_jupyter=False, width=100)
+        console = Console(file=io.StringIO(), force_jupyter=False, color_system=None, width=100)
         with console.capture() as text:
             console.print(self._bars.get_renderable())
         output = {"text/plain": text.get().rstrip()}
