@@ -33,8 +33,10 @@ else:
 
 
 def declared(extra: str | None) -> set[str]:
-    """Return the canonical names of the packages that the extra and cnnmod itself declare."""
-    lines = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else [])]
+    """Return the canonical names of the packages that cnnmod and the extra declare, or several: `"report,deploy"`."""
+    lines = [*PROJECT["dependencies"]]
+    for name in extra.split(",") if extra else ():
+        lines += PROJECT["optional-dependencies"][name]
     names: set[str] = set()
     for requirement in map(Requirement, lines):
         if requirement.name == "cnnmod":
@@ -53,7 +55,7 @@ def owners() -> dict[str, set[str]]:
 def run_with_extra(extra: str | None, args: Iterable[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run `cnnmod`, or Python code after `-c`, in a new process.
 
-    Only the packages of the extra, and the packages that these need, can be imported in the process.
+    Only the packages of the extra (or several: `"report,deploy"`), and the packages that these need, can be imported.
     """
     available = _closure(declared(extra) | ({"matplotlib"} if extra == "train" else set()))
     # setuptools has a jaraco of its own. torchmetrics imports matplotlib if its metadata is found.

@@ -1,6 +1,7 @@
 """Each package imports only packages that cnnmod or one extra declares, and each extra alone runs its commands."""
 
 import ast
+import json
 import sys
 from pathlib import Path
 
@@ -75,12 +76,43 @@ def test_report_alone_gives_a_command_line(extra, args, tmp_path):
     assert (done.returncode, done.stderr.strip()) == (0, "") or "━" in done.stderr, done.stderr
 
 
+@pytest.fixture
+def run_folder(tmp_path):
+    """The folder of a run, as `cnnmod train` writes it, with a small network."""
+    from cnnmod.method.checkpoint import save
+    from cnnmod.networks import build
+    from cnnmod.training.folder import Run
+    from cnnmod.training.recipes import recipe
+
+    name, layers = "resnet18_cifar_mod", {"layers": [1, 2, 1, 1], "channels": [8, 8, 16, 16], "num_classes": 2}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(build(name, **layers), folder / "best.safetensors", factory=f"cnnmod/{name}", factory_args=layers)
+    run = Run(recipe=recipe("cifar10"), row="mod", seed=0, data="data")
+    (folder / "run.json").write_text(json.dumps({"run": run.to_dict(), "classes": ["cat", "dog"]}))
+    return folder
+
+
+@pytest.mark.slow
+def test_report_alone_shows_a_checkpoint_in_a_run_folder(run_folder, tmp_path):
+    done = run_with_extra("report", ["info", str(run_folder / "best.safetensors")], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_report_and_deploy_export_a_checkpoint_in_a_run_folder(run_folder, tmp_path):
+    args = ["export", str(run_folder / "best.safetensors"), "--out", "network.onnx", "--json"]
+    done = run_with_extra("report,deploy", args, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metadata"]["class_names"] == '["cat", "dog"]'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "args", "missing"),
     [
         ("report", ["train", "digits", "--data", "digits", "--out", "run"], "'.[train]'"),
-        ("report", ["export", "resnet18_mod", "--out", "network.onnx"], "'.[train]'"),  # reads the recipes of runs
+        ("report", ["export", "resnet18_cifar_mod", "--out", "network.onnx"], "'.[deploy]'"),
         ("train", ["info", "resnet18_mod"], "'.[report]'"),
         (None, ["info", "resnet18_mod"], "'.[report]'"),
     ],

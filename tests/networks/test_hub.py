@@ -69,7 +69,9 @@ def test_fields_of_the_config_are_arguments_in_timm_and_in_timms_own_folders(tmp
 
 
 def test_factory_outside_of_the_libraries_raises(tmp_path):
-    with pytest.raises(ValueError, match=r"^factory must be timm/NAME, .*, not 'small:tiny_network'"):
+    with pytest.raises(
+        ValueError, match=r"^factory must be timm/NAME, .*, not 'small:tiny_network'.*use cnnmod.save and cnnmod.load_"
+    ):
         HubNetwork(torch.nn.Identity(), factory="small:tiny_network")
     arguments = {"factory": "os:system", "factory_args": {}}
     config = {"architecture": "hub_network", "model_args": arguments, "pretrained_cfg": {}}

@@ -1,5 +1,6 @@
 """The command line `cnnmod`. Each subcommand prints tables or text, or JSON with `--json`."""
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -18,9 +19,8 @@ from cnnmod.records.install import missing_package
 
 # In the order of the work. A file of subcommands imports what a subcommand needs when it runs.
 SUBCOMMANDS = (demo, info, tune, train, evaluate, inspect, predict, compare, plot, export, report)
-app = SubcommandApp()
 for subcommand in SUBCOMMANDS:
-    app.command(with_metavars(subcommand))
+    with_metavars(subcommand)
 
 
 def run(args: list[str] | None = None) -> None:
@@ -28,11 +28,12 @@ def run(args: list[str] | None = None) -> None:
 
     An error that the user can fix is printed as one line on standard error, and the exit code is 2.
     """
+    args = sys.argv[1:] if args is None else args
     # For the user's package.module:factory; appended, so that it does not shadow packages.
     sys.path.append(str(Path.cwd()))
     warnings.filterwarnings("ignore", module=r"PIL\.")  # these warnings do not name the image file
     try:
-        app.cli(
+        _app(args).cli(
             prog="cnnmod",
             description="CNN Mixture-of-Depths: convert, train, export and time CNNs that select channels. "
             "`cnnmod --version` prints the version.",
@@ -45,3 +46,18 @@ def run(args: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _app(args: list[str]) -> SubcommandApp:
+    """Return the subcommands. `cnnmod --help` shows one sentence of each, `cnnmod SUBCOMMAND --help` the whole text."""
+    names = {subcommand.__name__ for subcommand in SUBCOMMANDS}
+    app = SubcommandApp()
+    for subcommand in SUBCOMMANDS:
+        # tyro shows `help` in both places. `None` is the whole docstring.
+        text = None if args and args[0] in names else _first_sentence(subcommand.__doc__ or "")
+        app.command(help=text)(subcommand)
+    return app
+
+
+def _first_sentence(docstring: str) -> str:
+    return re.split(r"(?<=\.) ", " ".join(docstring.split()), maxsplit=1)[0]

@@ -97,9 +97,10 @@ def sizes_of(
 
     given, trained = height_and_width(size), None
     if name is not None and is_checkpoint(name):
-        from cnnmod.training.folder import trained_size
+        from cnnmod.networks.run_file import trained_on
 
-        trained = trained_size(Path(name))
+        images = trained_on(Path(name))
+        trained = images and images.size
     is_own = network is not None and ":" in network
     return given or trained, given or (trained if is_own else None)
 

@@ -100,11 +100,11 @@ def _described(model: "nn.Module", checkpoint: Path | None, channels: int) -> di
 
     A checkpoint in a run folder has those of its run. Other networks have those that timm gives them.
     """
-    from cnnmod.training.folder import classes_of, recipe_of
+    from cnnmod.networks.run_file import trained_on
 
-    if checkpoint is not None and checkpoint.is_file() and (checkpoint.parent / "run.json").is_file():
-        images = recipe_of(checkpoint).images
-        return {"mean": images.mean, "std": images.std, "classes": classes_of(checkpoint)}
+    images = None if checkpoint is None else trained_on(checkpoint)
+    if images is not None:
+        return {"mean": images.mean, "std": images.std, "classes": images.classes}
     settings = getattr(model, "pretrained_cfg", None) or {}
     mean, std = settings.get("mean") or (), settings.get("std") or ()
     return {"mean": mean, "std": std} if len(mean) == len(std) == channels else {}

@@ -34,7 +34,10 @@ class HubNetwork(nn.Module, ModelHubMixin, library_name="cnnmod"):
 
     Args:
         network: The network: converted, dense, or a control.
-        factory: The name of the function that built the network before it was converted, as for `cnnmod.save`.
+        factory: The name of the function that built the network before it was converted: `timm/NAME`,
+            `torchvision/NAME` or `cnnmod/NAME`. Networks of other factories, such as a class of your own, are not
+            accepted, because loading a folder would import code that the folder names. Save them with `cnnmod.save`,
+            and load them into a network that you built with `cnnmod.load_`.
         factory_args: The arguments of the factory: JSON values.
         mean: The mean of each channel with which the images were normalized. `None` uses timm's value.
         std: The standard deviation of each channel, as `mean`.
@@ -71,7 +74,7 @@ class HubNetwork(nn.Module, ModelHubMixin, library_name="cnnmod"):
         if not factory.startswith(("timm/", "torchvision/", "cnnmod/")):
             raise ValueError(
                 f"factory must be timm/NAME, torchvision/NAME or cnnmod/NAME, not {factory!r}: a folder must not "
-                "decide which code is imported"
+                "decide which code is imported; for a network of your own, use cnnmod.save and cnnmod.load_"
             )
         self.network, self.factory, self.factory_args = network, factory, dict(factory_args)
         self.mean, self.std, self.size, self.classes = mean, std, size, classes

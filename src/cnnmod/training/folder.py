@@ -98,17 +98,6 @@ def recipe_of(checkpoint: Path) -> Recipe:
     return read_run(checkpoint.parent).recipe
 
 
-def trained_size(checkpoint: Path) -> tuple[int, int] | None:
-    """Return the size of the test images of a checkpoint in a run folder, or `None` if it is in no run folder.
-
-    Raises:
-        ValueError: As `recipe_of`.
-    """
-    if not checkpoint.is_file() or not (checkpoint.parent / "run.json").is_file():
-        return None
-    return recipe_of(checkpoint).images.size
-
-
 class RunFolder:
     """The record of a training in a run folder, for `loop.train`. Only the main process writes files."""
 
