@@ -27,6 +27,7 @@ from cudagraph_table import cudagraph_table
 from pays_table import pays_table
 from price_list import price_table
 from returns_table import returns_table
+from tuned_table import tuned_table
 
 from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
@@ -38,7 +39,7 @@ from cnnmod.report.table import comparison_cells
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md")),
+    *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md", "tune.md")),
 )
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -190,6 +191,8 @@ def _of_file(path: Path) -> str:
     }
     if path.name.startswith("pays-"):
         return pays_table(json.loads(path.read_text(encoding="utf-8")))
+    if path.name.startswith("tuned-"):
+        return tuned_table(json.loads(path.read_text(encoding="utf-8")))
     if (render := renderers.get(path.name)) is not None:
         return render(json.loads(path.read_text(encoding="utf-8")))
     return comparison_cells(read_result(path)).markdown()

@@ -271,7 +271,7 @@ class Stages:
                 "parameters": times.get("parameters", {}).get(arm),
                 "times_ms": times.get("times_ms", {}).get(arm),
                 "seeds": list(done),
-                "top1_pct": [result.accuracy.value for result in done.values()],
+                "top1_pct": [result.accuracy.to_dict()["top1_pct"] for result in done.values()],
                 "results": [dataclasses.asdict(result) for result in done.values()],
             }
         return {
