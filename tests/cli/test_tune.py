@@ -5,11 +5,12 @@ import sys
 import pytest
 from PIL import Image
 
-from cnnmod import convert_, mod_blocks, save
+from cnnmod import convert_, mod_blocks, plan, save
 from cnnmod.cli import run
-from cnnmod.method.choices import read_plan
+from cnnmod.measure.experiment import read_experiment
+from cnnmod.method.choices import Choices, read_plan, write_plan
 from cnnmod.method.skip import skipped_blocks
-from cnnmod.networks import load
+from cnnmod.networks import build, load
 from cnnmod.training.folder import read_run
 from small import shallow_resnet
 from tune_folder import write_tune_folder
@@ -188,3 +189,28 @@ def test_tune_on_images_and_training_with_its_plan(capsys, tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         run([*tune, "validation_fraction=0.1", "batch_size=400"])
     assert "training images, fewer than batch_size = 400" in capsys.readouterr().err
+
+
+@pytest.fixture
+def only_skips(tmp_path):
+    model = build("resnet18_cifar", channels=(16, 32, 64, 128), layers=(2, 4, 4, 1))
+    channels = {block.name: block.channels for block in plan(model).blocks if block.position}
+    write_plan(Choices(dict.fromkeys(channels, "skip"), channels), tmp_path / "plan.json")
+    return ["--plan", str(tmp_path / "plan.json"), "--set", "network=resnet18_cifar"]
+
+
+def test_control_of_a_plan_that_only_skips_is_one_line(only_skips, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        run(["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--row", "control", *only_skips])
+    assert exit_.value.code == 2
+    assert "plan.json has no MoD block, so its network is its own control; train --row mod" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_control_of_a_plan_that_only_skips_is_not_trained(only_skips, caplog, tmp_path):
+    short = ["epochs=1", "warmup_epochs=0", "train_images=256"]
+    out = ["--out", str(tmp_path / "runs"), "--rows", "mod", "control"]
+    run(["train", "digits", "--data", "digits", *out, *only_skips, *short])
+    assert "which is not trained again" in caplog.text
+    assert [row.row for row in read_experiment(tmp_path / "runs" / "accuracy.json").rows] == ["mod"]

@@ -1,7 +1,9 @@
 """The subcommands `train`, `evaluate` and `inspect`."""
 
 import dataclasses
+import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,8 @@ import tyro
 
 from cnnmod.cli.app import Changes, Json, Network, RecipeName, Weights, console, print_text, show
 from cnnmod.records.roles import Role
+
+logger = logging.getLogger("cnnmod")
 
 
 def train(
@@ -100,6 +104,7 @@ def train(
         if plan is not None:
             networks = dataclasses.replace(run_recipe.networks, **_plan(plan))
             run_recipe, title = dataclasses.replace(run_recipe, networks=networks), f"{title}, {plan.name}"
+            row, rows = _rows_of_plan(plan, networks.plan, row, rows)
         if data != "digits" and Path(data).exists():  # otherwise a name that the task defines
             data = str(Path(data).resolve())
     with hold(out):  # fail before reading the images if the folder is in use
@@ -250,6 +255,21 @@ def _plan(path: Path) -> dict[str, Any]:
     weights = path / "tuned.safetensors"
     plan = read_plan(path / "plan.json")
     return {"plan": plan, "mod_weights": str(weights.resolve())} if weights.exists() else {"plan": plan}
+
+
+def _rows_of_plan(
+    path: Path, plan: Mapping[str, Any] | None, row: Role, rows: tuple[Role, ...]
+) -> tuple[Role, tuple[Role, ...]]:
+    """Return the rows without the control if the plan has no MoD block: its network is its own control then."""
+    from cnnmod.method.choices import SKIP
+
+    if plan is None or any(choice not in (None, SKIP) for choice in plan.values()):
+        return row, rows
+    if not rows and row == "control":
+        raise ValueError(f"{path} has no MoD block, so its network is its own control; train --row mod")
+    if "control" in rows:
+        logger.warning("%s has no MoD block, so its network is its own control, which is not trained again", path)
+    return row, tuple(name for name in rows if name != "control")
 
 
 def _workers(count: int | None) -> int:

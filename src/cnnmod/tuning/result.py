@@ -16,6 +16,9 @@ def count(labels: Labels) -> tuple[int, int, int]:
     return len(all_labels) - kept - skipped, skipped, kept
 
 
+_UNCERTAIN_PCT = 10.0  # an error of the predicted times that makes a plan useless
+
+
 @dataclass(frozen=True)
 class TunedPlan:
     """The best combination within a budget.
@@ -85,6 +88,10 @@ class Tuned:
         """Return sentences that say how well the predictions agree with measurements."""
         error = f"{self.times.largest_error_pct():.1f} %"
         lines = [f"Largest error of the predicted time of {len(self.times.checks)} other combinations: {error}."]
+        if self.times.largest_error_pct() > _UNCERTAIN_PCT:
+            lines.append(
+                "These times are uncertain: run tune again on an idle machine, in a new folder and with more rounds."
+            )
         if self.losses is not None and self.rank_correlation is not None:
             lines.append(
                 f"Rank correlation of predicted and measured cross-entropy over {len(self.losses.checks)} random "
