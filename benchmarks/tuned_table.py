@@ -24,7 +24,7 @@ def tuned_table(result: dict[str, Any]) -> str:
         predicted = f"{arm['predicted']:.3f}" if labels else ""
         cells = [name, *blocks, predicted, f"{time[name]:.3f}", str(len(arm["top1_pct"])), _mean(arm["top1_pct"])]
         plan = _plan_for(name, time)
-        if plan is None:
+        if plan is None or not (arm["top1_pct"] and arms[plan]["top1_pct"]):
             cells.append("")
         elif arms[plan]["same_as"] == name:
             cells.append("the same network")
@@ -68,8 +68,6 @@ def _mean(values: list[float]) -> str:
 
 
 def _difference(values: list[float], others: list[float]) -> str:
-    if not values or not others:
-        return ""
     difference = f"{statistics.mean(values) - statistics.mean(others):+.2f}"
     if min(len(values), len(others)) < 2:
         return difference
