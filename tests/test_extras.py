@@ -27,6 +27,7 @@ EXTRA = {
     "__init__.py": None,
 }
 NOT_DECLARED = {
+    "IPython",  # imported in notebooks only, which it runs
     "cuda",  # cuda-bindings, which the wheels of torch for GPUs require
     "pandas",  # optional: to_pandas names it
 }
