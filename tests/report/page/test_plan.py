@@ -38,6 +38,7 @@ def experiment_on_digits(folder, plan=None):
 def test_a_tune_folder_is_a_section_and_the_verdict(tmp_path):
     tuned = made_up()
     conclusion, text = page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)
+    assert tuned.losses is not None
     mod, skipped, kept = tuned.chosen.count()
     assert f"({mod} MoD blocks, {skipped} skipped, {kept} kept)" in conclusion
     assert re.search(r"predicted to be 1\.\d\d× as fast as the dense network in eager; before fine-tuning", conclusion)
