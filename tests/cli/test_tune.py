@@ -199,11 +199,12 @@ def only_skips(tmp_path):
     return ["--plan", str(tmp_path / "plan.json"), "--set", "network=resnet18_cifar"]
 
 
-def test_control_of_a_plan_that_only_skips_is_one_line(only_skips, capsys, tmp_path):
+@pytest.mark.parametrize("option", ["--row", "--rows"])
+def test_control_of_a_plan_that_only_skips_is_one_line(only_skips, option, capsys, tmp_path):
     with pytest.raises(SystemExit) as exit_:
-        run(["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--row", "control", *only_skips])
+        run(["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), option, "control", *only_skips])
     assert exit_.value.code == 2
-    assert "plan.json has no MoD block, so its network is its own control; train --row mod" in capsys.readouterr().err
+    assert "plan.json has no MoD block, so its network is its own control; train the row mod" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

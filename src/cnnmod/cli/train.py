@@ -265,8 +265,8 @@ def _rows_of_plan(
 
     if plan is None or any(choice not in (None, SKIP) for choice in plan.values()):
         return row, rows
-    if not rows and row == "control":
-        raise ValueError(f"{path} has no MoD block, so its network is its own control; train --row mod")
+    if (rows or (row,)) == ("control",):
+        raise ValueError(f"{path} has no MoD block, so its network is its own control; train the row mod")
     if "control" in rows:
         logger.warning("%s has no MoD block, so its network is its own control, which is not trained again", path)
     return row, tuple(name for name in rows if name != "control")
