@@ -9,11 +9,12 @@ from tyro.extras import SubcommandApp
 
 from cnnmod.cli.compare import compare, plot
 from cnnmod.cli.deploy import export
+from cnnmod.cli.evaluate import evaluate, inspect
 from cnnmod.cli.info import demo, info
 from cnnmod.cli.metavars import with_metavars
 from cnnmod.cli.predict import predict
 from cnnmod.cli.report import report
-from cnnmod.cli.train import evaluate, inspect, train
+from cnnmod.cli.train import train
 from cnnmod.cli.tune import tune
 from cnnmod.records.install import missing_package
 
