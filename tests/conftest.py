@@ -1,9 +1,11 @@
 """Networks and inputs that several tests share."""
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 # Set before torch is imported, since each worker of pytest-xdist has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,6 +61,19 @@ def mistake(capsys, tmp_path, monkeypatch) -> Callable[[list[str], str], None]:
         assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
     return check
+
+
+@pytest.fixture
+def output(capsys) -> Callable[[list[str]], Any]:
+    """Run a command with `--json`, and return the values that it prints."""
+    from cnnmod.cli import run
+
+    def values(arguments: list[str]) -> Any:
+        capsys.readouterr()
+        run([*arguments, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return values
 
 
 def trained_norms_(model: nn.Module) -> nn.Module:

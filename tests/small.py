@@ -10,6 +10,9 @@ from torch import nn
 from cnnmod import MoDConfig, convert_
 from cnnmod.networks import build
 
+# A training of the recipe `digits` in about two seconds.
+SHORT_DIGITS = ["epochs=1", "warmup_epochs=0", "train_images=128", "network_args.layers=[2,2,1,1]"]
+
 
 def digits_resnet():
     """(N, 1, 8, 8) → (N, 10), with a quarter of ResNet18's width: 0.60 M parameters."""

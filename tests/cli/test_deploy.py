@@ -8,6 +8,7 @@ from cnnmod.cli import run
 from cnnmod.networks import build
 from cnnmod.training.folder import Run
 from cnnmod.training.recipes import recipe
+from small import SHORT_DIGITS
 
 INT8 = ["--int8", "--data", "digits"]
 
@@ -16,8 +17,7 @@ INT8 = ["--int8", "--data", "digits"]
 def checkpoint(tmp_path_factory):
     """The checkpoint of a short run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    short = ["epochs=1", "warmup_epochs=0", "train_images=256", "network_args.layers=[2,2,1,1]"]
-    run(["train", "digits", "--data", "digits", "--out", str(folder), "--set", *short])
+    run(["train", "digits", "--data", "digits", "--out", str(folder), "--set", *SHORT_DIGITS, "train_images=256"])
     return str(folder / "best.safetensors")
 
 

@@ -58,12 +58,6 @@ def here(folder, monkeypatch):
     return folder
 
 
-def output(arguments, capsys):
-    capsys.readouterr()
-    run([*arguments, "--json"])
-    return json.loads(capsys.readouterr().out)
-
-
 def test_rows_start_from_the_weights_and_log_the_validation_loss(here):
     for row in ("baseline", "mod", "control"):
         content = json.loads((here / "runs" / f"{row}-seed0" / "run.json").read_text())
@@ -73,53 +67,53 @@ def test_rows_start_from_the_weights_and_log_the_validation_loss(here):
         assert any("validation_loss" in json.loads(line) for line in lines)
 
 
-def test_info_export_and_compare_take_own_networks(here, tmp_path, capsys):
-    assert len(output(["info", *OWN, "--size", "8"], capsys)["plan"]["blocks"]) == 2
-    report = output(["export", *OWN, "--size", "8", "--out", str(tmp_path / "dense.pt2")], capsys)
+def test_info_export_and_compare_take_own_networks(here, tmp_path, output):
+    assert len(output(["info", *OWN, "--size", "8"])["plan"]["blocks"]) == 2
+    report = output(["export", *OWN, "--size", "8", "--out", str(tmp_path / "dense.pt2")])
     assert report["largest_error"] < 1e-4
-    rows = output(["compare", *OWN, "--size", "8", "--rounds", "1", "--set", "c=4"], capsys)["rows"]
+    rows = output(["compare", *OWN, "--size", "8", "--rounds", "1", "--set", "c=4"])["rows"]
     name = "small:color_network MoD c=4"
     assert [row["name"] for row in rows] == ["small:color_network", name, f"{name} control"]
     accuracy = ["compare", "--accuracy", "runs/accuracy.json", "--rounds", "1"]
-    assert len(output([*accuracy, *NETWORK], capsys)["rows"]) == 3
+    assert len(output([*accuracy, *NETWORK])["rows"]) == 3
 
 
-def test_report_takes_own_networks(here, tmp_path, capsys):
-    output(["report", "runs", *NETWORK, "--out", str(tmp_path / "report.html")], capsys)
+def test_report_takes_own_networks(here, tmp_path, output):
+    output(["report", "runs", *NETWORK, "--out", str(tmp_path / "report.html")])
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_checkpoints_of_own_networks_run_if_their_factory_is_named(here, tmp_path, capsys):
+def test_checkpoints_of_own_networks_run_if_their_factory_is_named(here, tmp_path, output):
     checkpoint = "runs/mod-seed0/best.safetensors"
     (here / "own.pth").rename(here / "moved.pth")  # the checkpoint needs no other file
     try:
-        tested = output(["evaluate", checkpoint, *NETWORK, "--data", "data", *HERE], capsys)
+        tested = output(["evaluate", checkpoint, *NETWORK, "--data", "data", *HERE])
         assert tested == json.loads((here / "runs/mod-seed0/result.json").read_text())["accuracy"]
-        assert output(["inspect", checkpoint, *NETWORK, "--data", "data", *HERE], capsys)["blocks"][0]["k"] == 4
+        assert output(["inspect", checkpoint, *NETWORK, "--data", "data", *HERE])["blocks"][0]["k"] == 4
         image = "data/val/cat/1.png"
-        (found,) = output(["predict", checkpoint, image, *NETWORK, "--out", str(tmp_path)], capsys)
+        (found,) = output(["predict", checkpoint, image, *NETWORK, "--out", str(tmp_path)])
         assert found["classes"].keys() == {"cat", "dog"}
-        assert output(["info", checkpoint, *NETWORK], capsys)["mod_blocks"].keys() == {"blocks.1"}
-        names = output(["compare", checkpoint, *NETWORK, "--rounds", "1"], capsys)["rows"]
+        assert output(["info", checkpoint, *NETWORK])["mod_blocks"].keys() == {"blocks.1"}
+        names = output(["compare", checkpoint, *NETWORK, "--rounds", "1"])["rows"]
         assert [row["name"] for row in names] == ["small:color_network", checkpoint, f"{checkpoint} control"]
         out = str(tmp_path / "network.onnx")
-        assert output(["export", checkpoint, *NETWORK, "--out", out], capsys)["operators"]["TopK"] == 1
+        assert output(["export", checkpoint, *NETWORK, "--out", out])["operators"]["TopK"] == 1
         run(["train", "--resume", "runs/mod-seed0", *NETWORK])
     finally:
         (here / "moved.pth").rename(here / "own.pth")
 
 
-def test_weights_are_evaluated_and_predict_without_a_run_folder(here, tmp_path, capsys):
-    assert output(["evaluate", *OWN, "--data", "data", *HERE, *RECIPE], capsys)["images"] == 20
-    (found,) = output(["predict", "data/val/cat/1.png", *OWN, *RECIPE, "--out", str(tmp_path)], capsys)
+def test_weights_are_evaluated_and_predict_without_a_run_folder(here, tmp_path, output):
+    assert output(["evaluate", *OWN, "--data", "data", *HERE, *RECIPE])["images"] == 20
+    (found,) = output(["predict", "data/val/cat/1.png", *OWN, *RECIPE, "--out", str(tmp_path)])
     assert len(found["classes"]) == 2
 
 
-def test_inspect_takes_the_weights_of_a_mod_network(tmp_path, capsys):
+def test_inspect_takes_the_weights_of_a_mod_network(tmp_path, output):
     torch.save(tiny_network_mod().state_dict(), tmp_path / "mod.pth")
     weights = ["--network", "small:tiny_network_mod", "--weights", str(tmp_path / "mod.pth")]
-    assert output(["inspect", *weights, "--data", "digits", "--recipe", "digits"], capsys)["blocks"][0]["k"] == 4
+    assert output(["inspect", *weights, "--data", "digits", "--recipe", "digits"])["blocks"][0]["k"] == 4
 
 
 def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, capsys, caplog):

@@ -4,6 +4,7 @@ import pytest
 
 from cnnmod.cli import run
 from pictures import classes
+from small import SHORT_DIGITS
 
 START = ["train", "digits", "--data", "digits", "--out"]
 
@@ -23,15 +24,6 @@ START = ["train", "digits", "--data", "digits", "--out"]
         ([*START, "file"], "file"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no run.json"),
         (["train", "digits", "--resume", "nowhere"], "--resume reads everything from the run folder"),
-        (
-            ["evaluate", "nowhere/best.safetensors", "--data", "digits"],
-            "the file nowhere/best.safetensors does not exist",
-        ),
-        (
-            ["inspect", "nowhere/best.safetensors", "--data", "digits"],
-            "the file nowhere/best.safetensors does not exist",
-        ),
-        (["inspect", "a.safetensors", "--data", "digits", "--out", "a.bmpx"], "suffix of a figure must be one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -48,47 +40,20 @@ def test_failed_start_leaves_no_files(rows, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_train_evaluate_inspect_and_compare_work_together(tmp_path, capsys):
-    short = ["--data", "digits", "--set", "epochs=1", "warmup_epochs=0", "train_images=128"]
-    short += ["network_args.layers=[2,2,1,1]"]
-    run(["train", "digits", *short, "--out", str(tmp_path / "one"), "--json"])
-    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
-    assert accuracy["images"] == 450
-    run(["evaluate", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--json"])
-    assert json.loads(capsys.readouterr().out) == accuracy
-    assert not list(tmp_path.rglob(".*"))  # no lock files remain
-    run(["inspect", str(tmp_path / "one" / "best.safetensors"), "--data", "digits", "--out", str(tmp_path / "a.png")])
-    out = capsys.readouterr().out
-    assert "layer2.1" in out
-    assert "points worse without the MoD blocks" in out
-    assert (tmp_path / "a.png").exists()
-    run(["train", "--resume", str(tmp_path / "one")])
-    assert f"top-1 {accuracy['top1_pct']:.2f} %" in " ".join(capsys.readouterr().out.split())
-    run(["train", "digits", *short, "--out", str(tmp_path / "three"), "--rows", "baseline", "mod", "control"])
+def test_train_compare_and_plot_work_together(tmp_path, capsys):
+    folder, times = tmp_path / "rows", str(tmp_path / "times.json")
+    rows = ["--rows", "baseline", "mod", "control"]
+    run([*START, str(folder), *rows, "--set", *SHORT_DIGITS])
     assert "over control" in capsys.readouterr().out
-    accuracy_file = tmp_path / "three" / "accuracy.json"
-    assert accuracy_file.exists()
-    run(["compare", "--accuracy", str(accuracy_file), "--rounds", "1", "--out", str(tmp_path / "times.json")])
+    accuracy = json.loads((folder / "mod-seed0" / "result.json").read_text())["accuracy"]
+    run(["train", "--resume", str(folder / "mod-seed0")])
+    assert f"top-1 {accuracy['top1_pct']:.2f} %" in " ".join(capsys.readouterr().out.split())
+    run(["compare", "--accuracy", str(folder / "accuracy.json"), "--rounds", "1", "--out", times])
     out = capsys.readouterr().out
     assert "score %" in out
     assert "mean of 1 seeds" in " ".join(out.split())
-    run(["plot", str(tmp_path / "times.json"), "--out", str(tmp_path / "figure.png")])
+    run(["plot", times, "--out", str(tmp_path / "figure.png")])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_evaluate_and_inspect_refuse_other_classes(tmp_path, capsys):
-    for folder, second in (("data", "dog"), ("other", "eel")):
-        for split in ("train", "val"):
-            classes(tmp_path / folder, split, ["cat", second])
-    changes = ["epochs=1", "batch_size=2", "image_size=8", "network_args.channels=[8,8,8,8]", "config.c=8"]
-    out = str(tmp_path / "run")
-    run(["train", "cifar10_fast", "--data", str(tmp_path / "data"), "--out", out, "--set", *changes])
-    for command in ("evaluate", "inspect"):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            run([command, str(tmp_path / "run" / "best.safetensors"), "--data", str(tmp_path / "other")])
-        assert stop.value.code == 2
-        assert "the first difference is 'dog' and 'eel'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_broken_image_prints_one_line_with_worker_processes(tmp_path, capsys):

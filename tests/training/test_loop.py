@@ -10,8 +10,9 @@ from cnnmod.training.evaluate import evaluate
 from cnnmod.training.loop import train
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
+from small import SHORT_DIGITS
 
-SHORT = ["epochs=2", "warmup_epochs=0", "train_images=128", "network_args.layers=[2,2,1,1]"]
+SHORT = [*SHORT_DIGITS, "epochs=2"]
 
 
 class Looks:

@@ -30,17 +30,11 @@ def distance(one: float, other: float) -> float:
     return min((one - other) % 180, (other - one) % 180)
 
 
-def of_command(arguments: list[str], capsys: Any) -> Any:
-    capsys.readouterr()
-    run([*arguments, "--json"])
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.mark.slow
-def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any, output: Any) -> None:
     start = ["train", BARS, "--data", "bars"]
     out, checkpoint = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
-    found = of_command([*start, "--out", str(out), "--workers", "0", "--set", "task.held_out=10"], capsys)
+    found = output([*start, "--out", str(out), "--workers", "0", "--set", "task.held_out=10"])
     assert found["accuracy"]["images"] == 20
     assert found["accuracy"]["error_deg"] < 12  # random predictions have an error of 45 degrees
     written = json.loads((out / "run.json").read_text())
@@ -56,7 +50,7 @@ def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> Non
     assert isinstance(chosen, Error)
     assert chosen.error_deg == pytest.approx(min(errors), abs=1e-3)  # the best checkpoint has the smallest error
 
-    assert of_command(["evaluate", checkpoint, "--data", "bars"], capsys) == found["accuracy"]
+    assert output(["evaluate", checkpoint, "--data", "bars"]) == found["accuracy"]
     run(["evaluate", checkpoint, "--data", "bars"])
     said = " ".join(capsys.readouterr().out.split())
     assert f"off by {found['accuracy']['error_deg']:.1f}° of 20 test images" in said
@@ -64,7 +58,7 @@ def test_user_task_works_on_the_command_line(tmp_path: Path, capsys: Any) -> Non
     angles = (20, 100, 155)
     images = bars.files(tmp_path / "images", angles)
     arguments = ["predict", checkpoint, str(images), "--out", str(tmp_path / "pictures")]
-    for one, degrees in zip(of_command(arguments, capsys), angles, strict=True):
+    for one, degrees in zip(output(arguments), angles, strict=True):
         assert distance(one["degrees"], degrees) < 40
         with Image.open(one["picture"]) as drawn:
             assert drawn.width > 600

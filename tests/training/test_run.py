@@ -21,6 +21,7 @@ from cnnmod.training.folder import Run, RunFolder, read_run
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import run_training
+from small import SHORT_DIGITS
 
 SHORT = ["epochs=3", "warmup_epochs=0", "train_images=256", "batch_size=32", "ema_decay=0.9", "validation_fraction=0.2"]
 SHORT += ["network_args.layers=[2,2,1,1]"]
@@ -305,8 +306,8 @@ run(sys.argv[1:])
 @pytest.fixture
 def going_on(tmp_path):
     """The process and the arguments of a running `cnnmod train`."""
-    arguments = ["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--set", "epochs=1000"]
-    arguments += ["train_images=128", "network_args.layers=[2,2,1,1]"]
+    arguments = ["train", "digits", "--data", "digits", "--out", str(tmp_path / "run"), "--set"]
+    arguments += [*SHORT_DIGITS, "epochs=1000"]
     process = subprocess.Popen([sys.executable, "-c", GO_ON, *arguments], stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None
