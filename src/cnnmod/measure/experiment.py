@@ -1,7 +1,6 @@
 """Train baseline, MoD network and control with one recipe and several seeds, and write their accuracies."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from cnnmod.measure.results import control_name
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
@@ -180,7 +179,7 @@ def write_experiment(experiment: Experiment, path: Path) -> None:
         "rows": [dataclasses.asdict(row) for row in experiment.rows],
         "provenance": dataclasses.asdict(experiment.provenance),
     }
-    write_whole(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+    write_json(path, {"schema": SCHEMA, **values})
 
 
 def read_experiment(path: Path) -> Experiment:

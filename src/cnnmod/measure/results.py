@@ -2,14 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.frame import data_frame
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
@@ -226,8 +225,7 @@ def write_result(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(comparison)}, indent=1, allow_nan=False)
-    write_whole(path, text + "\n")
+    write_json(path, {"schema": SCHEMA, **dataclasses.asdict(comparison)})
 
 
 def read_result(path: str | os.PathLike[str]) -> Comparison:

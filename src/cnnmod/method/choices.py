@@ -1,14 +1,13 @@
 """Choices: what becomes of each block of a network, and the file in which it is stored."""
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from cnnmod.method.config import MoDConfig
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.parse import parse, read_values
 
 SCHEMA = "cnnmod plan 1"
@@ -107,8 +106,7 @@ def write_plan(choices: Choices, path: str | os.PathLike[str], **notes: Any) -> 
     Raises:
         OSError: If the file cannot be written.
     """
-    values = {"schema": SCHEMA, "blocks": choices.to_dict(), "notes": notes}
-    write_whole(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(path, {"schema": SCHEMA, "blocks": choices.to_dict(), "notes": notes})
 
 
 def read_plan(path: str | os.PathLike[str]) -> Choices:

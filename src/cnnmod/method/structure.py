@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cnnmod.method.choices import SKIP, Choice
 from cnnmod.method.config import MoDConfig
+from cnnmod.records.tensors import PICKLES, read_tensors
 
 FORMAT = 2  # format 2 has skipped blocks; a file without them is written in format 1
 FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
-_PICKLES = {b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))}  # the first bytes of torch.save's files
 
 
 class Structure(NamedTuple):
@@ -58,11 +58,9 @@ def read_file(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Te
     with path.open("rb") as file:
         first_bytes = file.read(2)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118  not a mapping
+        metadata, state = read_tensors(path, tensors)
     except SafetensorError as error:
-        if first_bytes in _PICKLES:
+        if first_bytes in PICKLES:
             message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"
         else:
             message = f"{path} is truncated or not a safetensors file: {' '.join(str(error).split())}"

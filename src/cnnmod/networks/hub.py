@@ -4,7 +4,6 @@ The folder has `model.safetensors`, a file of `cnnmod.save`, and `config.json` i
 with `hub_network`, which it knows after `import cnnmod.networks`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.structure import Structure, read_structure
 from cnnmod.method.trace import example_for
 from cnnmod.networks.from_file import ARCHITECTURE, CONFIG, WEIGHTS, built, load
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.parse import read_json
 
 default_cfgs: dict[str, Any] = dict(generate_default_cfgs({ARCHITECTURE: {}}))  # the name that timm expects
@@ -86,7 +85,7 @@ class HubNetwork(nn.Module, ModelHubMixin, library_name="cnnmod"):
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = save_directory / WEIGHTS
         save(self.network, weights, factory=self.factory, factory_args=self.factory_args)
-        write_whole(save_directory / CONFIG, json.dumps(self._config(read_structure(weights)), indent=1) + "\n")
+        write_json(save_directory / CONFIG, self._config(read_structure(weights)))
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HubNetwork":

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from cnnmod.records.tensors import PICKLES, read_tensors
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-_TORCH_FILES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MOST_NAMES = 3
 
@@ -58,7 +59,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     with path.open("rb") as file:
         start = file.read(256)
     _check_start(path, start)
-    state = _read_pickle(path) if start.startswith(_TORCH_FILES) else _read_safetensors(path)
+    state = _read_pickle(path) if start.startswith(PICKLES) else _read_safetensors(path)
     while inner := [state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)]:
         state = inner[0]
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -168,9 +169,8 @@ def _check_start(path: Path, start: bytes) -> None:
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            structure = json.loads((file.metadata() or {}).get("cnnmod", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        metadata, state = read_tensors(path)
+        structure = json.loads(metadata.get("cnnmod", "{}"))
     except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged, or neither a file of torch.save nor of safetensors: {' '.join(str(error).split())}"

@@ -1,10 +1,13 @@
-"""write_whole: write a file atomically; user_cache: the folder of compiled code."""
+"""write_whole, write_json: write a file atomically; user_cache: the folder of compiled code."""
 
 import errno
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -28,6 +31,16 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write values as a JSON file, as `write_whole` does.
+
+    Raises:
+        OSError: As `write_whole`.
+        ValueError: If a number is NaN or infinite.
+    """
+    write_whole(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def replace(written: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.method.checkpoint import save
-from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.files import check_writable, write_json, write_whole
 from cnnmod.records.parse import parse, read_json
 from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
@@ -148,8 +148,7 @@ class RunFolder:
         device = all_processes().device
         assert device is not None
         provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
-        content = {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance}
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        write_json(path, {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance})
 
     def restore(self, state: State) -> dict[str, Any]:
         progress = state.load(self.folder / "state.safetensors") if self.resumes else {}

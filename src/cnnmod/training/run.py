@@ -1,7 +1,6 @@
 """Train in a run folder. A run can be killed at any time and resumed."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import nn
 
 from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.parse import parse, read_json
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
@@ -126,7 +125,7 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     worth = _worth(tested, data, run, progress) if mod_blocks(tested) else None
     result = Result(accuracy=accuracy, seconds=round(record.seconds, 1), parameters=parameters, worth=worth)
     if processes.is_main_process:
-        write_whole(result_path, json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False) + "\n")
+        write_json(result_path, dataclasses.asdict(result))
     return result
 
 

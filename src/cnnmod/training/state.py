@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from cnnmod.records.files import write_whole
+from cnnmod.records.tensors import read_tensors
 
 _FORMAT = 2
 _ADVICE = "try a lower learning rate, a longer warm-up or clip_grad"
@@ -94,9 +95,8 @@ class State:
             ValueError: If the file is not a state, is damaged, or belongs to another network or optimizer.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = json.loads((file.metadata() or {})["cnnmod-state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            entries, tensors = read_tensors(path)
+            metadata = json.loads(entries["cnnmod-state"])
             file_format, checksum = metadata["format"], metadata.pop("checksum", None)
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a training state: {error}") from error

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import build_mod_blocks
 from cnnmod.records.files import write_whole
 from cnnmod.records.progress import Progress
+from cnnmod.records.tensors import read_tensors
 from cnnmod.tuning.space import Space
 
 _LEARNING_RATE = 1e-3
@@ -73,10 +73,8 @@ class Candidates:
             OSError: If the file cannot be read.
             ValueError: If the file is of a dense network with other weights.
         """
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("cnnmod candidates", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        if metadata.get("network") != network:
+        metadata, tensors = read_tensors(path)
+        if json.loads(metadata.get("cnnmod candidates", "{}")).get("network") != network:
             raise ValueError(f"{path} was trained for other weights of the network; use a new folder")
         for pair, layer in self.layers.items():
             layer.load_state_dict({name: tensors[_key(pair, name)] for name in layer.state_dict()})

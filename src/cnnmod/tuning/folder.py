@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cnnmod.records.files import write_whole
+from cnnmod.records.files import write_json
 from cnnmod.records.parse import parse, read_values
 from cnnmod.tuning.space import Space
 
@@ -88,8 +87,7 @@ class TuneFolder:
     def write(self, stage: str, result: Any) -> None:
         """Write the result of a stage, a dataclass."""
         fields = result.to_dict() if isinstance(result, Space) else dataclasses.asdict(result)
-        values = {"schema": f"{_SCHEMA} {stage}", **fields}
-        write_whole(self.file(stage), json.dumps(values, indent=1, allow_nan=False) + "\n")
+        write_json(self.file(stage), {"schema": f"{_SCHEMA} {stage}", **fields})
 
     def file(self, stage: str) -> Path:
         """Return the path of the file of a stage."""
