@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from cnnmod.records.files import check_writable, replace, write_whole
+from cnnmod.records.files import check_writable, replace, write_json, write_whole
 
 
 def test_missing_folder_raises(tmp_path):
@@ -25,6 +25,13 @@ def test_existing_file_is_kept_after_a_failed_write(tmp_path, monkeypatch):
         write_whole(path, "something new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_is_not_written_as_json(tmp_path):
+    write_json(tmp_path / "file", {"loss": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file", {"loss": float("nan")})
+    assert (tmp_path / "file").read_text() == '{\n "loss": 1.5\n}\n'
 
 
 def test_check_writable_leaves_files_unchanged(tmp_path):

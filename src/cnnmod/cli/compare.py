@@ -19,7 +19,6 @@ from cnnmod.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from cnnmod.measure.experiment import Experiment
     from cnnmod.measure.results import Comparison
 
 
@@ -129,7 +128,8 @@ def compare(
             rounds=rounds,
             accuracy_pct=experiment and experiment.accuracies(),
             accuracy_source=experiment
-            and f"{experiment.measure} on {experiment.data}, {experiment.name}, {_seeds(experiment)}",
+            and f"{experiment.measure} on {experiment.data}, {experiment.name}, mean of "
+            f"{max(len(row.seeds) for row in experiment.rows)} seeds",
             progress=progress,
         )
     if out is not None:
@@ -181,10 +181,6 @@ def _runtimes_on(device: str) -> list[str]:
             runtime.target.check_images(torch.empty(0, device=device))
             names.append(name)
     return names
-
-
-def _seeds(experiment: "Experiment") -> str:
-    return f"mean of {max(len(row.seeds) for row in experiment.rows)} seeds"
 
 
 def _with_ratios(comparison: "Comparison") -> dict[str, Any]:

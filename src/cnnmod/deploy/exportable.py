@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnmod.method.restore import restored
+from cnnmod.records.errors import first_line
 
 
 def not_exportable(model: nn.Module, example: Tensor, error: Exception) -> ValueError:
@@ -55,7 +56,7 @@ def _reason(error: BaseException) -> str:
     """Return the first line of the exporter's error. The ONNX exporter wraps the error in an error with advice."""
     while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def _export_error(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:

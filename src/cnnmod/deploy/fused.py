@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cnnmod.deploy.forms import Form, Handles
 from cnnmod.deploy.operator_form import OperatorForm
+from cnnmod.records.errors import first_line
 from cnnmod.records.files import user_cache
 
 logger = logging.getLogger("cnnmod")
@@ -63,8 +64,8 @@ def is_compiled() -> bool:
             is_python_module=False,
         )
     except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("the fused operator cannot be compiled (%s); MoD blocks run as several operators", reason)
+        message = "the fused operator cannot be compiled (%s); MoD blocks run as several operators"
+        logger.warning(message, first_line(error))
         return False
     return True
 

@@ -31,9 +31,7 @@ class PointwiseConv(nn.Module):
         weight = self.weight.flatten(1).expand(images, -1, -1)
         if self.bias is None:
             return torch.bmm(weight, x_NCHW.flatten(2)).view(shape)
-        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(
-            images, len(self.weight), height, width
-        )
+        return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(shape)
 
 
 def with_pointwise_products(conv_block: nn.Module) -> nn.Module:

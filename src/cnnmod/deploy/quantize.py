@@ -5,11 +5,10 @@ channel selectors compute in float after pooling, so that the logits of the top-
 selected channels keep their names.
 """
 
-import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
     level = nncf_logger.level
     nncf_logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        with redirect_stdout(io.StringIO()):  # progress bars
             quantized = nncf.quantize(
                 model,
                 nncf.Dataset([batch.numpy() for batch in batches]),

@@ -74,6 +74,11 @@ class Block:
     call: Call
     rest: tuple[str, ...] = ()
 
+    @property
+    def last(self) -> str:
+        """The name of the block's last layer."""
+        return self.rest[-1] if self.rest else self.name
+
     def continues(self, previous: "Block") -> bool:
         """Whether the block is in the same module as the previous block.
 

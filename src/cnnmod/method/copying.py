@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from cnnmod.records.errors import first_line
+
 _REGISTERED = ("_modules", "_parameters", "_buffers")
 
 
@@ -19,10 +21,9 @@ def copied(model: nn.Module) -> nn.Module:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a foreign object can raise anything; torch raises for non-leaf tensors
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
-            f"{_uncopyable_attribute(model)} cannot be copied: {reason}. If it is a tensor of a training step, run the "
-            "network once under torch.no_grad() or delete the tensor; if it is a pruned weight, call "
+            f"{_uncopyable_attribute(model)} cannot be copied: {first_line(error)}. If it is a tensor of a training "
+            "step, run the network once under torch.no_grad() or delete the tensor; if it is a pruned weight, call "
             "torch.nn.utils.prune.remove"
         ) from error
 

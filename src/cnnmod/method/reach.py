@@ -171,10 +171,10 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _hold_tensor(values: list[object], depth: int = 5) -> bool:
-    """Return whether a value is a tensor or refers to one, over at most `depth` references."""
+def _hold_tensor(values: list[object]) -> bool:
+    """Return whether a value is a tensor or refers to one, over at most five references."""
     seen: set[int] = set()
-    for _ in range(depth + 1):
+    for _ in range(6):
         referents: list[object] = []
         for value in values:
             if isinstance(value, Tensor):

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Block, trace_calls
+from cnnmod.method.calls import trace_calls
 from cnnmod.method.discover import discover
 from cnnmod.method.trace import example_for
 from cnnmod.method.unwrapped import check_unwrapped
@@ -88,7 +88,7 @@ def open_backbone(
     stages: dict[int, Stage] = {}
     for block in blocks:
         stride = stride_of(example, block.call.out_shape[block.call.layout.index("H")])
-        stages[stride] = Stage(_last_layer(block), block.call.out_channels, stride)
+        stages[stride] = Stage(block.last, block.call.out_channels, stride)
     if output_stride is not None:
         dilate_(network, output_stride)
     leaves = {type(network.get_submodule(block.name)) for block in blocks}
@@ -121,7 +121,3 @@ def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             raise ValueError(f"{path} is of another backbone: {name} is {theirs} in the file, {ours} in the model")
     body.load_state_dict({name: tensors[name] for name in state})
     return model
-
-
-def _last_layer(block: Block) -> str:
-    return block.rest[-1] if block.rest else block.name

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnnmod.method.modes import evaluation_mode
 from cnnmod.training.images import Images
-from cnnmod.training.processes import all_processes
+from cnnmod.training.processes import all_processes, process_device
 from cnnmod.training.scores import Score
 from cnnmod.training.tasks import Classification, Task
 
@@ -44,9 +44,7 @@ def evaluate(
         ValueError: If the network has another number of classes, or all images are broken.
         FloatingPointError: If a weight is not finite, or a buffer or a logit is NaN.
     """
-    processes = all_processes()
-    device = processes.device
-    assert device is not None
+    processes, device = all_processes(), process_device()
     if processes.num_processes > 1:  # each process trains on other images, so buffers differ
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)

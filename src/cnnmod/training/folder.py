@@ -22,7 +22,7 @@ from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
 from cnnmod.training.classes import check_same_classes
 from cnnmod.training.lock import LOCK
-from cnnmod.training.processes import all_processes
+from cnnmod.training.processes import all_processes, process_device
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import factory_of, without_weights
 from cnnmod.training.state import State, check_finite, check_loss
@@ -145,9 +145,7 @@ class RunFolder:
         path = self.folder / "run.json"
         if path.exists():
             return
-        device = all_processes().device
-        assert device is not None
-        provenance = dataclasses.asdict(Provenance.now(device, torch.get_num_threads()))
+        provenance = dataclasses.asdict(Provenance.now(process_device(), torch.get_num_threads()))
         write_json(path, {"run": self.run.to_dict(), "classes": self.classes, "provenance": provenance})
 
     def restore(self, state: State) -> dict[str, Any]:

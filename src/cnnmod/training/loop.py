@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cnnmod.training.evaluate import count_distinct, evaluate
 from cnnmod.training.images import Data, mix_seeds
-from cnnmod.training.processes import all_processes
+from cnnmod.training.processes import all_processes, process_device
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_teacher
 from cnnmod.training.state import State, check_loss
@@ -87,8 +87,7 @@ def train(
     _check(data, recipe, processes)
     options, system = recipe.optimization, recipe.system
     steps = len(data.train) // options.batch_size
-    device = processes.device
-    assert device is not None
+    device = process_device()
     model.to(device).to(memory_format=torch.channels_last if system.channels_last else torch.contiguous_format).train()
     if system.sync_batch_norm and processes.num_processes > 1:
         model = sync_batch_norm(model)

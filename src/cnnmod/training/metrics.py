@@ -113,9 +113,10 @@ class DetectionMetric:
             metric = MeanAveragePrecision(sync_on_compute=False, **thresholds, **overlaps)
             metric.update(predictions, targets)
             results[name] = metric.compute()
-        class_ap = dict(
-            zip(results["voc07"]["classes"].flatten().tolist(), _each(results["voc07"]["map_per_class"]), strict=True)
-        )
+        classes, values = (results["voc07"][key].flatten() for key in ("classes", "map_per_class"))
+        class_ap = {
+            label: None if value < 0 else _percent(value) for label, value in zip(classes.tolist(), values, strict=True)
+        }
         counted = {label for image in targets for label in image["labels"][image["iscrowd"] == 0].tolist()}
         return AveragePrecision(
             ap50_voc07_pct=_percent(results["voc07"]["map_50"]),
@@ -131,10 +132,6 @@ class DetectionMetric:
 def _check_no_nan(has_nan: Tensor) -> None:
     if any(gather_object([bool(has_nan)])):
         raise FloatingPointError("the outputs of the network on the test images contain NaN")
-
-
-def _each(values: Tensor) -> list[float | None]:
-    return [None if value < 0 else _percent(value) for value in values.flatten()]
 
 
 def _percent(value: Tensor) -> float:

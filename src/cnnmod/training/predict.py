@@ -10,7 +10,7 @@ from torch import nn
 from cnnmod.training.decode import decode_file
 from cnnmod.training.images import Broken
 from cnnmod.training.predictions import Prediction
-from cnnmod.training.processes import all_processes
+from cnnmod.training.processes import process_device
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.trained import open_trained
 
@@ -45,10 +45,8 @@ class Predictor:
             OSError: As `open_trained`.
             ValueError: As `open_trained`.
         """
-        device = all_processes().device
-        assert device is not None
         trained = open_trained(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
-        return cls(trained.model.to(device).eval(), trained.recipe, trained.classes)
+        return cls(trained.model.to(process_device()).eval(), trained.recipe, trained.classes)
 
     def predict(
         self, files: Sequence[Path], threshold: float = 0.5, skip_broken: bool = False

@@ -10,3 +10,10 @@ def all_processes() -> PartialState:
     Without an accelerator, processes communicate through gloo. Accelerate sets this up only with `cpu=True`.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def process_device() -> torch.device:
+    """Return the device of this process."""
+    device = all_processes().device
+    assert device is not None  # accelerate sets it when the state is created
+    return device

@@ -18,7 +18,7 @@ from cnnmod.training.folder import Run, RunFolder
 from cnnmod.training.images import Data
 from cnnmod.training.lock import hold
 from cnnmod.training.loop import train
-from cnnmod.training.processes import all_processes
+from cnnmod.training.processes import all_processes, process_device
 from cnnmod.training.rows import build_row, factory_of, size_of
 from cnnmod.training.scores import Score
 from cnnmod.training.step import autocast
@@ -113,10 +113,8 @@ def _run(record: RunFolder, data: Data, progress: RunProgress) -> Result:
     best = folder / "best.safetensors"
     if data.validation is not None:
         processes.wait_for_everyone()
-        device = processes.device
-        assert device is not None
         factory, _ = factory_of(run.recipe, run.row, data.num_classes)
-        tested = load(best, factory=factory, size=size_of(run.recipe, factory)).to(device)
+        tested = load(best, factory=factory, size=size_of(run.recipe, factory)).to(process_device())
     elif processes.is_main_process:
         record.save_best(tested)
     precision = autocast(run.recipe, next(tested.parameters()).device)

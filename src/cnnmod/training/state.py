@@ -36,8 +36,9 @@ def check_finite(tensors: Mapping[str, Tensor], location: str) -> None:
     Raises:
         FloatingPointError: If a tensor has a value that is not finite. The error names the tensor.
     """
-    if (name := _not_finite(tensors)) is not None:
-        raise FloatingPointError(f"{name} has values that are not finite {location}; {_ADVICE}")
+    for name, values in tensors.items():
+        if not values.isfinite().all():
+            raise FloatingPointError(f"{name} has values that are not finite {location}; {_ADVICE}")
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,6 @@ class State:
             for name, value in state.items():  # safetensors does not store memory formats
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor with an infinite or NaN value."""
-    return next((name for name, values in tensors.items() if not values.isfinite().all()), None)
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> int:

@@ -8,7 +8,6 @@ import torch
 from scipy.stats import t
 from torch import Tensor, nn
 
-from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.convert import mod_blocks, swap_
 from cnnmod.method.modes import evaluation_mode
 from cnnmod.method.replay import Selections, recorded_for_replay, replayed_selections
@@ -121,7 +120,8 @@ def mod_worth(
     numbers = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     numbers = numbers[: _MOST_IMAGES if task.one_class_each else _MOST_SCENES]
     order = numbers.split(max(1, min(task.test_batch_size, -(-len(numbers) // _PARTS))))
-    selects = any(map(_selects, blocks.values()))
+    # Whether the selection or the scores of a block depend on the image.
+    selects = any(block.config.select != "random" and hasattr(block, "selector") for block in blocks.values())
     done, total = 0, len(order) * (4 if selects else 2)
     device = next(model.parameters()).device
 
@@ -164,11 +164,6 @@ def mod_worth(
         fixed = _decrease(normal - replayed_ranks(Selections.fixed)) if selects else None
     value = round(score.value, 4)
     return Worth(score.images, task.score.title, task.score.unit, value, without_blocks, exchanged, fixed)
-
-
-def _selects(block: MoDBlock) -> bool:
-    """Return whether the selection or the scores depend on the image."""
-    return block.config.select != "random" and hasattr(block, "selector")
 
 
 def _decrease(decrease: Tensor) -> Decrease:

@@ -46,7 +46,9 @@ class Candidates:
             block.name: block for block, _ in build_mod_blocks(model, skipped, None, example)[1]
         }
         self.layers: dict[Pair, MoDBlock] = {}
-        labels = {label for block in space.blocks for label, choice in block.choices.items() if _is_mod(choice)}
+        labels = {
+            label for block in space.blocks for label, choice in block.choices.items() if isinstance(choice, MoDConfig)
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for label in sorted(labels):
@@ -78,10 +80,6 @@ class Candidates:
             raise ValueError(f"{path} was trained for other weights of the network; use a new folder")
         for pair, layer in self.layers.items():
             layer.load_state_dict({name: tensors[_key(pair, name)] for name in layer.state_dict()})
-
-
-def _is_mod(choice: object) -> bool:
-    return isinstance(choice, MoDConfig)
 
 
 def _key(pair: Pair, name: str) -> str:
@@ -167,9 +165,8 @@ def _hooks(
                 loss.backward()
                 losses[pair] = loss.detach()
 
-    last = candidates.blocks[name].rest[-1] if candidates.blocks[name].rest else name
     yield model.get_submodule(name).register_forward_pre_hook(before, with_kwargs=True)
-    yield model.get_submodule(last).register_forward_hook(after)
+    yield model.get_submodule(candidates.blocks[name].last).register_forward_hook(after)
 
 
 def trained_candidates(

@@ -16,6 +16,7 @@ from cnnmod.deploy.operator import library
 from cnnmod.deploy.operator_form import OperatorForm
 from cnnmod.deploy.program import CONVOLUTION, STEP_NUMBERS, read_program
 from cnnmod.method.blocks import MoDBlock
+from cnnmod.records.errors import first_line
 
 logger = logging.getLogger("cnnmod")
 library.impl("mod_block_", mod_block_, "CUDA")
@@ -64,8 +65,8 @@ def has_kernels(device: torch.device) -> bool:
         for dtype in ELEMENTS:
             _compute_example(device, dtype)
     except (ImportError, OSError, RuntimeError) as error:  # `ImportError`: older versions of torch lack cuda-bindings
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("the CUDA kernels do not run on %s (%s); MoD blocks run as several operators", device, reason)
+        message = "the CUDA kernels do not run on %s (%s); MoD blocks run as several operators"
+        logger.warning(message, device, first_line(error))
         return False
     return True
 
