@@ -1,11 +1,15 @@
 """Run the Python examples of the documentation."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import openvino
 import pytest
 import torch
 from PIL import Image
@@ -18,8 +22,8 @@ from conftest import trained_norms_
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def blocks_of(page):
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+def blocks_of(page, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 ON_GPU = [code for code in blocks_of("deploy.md") if "cuda" in code]
@@ -53,6 +57,27 @@ def test_exported_file_serves_a_jpeg_without_torch_and_cnnmod(code, tmp_path):
     with torch.inference_mode():
         expected = int(model(((pixels / 255 - mean) / std)[None]).argmax())
     assert done.stdout == f"class {expected}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, ("c++", "cmake"))), reason="there is no C++ compiler or no cmake")
+def test_cpp_program_is_built_as_typed_and_prints_the_logits_of_python(tmp_path):
+    model = trained_norms_(convert_(build("resnet18_cifar", layers=(1, 2, 1, 1), channels=(16, 16, 16, 16))))
+    example, file = torch.rand(1, 3, 48, 32), tmp_path / "network.xml"
+    export(model, example, file, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), preprocessing=True)
+    pixels = np.asarray(Image.open(DOCS / "bccd.jpg").convert("RGB").resize((32, 48)))
+    pixels.tofile(tmp_path / "image.rgb")
+    (tmp_path / "classify.cpp").write_text(*blocks_of("deploy.md", "cpp"), encoding="utf-8")
+    (tmp_path / "CMakeLists.txt").write_text(*blocks_of("deploy.md", "cmake"), encoding="utf-8")
+    (commands,) = (code for code in blocks_of("deploy.md", "bash") if "cmake" in code)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    printed = np.array([line for line in done.stdout.splitlines() if not line.startswith(("--", "["))], np.float32)
+    network = openvino.compile_model(openvino.Core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_array_equal(printed, network({"images": pixels[None]})["logits"][0])
 
 
 @pytest.mark.slow

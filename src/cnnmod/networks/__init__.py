@@ -1,4 +1,8 @@
-"""The paper's networks. Importing this package registers them with cnnmod and with timm."""
+"""The paper's networks. Importing this package registers them with cnnmod and with timm.
+
+`import cnnmod` alone does not import timm. `timm.create_model("resnet50_mod")` then raises "Unknown model
+(resnet50_mod)". Add `import cnnmod.networks`.
+"""
 
 from cnnmod.networks import cifar, classification
 from cnnmod.networks.detection import faster_rcnn, retinanet

@@ -1,7 +1,8 @@
 """timm_network: register a network of the paper with cnnmod and with timm.
 
 `timm.create_model(name)` takes timm's usual arguments (`num_classes`, `in_chans`, `features_only`, …) and, for a MoD
-network, a `MoDConfig` as `config`, or its fields (`candidates=4`).
+network, a `MoDConfig` as `config`, or its fields (`candidates=4`). timm knows the name after `import cnnmod.networks`.
+Before, it raises "Unknown model", because timm has no entry point from which it could load the names of other packages.
 """
 
 import sys
@@ -54,6 +55,8 @@ def timm_network(
     description: dict[str, Any], *, converted: bool = True
 ) -> Callable[[Callable[[], Dense]], Callable[..., Any]]:
     """Register the network that the decorated function describes, under the name of the function.
+
+    timm knows the name as soon as the module of the function is imported.
 
     Args:
         description: The result of `timm_settings`.
