@@ -38,3 +38,32 @@ def test_usual_costs_prefer_few_changes_and_mod_blocks():
     labels = solve(SPACE, TABLE, usual_costs(SPACE), 0.8)
     assert sorted(labels.values()) == ["c=4", "c=4", "keep", "keep", "keep"]
     assert set(solve(SPACE, TABLE, usual_costs(SPACE), 1.0).values()) == {"keep"}
+
+
+def test_spread_takes_the_best_of_all_combinations_with_the_costs_of_crowded_groups():
+    skipped = sum(costs["skip"] for costs in COSTS.values()) / 5
+    names = [block.name for block in SPACE.blocks]
+
+    def cost(labels):
+        crowded = 0.0
+        for group in SPACE.groups():
+            replaced = sum(labels[block.name] != "keep" for block in group)
+            crowded += 2.0 * skipped * sum((2 * number + 1) / len(group) for number in range(replaced))
+        return crowded + sum(COSTS[name][label] for name, label in labels.items())
+
+    found = solve(SPACE, TABLE, COSTS, 0.7, spread=2.0)
+    every = (dict(zip(names, labels, strict=True)) for labels in itertools.product(CHOICES, repeat=5))
+    best = min(cost(labels) for labels in every if TABLE.predict(SPACE, labels) <= 0.7 + 1e-9)
+    assert cost(found) == pytest.approx(best)
+
+
+def test_spread_does_not_empty_a_group():
+    costs = {block.name: {"keep": 0.0, "c=4": 1.0, "skip": 1.0 + 0.1 * (block.group == 0)} for block in SPACE.blocks}
+    table = TimeTable(10.0, [{"c=4": 0.01, "skip": 0.1}, {"c=4": 0.01, "skip": 0.1}], [])
+
+    def skipped_by_group(spread):
+        labels = solve(SPACE, table, costs, 0.8, spread=spread)
+        return [sum(labels[block.name] == "skip" for block in group) for group in SPACE.groups()]
+
+    assert skipped_by_group(0.0) == [0, 2]
+    assert skipped_by_group(1.0) == [1, 1]

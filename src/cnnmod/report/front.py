@@ -7,7 +7,9 @@ from cnnmod.tuning.result import Tuned, TunedPlan
 
 
 def draw_front(tuned: Tuned) -> Figure:
-    """Return a figure of the predicted time and the predicted cross-entropy of each plan. The chosen plan has a ring.
+    """Return a figure of the predicted time of each plan and its cross-entropy before fine-tuning.
+
+    The chosen plan has a ring.
 
     Args:
         tuned: Plans that were made with images.
@@ -32,7 +34,7 @@ def draw_front(tuned: Tuned) -> Figure:
     axes.margins(0.12)
     axes.grid(alpha=0.25)
     axes.set_xlabel(f"predicted time / the dense network's ({tuned.runtime})")
-    axes.set_ylabel("predicted increase of cross-entropy")
+    axes.set_ylabel("increase of cross-entropy before fine-tuning")
     axes.legend(frameon=False, fontsize=9)
     return figure
 

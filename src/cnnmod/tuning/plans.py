@@ -1,50 +1,80 @@
 """make_plans: the best plans for several budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cnnmod.tuning.losses import LossTable
+from cnnmod.records.progress import Progress
+from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.result import Tuned, TunedPlan
 from cnnmod.tuning.solve import smallest, solve, usual_costs
-from cnnmod.tuning.space import Space
+from cnnmod.tuning.space import Labels, Space
 from cnnmod.tuning.times import TimeTable
+
+_SPREADS = (0.0, 0.5, 1.0, 2.0, 4.0)  # each makes a plan for each budget
+_USUAL_SPREAD = 1.0  # without images
 
 
 def make_plans(
     space: Space,
     runtime: str,
     times: TimeTable,
-    losses: LossTable | None,
+    meter: LossMeter | None,
     budget: float,
     budgets: Sequence[float],
+    progress: Progress = lambda description, done, total: None,
 ) -> Tuned:
     """Return the best plan within a budget, and the plans for further budgets that can be met.
+
+    The integer program makes several plans for each budget, which spread the replaced blocks less or more over the
+    network. Each is measured as a whole. A budget gets the plan with the smallest cross-entropy of all that meet it.
+    Without images there is one plan for each budget, with `usual_costs`.
 
     Args:
         space: The blocks and their choices.
         runtime: The runtime in which the times were measured.
         times: The times of the choices.
-        losses: Their losses. `None` uses `usual_costs`.
+        meter: Measures plans. Its choices must be measured. `None` without images.
         budget: The largest time, as a fraction of the dense network's time.
         budgets: Further budgets.
+        progress: Called after each measured plan.
 
     Raises:
         BudgetError: If no combination meets the budget. The message has the smallest possible one.
+        FloatingPointError: If a cross-entropy is not finite.
         ModuleNotFoundError: If SciPy is not installed.
     """
-    costs = usual_costs(space) if losses is None else losses.costs(space)
-
-    def plan_for(limit: float) -> TunedPlan:
-        labels = solve(space, times, costs, limit)
-        loss = None if losses is None else losses.predict(labels)
-        return TunedPlan(
-            limit,
-            labels,
-            times.predict(space, labels),
-            None if loss is None else loss.cross_entropy,
-            None if loss is None else loss.accuracy_pct,
-        )
-
     least = smallest(space, times)
-    others = {round(value, 6) for value in budgets if value >= least} | {budget}
-    front = tuple(map(plan_for, sorted(others, reverse=True)))
-    return Tuned(space, runtime, times, losses, plan_for(budget), front)
+    limits = sorted({round(value, 6) for value in budgets if value >= least} | {budget}, reverse=True)
+    if meter is None:
+        costs = usual_costs(space)
+        found = {limit: solve(space, times, costs, limit, _USUAL_SPREAD) for limit in limits}
+        front = [TunedPlan(limit, labels, times.predict(space, labels), None, None) for limit, labels in found.items()]
+    else:
+        costs = meter.table.costs(space)
+        solved = [solve(space, times, costs, limit, spread) for limit in limits for spread in _SPREADS]
+        plans = [labels for number, labels in enumerate(solved) if labels not in solved[:number]]
+        for done, labels in enumerate(plans, 1):
+            meter.measure_plan(labels)
+            progress("accuracy of the plans", done, len(plans))
+        front = [_best(space, times, meter, limit, plans) for limit in limits]
+    chosen = next(plan for plan in front if plan.budget == budget)
+    return Tuned(space, runtime, times, meter and meter.table, chosen, tuple(front))
+
+
+def _best(
+    space: Space, times: TimeTable, meter: LossMeter, limit: float, plans: Sequence[Mapping[str, str]]
+) -> TunedPlan:
+    """Return the plan with the smallest cross-entropy of those that meet a budget."""
+
+    def cross_entropy(labels: Labels) -> float:
+        return meter.measure_plan(labels).cross_entropy
+
+    tolerance = 1e-6  # of the solver
+    labels = min((labels for labels in plans if times.predict(space, labels) <= limit + tolerance), key=cross_entropy)
+    loss, dense = meter.measure_plan(labels), meter.table.dense
+    return TunedPlan(
+        limit,
+        dict(labels),
+        times.predict(space, labels),
+        loss.cross_entropy - dense.cross_entropy,
+        loss.accuracy_pct - dense.accuracy_pct,
+    )

@@ -27,8 +27,8 @@ class TunedPlan:
         budget: The budget, as a fraction of the dense network's time.
         labels: The label of each block.
         time: The predicted time, as a fraction of the dense network's time.
-        cross_entropy: The predicted increase of the cross-entropy, before fine-tuning. `None` without images.
-        accuracy_pct: The predicted change of the accuracy in points, before fine-tuning. `None` without images.
+        cross_entropy: The increase of the cross-entropy on held-out images, before fine-tuning. `None` without images.
+        accuracy_pct: The change of the accuracy on them in points, before fine-tuning. `None` without images.
     """
 
     budget: float
@@ -131,7 +131,7 @@ class Tuned:
             rows.append(row)
         header = ["budget", "time", "ms", "speedup", "MoD", "skipped", "kept"]
         header += [] if self.losses is None else ["cross-entropy", "accuracy"]
-        return TextTable("Predicted for several budgets, before fine-tuning", header, rows)
+        return TextTable("Plans for several budgets: predicted times, and results before fine-tuning", header, rows)
 
     def summary(self) -> str:
         """Return the numbers of blocks and the time of the chosen plan in a few words."""

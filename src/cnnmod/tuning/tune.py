@@ -19,9 +19,10 @@ from cnnmod.records.progress import Progress
 from cnnmod.tuning.budget import Budget
 from cnnmod.tuning.candidates import Batches, trained_candidates
 from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
-from cnnmod.tuning.losses import LossTable, measure_losses, replaced
+from cnnmod.tuning.loss_meter import LossMeter
+from cnnmod.tuning.losses import LossTable
 from cnnmod.tuning.plans import make_plans
-from cnnmod.tuning.result import Tuned, TunedPlan
+from cnnmod.tuning.result import Tuned
 from cnnmod.tuning.solve import check_solver, smallest, solve, usual_costs
 from cnnmod.tuning.space import Space, find_space
 from cnnmod.tuning.stored import write_tuned
@@ -54,8 +55,10 @@ def tune(
 
     The time of each choice is measured in the runtime. With images, the MoD blocks of all choices are trained at once
     to compute what their dense blocks compute. Then the increase of the cross-entropy is measured when each choice
-    alone is put into the network. The plan is the combination within the budget with the smallest sum of increases.
-    Without images, the plan replaces as few blocks as possible, and prefers two MoD blocks to one skipped block.
+    alone is put into the network. An integer program makes several plans within the budget: the smallest sum of
+    increases, and sums that prefer replaced blocks in different modules. The plan is the one whose network has the
+    smallest measured cross-entropy. Without images, the plan replaces few blocks, in different modules, and prefers two
+    MoD blocks to one skipped block.
 
     The folder gets `plan.json`, which `convert_` takes, `front.json` with the plans for several budgets, and, with
     images, `tuned.safetensors`: the network of the plan with its trained MoD blocks, before fine-tuning.
@@ -131,17 +134,13 @@ def tune(
     fraction = limit.fraction(times)
     if fraction < smallest(space, times):
         solve(space, times, usual_costs(space), fraction)  # raises before the training
-    losses = None
+    meter = None
     if train is not None and held_out is not None:
-        network = copied(model).eval()
-        if torch.cuda.is_available():
-            network.cuda()
-        trained = _Trained(network, space, folder, hash_of(model))
-        losses = trained.losses(train, held_out, example[:1], passes, progress)
-        tuned = make_plans(space, target, times, losses, fraction, budgets)
-        trained.save(tuned.chosen, factory, factory_args)
-    else:
-        tuned = make_plans(space, target, times, None, fraction, budgets)
+        meter = _loss_meter(copied(model).eval(), space, folder, example[:1], train, held_out, passes, progress)
+    tuned = make_plans(space, target, times, meter, fraction, budgets, progress)
+    if meter is not None:
+        network = meter.network(tuned.chosen.labels)
+        save(network, folder.path / "tuned.safetensors", factory=factory, factory_args=factory_args)
     write_tuned(tuned, folder)
     return tuned
 
@@ -163,31 +162,38 @@ def check_settings(runtime: str | None, threads: int | None, rounds: int, passes
     return target
 
 
-class _Trained:
-    """The stages that need images."""
-
-    def __init__(self, model: nn.Module, space: Space, folder: TuneFolder, network: str) -> None:
-        self.model, self.space, self.folder, self.network = model, space, folder, network
-
-    def losses(self, train: Batches, held_out: Batches, example: Tensor, passes: int, progress: Progress) -> LossTable:
-        """Train the candidates and measure their losses."""
-        example = example.to(next(self.model.parameters()).device)
-        path = self.folder.path / "candidates.safetensors"
-        self.candidates = trained_candidates(
-            self.model, self.space, train, example, path, self.network, passes=passes, progress=progress
-        )
-        return measure_losses(
-            self.model,
-            self.space,
-            self.candidates,
-            held_out,
-            self.network,
-            finished=self.folder.read("losses", LossTable),
-            save=lambda table: self.folder.write("losses", table),
-            progress=progress,
-        )
-
-    def save(self, plan: TunedPlan, factory: str | None, factory_args: Mapping[str, Any]) -> None:
-        """Write the network of the plan with its trained MoD blocks."""
-        with replaced(self.model, self.candidates, plan.labels):
-            save(self.model, self.folder.path / "tuned.safetensors", factory=factory, factory_args=factory_args)
+def _loss_meter(
+    model: nn.Module,
+    space: Space,
+    folder: TuneFolder,
+    example: Tensor,
+    train: Batches,
+    held_out: Batches,
+    passes: int,
+    progress: Progress,
+) -> LossMeter:
+    """Train the MoD blocks of all choices, measure each choice, and return what measures plans."""
+    network = hash_of(model)
+    if torch.cuda.is_available():
+        model.cuda()
+    candidates = trained_candidates(
+        model,
+        space,
+        train,
+        example.to(next(model.parameters()).device),
+        folder.path / "candidates.safetensors",
+        network,
+        passes=passes,
+        progress=progress,
+    )
+    meter = LossMeter(
+        model,
+        candidates,
+        train,
+        held_out,
+        network,
+        finished=folder.read("losses", LossTable),
+        save=lambda table: folder.write("losses", table),
+    )
+    meter.measure_choices(space, progress)
+    return meter

@@ -33,7 +33,7 @@ class PlanSection:
 def plan_section(tuned: Tuned) -> PlanSection:
     """Return the section of a plan."""
     with mpl.rc_context(STYLE):
-        description = "Predicted increase of the cross-entropy over predicted time, for several budgets"
+        description = "Increase of the cross-entropy before fine-tuning over predicted time, for several budgets"
         figure = None if tuned.losses is None else svg(draw_front(tuned), description)
     return PlanSection(
         tuned.conclusion(),

@@ -1,0 +1,37 @@
+import itertools
+
+from cnnmod.tuning.losses import Loss
+from cnnmod.tuning.plans import make_plans
+from tune_folder import MadeUpMeter, made_up
+
+
+class CrowdedMeter(MadeUpMeter):
+    """Measures more than the sum where two neighbors are replaced."""
+
+    def measure_plan(self, labels):
+        loss, values = super().measure_plan(labels), list(labels.values())
+        crowded = sum(one != "keep" and other != "keep" for one, other in itertools.pairwise(values))
+        return Loss(loss.cross_entropy + crowded, loss.accuracy_pct)
+
+
+def test_a_budget_gets_the_plan_with_the_smallest_measured_cross_entropy():
+    made = made_up()
+    meter = CrowdedMeter(made.losses)
+    crowded = make_plans(made.space, "eager", made.times, meter, made.chosen.budget, (0.9, 0.6))
+
+    def cross_entropy(labels):
+        return meter.measure_plan(labels).cross_entropy - made.losses.dense.cross_entropy
+
+    for plan in crowded.front:
+        assert plan.time <= plan.budget + 1e-6
+        assert plan.cross_entropy == cross_entropy(plan.labels)
+    assert crowded.chosen.cross_entropy <= cross_entropy(made.chosen.labels)
+
+
+def test_a_smaller_budget_is_not_more_accurate():
+    values = [plan.cross_entropy for plan in made_up().front]
+    assert values == sorted(values)
+
+
+def test_without_images_there_is_one_plan_for_each_budget():
+    assert all(plan.cross_entropy is None for plan in made_up(with_images=False).front)
