@@ -50,13 +50,15 @@ from cnnmod.training.recipe import Recipe
 from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import read_result, run_training
-from cnnmod.tuning.folder import TuneFolder
+from cnnmod.tuning.candidates import Candidates
+from cnnmod.tuning.folder import TuneFolder, hash_of
 from cnnmod.tuning.images import tuning_images
+from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.losses import LossTable
-from cnnmod.tuning.solve import solve
+from cnnmod.tuning.plans import make_plans
 from cnnmod.tuning.space import KEEP, Space
 from cnnmod.tuning.times import TimeTable
-from cnnmod.tuning.tune import Tuned
+from cnnmod.tuning.tune import BUDGETS, Tuned
 
 SCHEMA = "cnnmod.tuned/1"
 FACTORY, PRUNED = "small_resnet:small_resnet", "pruned:pruned"
@@ -140,13 +142,10 @@ class Stages:
         for budget in self.experiment.budgets:
             tuned = self._tune(budget)
             shutil.copytree("tune", f"tune-{budget}", dirs_exist_ok=True)
-            skipping = only_skipping(tuned.space)
-            losses = TuneFolder(Path("tune")).read("losses", LossTable)
-            assert losses is not None
-            labels = solve(skipping, tuned.times, losses.costs(skipping), budget)
-            write_plan(skipping.choices(labels), f"skip-{budget}.json")
+            skipping = self._skip(tuned, budget)
+            write_plan(skipping.choices, f"skip-{budget}.json")
             plans[f"tune-{budget}"] = {"labels": tuned.chosen.labels, "predicted": tuned.chosen.time}
-            plans[f"skip-{budget}"] = {"labels": labels, "predicted": tuned.times.predict(skipping, labels)}
+            plans[f"skip-{budget}"] = {"labels": skipping.chosen.labels, "predicted": skipping.chosen.time}
         for budget, arguments in self._prune().items():
             plans[f"pruned-{budget}"] = {"arguments": arguments}
         write_whole(PLANS, json.dumps(plans, indent=1) + "\n")
@@ -170,6 +169,19 @@ class Stages:
                 factory_args=self.experiment.network_args,
                 progress=bars,
             )
+
+    def _skip(self, tuned: Tuned, budget: float) -> Tuned:
+        """Return the plan of `tune` without MoD blocks, from the same measurements."""
+        model, folder = self.dense(), TuneFolder(Path("tune"))
+        candidates = Candidates(model, tuned.space, self.example()[:1])  # only their blocks are used
+        meter = LossMeter(
+            model,
+            candidates,
+            *tuning_images(self.opened, self.finetune, model),
+            hash_of(model),
+            finished=folder.read("losses", LossTable),
+        )
+        return make_plans(only_skipping(tuned.space), tuned.runtime, tuned.times, meter, budget, BUDGETS)
 
     def _prune(self) -> dict[float, dict[str, Any]]:
         """Return the arguments of the largest pruned network within each budget, by measured time."""

@@ -47,7 +47,7 @@ def test_tune_writes_a_plan_that_convert_takes(capsys, tmp_path, runtime):
     assert "The dense network meets the budget, so every block is kept." in text
     times = set_times(out)
     run([*TUNE, "--runtime", runtime, "--budget", "0.9", "--out", str(out)])
-    assert "Predicted for several budgets" in text
+    assert "Plans for several budgets" in text
     assert re.search(rf"times in {runtime} .* \d:\d\d:\d\d", bars)  # the time left
     model = shallow_resnet()
     choices = read_plan(out / "plan.json")

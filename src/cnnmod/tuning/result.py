@@ -131,7 +131,10 @@ class Tuned:
             rows.append(row)
         header = ["budget", "time", "ms", "speedup", "MoD", "skipped", "kept"]
         header += [] if self.losses is None else ["cross-entropy", "accuracy"]
-        return TextTable("Plans for several budgets: predicted times, and results before fine-tuning", header, rows)
+        note = "Times are predicted."
+        if self.losses is not None:
+            note += " Cross-entropy and accuracy are measured before fine-tuning, as changes from the dense network's."
+        return TextTable("Plans for several budgets", header, rows, note)
 
     def summary(self) -> str:
         """Return the numbers of blocks and the time of the chosen plan in a few words."""
