@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.models.resnet import BasicBlock
@@ -51,7 +53,7 @@ def test_times_are_measured_and_resumed(runtime):
     assert table.dense_ms > 0
     assert [list(saves) for saves in table.saved] == [["c=4", "c=2", "skip"]] * 2
     assert table.predict(space, {"1.1": "skip", "3.1": "skip"}) == pytest.approx(
-        1 - table.saved[0]["skip"] - table.saved[1]["skip"]
+        1 - table.scale * (table.saved[0]["skip"] + table.saved[1]["skip"])
     )
     assert len(table.checks) == 4
     assert table.largest_error_pct() == max(abs(check.error_pct) for check in table.checks)
@@ -73,6 +75,21 @@ def test_times_are_measured_and_resumed(runtime):
     assert len(steps) < len(progress)
     assert measure_times(model, space, runtime, EXAMPLE, finished=table) == table
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_scale_and_the_checks_come_from_different_combinations():
+    model = network()
+    space = find_space(model, CONFIGS, EXAMPLE)
+    table = measure_times(model, space, "eager", EXAMPLE, rounds=3)
+    calibrations, checks = space.random(8, seed=0)[:4], space.random(8, seed=0)[4:]
+    assert [check.labels for check in table.checks] == checks
+    assert all(check.predicted == table.predict(space, check.labels) for check in table.checks)
+    assert table.scale != 1
+    halved = [{label: saves / 2 for label, saves in group.items()} for group in table.saved]
+    assert any(set(labels.values()) != {"keep"} for labels in calibrations)
+    assert replace(table, saved=halved, scale=2 * table.scale).predict(space, checks[0]) == pytest.approx(
+        table.checks[0].predicted
+    )
 
 
 def test_networks_without_blocks_raise():

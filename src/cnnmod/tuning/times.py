@@ -19,7 +19,9 @@ from cnnmod.records.progress import Progress
 from cnnmod.records.provenance import Provenance
 from cnnmod.tuning.space import KEEP, Labels, Space, SpaceBlock
 
-_CHECKS = 4  # combinations for which the prediction is compared with a measurement
+_CALIBRATIONS = 4  # combinations that calibrate the table
+_CHECKS = 4  # other combinations, for which the prediction is compared with a measurement
+_SCALES = 0.5, 2.0  # anything else is noise
 _DENSE = "dense"
 
 
@@ -52,6 +54,7 @@ class TimeTable:
         saved: The part of the dense network's time that one block of a group saves, by group and label. It is negative
             for a choice that is slower than the block.
         checks: Combinations with their predicted and measured times. Empty until the table is complete.
+        scale: By what the saved times of whole combinations are larger than the sum. Measured with other combinations.
         provenance: Versions, commit and hardware of the measurement.
     """
 
@@ -59,10 +62,11 @@ class TimeTable:
     saved: list[dict[str, float]]
     checks: list[TimeCheck]
     provenance: Provenance | None = None
+    scale: float = 1.0
 
     def saves(self, block: SpaceBlock, label: str) -> float:
         """Return the part of the dense network's time that a choice for a block saves."""
-        return 0.0 if label == KEEP else self.saved[block.group][label]
+        return 0.0 if label == KEEP else self.scale * self.saved[block.group][label]
 
     def predict(self, space: Space, labels: Labels) -> float:
         """Return the time of a combination as a fraction of the dense network's time."""
@@ -87,8 +91,9 @@ def measure_times(
     """Measure the table of a network.
 
     For each group and each label, whole networks are measured in which all blocks of the group, and every second one,
-    have this choice. The dense network is measured in the same rounds. Then random combinations are measured, whose
-    times are compared with the prediction.
+    have this choice. The dense network is measured in the same rounds. A network in which blocks of several groups are
+    replaced can save more or less than the sum, so random combinations give the table a scale. The times of other
+    random combinations are compared with the prediction.
 
     Args:
         model: The dense network, in evaluation mode.
@@ -107,8 +112,8 @@ def measure_times(
     table = finished or TimeTable(0.0, [], [], Provenance.now(example.device, torch.get_num_threads()))
     groups = space.groups()
     networks = [_networks_of(blocks) for blocks in groups]
-    checks = {str(number): labels for number, labels in enumerate(space.random(_CHECKS, seed=0))}
-    total, done = sum(map(len, networks)) + len(checks), 0
+    random = {str(number): labels for number, labels in enumerate(space.random(_CALIBRATIONS + _CHECKS, seed=0))}
+    total, done = sum(map(len, networks)) + len(random), 0
 
     def advance() -> None:
         nonlocal done
@@ -135,8 +140,16 @@ def measure_times(
         table = replace(table, dense_ms=dense_ms, saved=[*table.saved, saved])
         save(table)
     if not table.checks:
-        ratios, dense_ms = _time(model, space, checks, dense(), runtime, example, rounds, advance)
-        made = [TimeCheck(dict(labels), table.predict(space, labels), ratios[name]) for name, labels in checks.items()]
+        ratios, dense_ms = _time(model, space, random, dense(), runtime, example, rounds, advance)
+        names = list(random)
+        saved = [(1 - table.predict(space, random[name]), 1 - ratios[name]) for name in names[:_CALIBRATIONS]]
+        if squares := sum(predicted**2 for predicted, _ in saved):
+            scale = sum(predicted * measured for predicted, measured in saved) / squares
+            table = replace(table, scale=min(max(scale, _SCALES[0]), _SCALES[1]))
+        made = [
+            TimeCheck(dict(random[name]), table.predict(space, random[name]), ratios[name])
+            for name in names[_CALIBRATIONS:]
+        ]
         table = replace(table, dense_ms=min(dense_ms, table.dense_ms), checks=made)
         save(table)
     return table
