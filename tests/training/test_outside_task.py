@@ -202,7 +202,7 @@ class TestRefused:
                 "the recipe 'no_such_module:small' cannot be imported: No module named 'no_such_module'",
             ),
             ("bars:smal", "the recipe 'bars:smal' cannot be imported: module 'bars' has no attribute 'smal'"),
-            ("bars:SIZE", "'bars:SIZE' is a int, not a function that returns a Recipe"),
+            ("bars:SIZE", "the recipe 'bars:SIZE' is a int, not a function that returns a Recipe"),
             ("math:gcd", "'math:gcd' returned a int, not a Recipe"),
         ],
     )

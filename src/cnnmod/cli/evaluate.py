@@ -41,7 +41,7 @@ def evaluate(
     from cnnmod.training.classes import check_same_classes
     from cnnmod.training.data import open_data
     from cnnmod.training.evaluate import evaluate as evaluate_network
-    from cnnmod.training.processes import all_processes
+    from cnnmod.training.processes import all_processes, process_device
     from cnnmod.training.step import autocast
     from cnnmod.training.trained import open_trained
 
@@ -50,8 +50,7 @@ def evaluate(
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=worker_count(workers), skip_broken=skip_broken, progress=progress)
         check_same_classes(trained.path, trained.classes, opened.classes)
-        device = all_processes().device
-        assert device is not None
+        device = process_device()
         accuracy = evaluate_network(
             trained.model.to(device),
             opened.test,
@@ -93,7 +92,7 @@ def inspect(
     from cnnmod.report.table import selection_cells
     from cnnmod.training.classes import check_same_classes
     from cnnmod.training.data import open_data
-    from cnnmod.training.processes import all_processes
+    from cnnmod.training.processes import all_processes, process_device
     from cnnmod.training.step import autocast
     from cnnmod.training.trained import open_trained
     from cnnmod.training.worth import mod_worth
@@ -105,8 +104,7 @@ def inspect(
     run_recipe = trained.recipe
     if not run_recipe.task.one_class_each:
         raise ValueError(f"inspect supports only classifiers; {trained.path} was trained for {run_recipe.task.name}")
-    device = all_processes().device
-    assert device is not None
+    device = process_device()
     model, precision = trained.model.to(device), autocast(run_recipe, device)
     with progress_bars(all_processes().is_main_process) as progress:
         opened = open_data(data, run_recipe, workers=worker_count(workers), progress=progress)

@@ -3,14 +3,16 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from cnnmod.cli.app import Json, Network, Weights, console, show
 from cnnmod.records.roles import Role
+
+if TYPE_CHECKING:
+    from cnnmod.method.choices import Choices
 
 logger = logging.getLogger("cnnmod")
 
@@ -139,12 +141,10 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _rows_of_plan(
-    path: Path, plan: Mapping[str, Any] | None, row: Role, rows: tuple[Role, ...]
+    path: Path, plan: "Choices | None", row: Role, rows: tuple[Role, ...]
 ) -> tuple[Role, tuple[Role, ...]]:
     """Return the rows without the control if the plan has no MoD block: its network is its own control then."""
-    from cnnmod.method.choices import SKIP
-
-    if plan is None or any(choice not in (None, SKIP) for choice in plan.values()):
+    if plan is None or plan.has_mod_blocks:
         return row, rows
     if (rows or (row,)) == ("control",):
         raise ValueError(f"{path} has no MoD block, so its network is its own control; train the row mod")

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
@@ -89,9 +89,8 @@ def export(
     path = Path(path)
     target = _target_for(path) if format is None else find_format(format)
     _check(model, example, path, target, half)
-    if preprocessing and not target.describes:
-        formats = ", ".join(repr(other.format) for other in file_targets() if other.describes)
-        raise ValueError(f"preprocessing is supported for {formats}, not for {target.format!r}")
+    if preprocessing:
+        _check_supports("preprocessing", target, lambda target: target.describes)
     about = described(example, mean, std, classes, preprocessing)
     if classes is not None:
         _check_classes(model, example, len(classes))
@@ -171,9 +170,8 @@ def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, ha
     target.check_installed()
     if path.suffix != target.suffix:
         raise ValueError(f"the suffix of a file in format {target.format!r} must be {target.suffix}, not {str(path)!r}")
-    if half and not target.stores_half:
-        formats = ", ".join(repr(other.format) for other in file_targets() if other.stores_half)
-        raise ValueError(f"half is supported for {formats}, not for {target.format!r}")
+    if half:
+        _check_supports("half", target, lambda target: target.stores_half)
     _check_images("example", example, None)
     dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     if other_dtype := next((dtype for dtype in dtypes if dtype != torch.float32), None):
@@ -183,9 +181,7 @@ def _check(model: nn.Module, example: Tensor, path: Path, target: FileTarget, ha
 
 
 def _check_int8(images: Tensor, example: Tensor, target: FileTarget, half: bool, multiple: int) -> None:
-    if INT8 not in target.precisions:
-        formats = ", ".join(repr(other.format) for other in file_targets() if INT8 in other.precisions)
-        raise ValueError(f"int8 is supported for {formats}, not for {target.format!r}")
+    _check_supports("int8", target, lambda target: INT8 in target.precisions)
     if half:
         raise ValueError("half and int8 cannot be combined: half stores weights in 16 bits, int8 in 8")
     target.check_installed(INT8)
@@ -194,6 +190,12 @@ def _check_int8(images: Tensor, example: Tensor, target: FileTarget, half: bool,
         raise ValueError(
             f"the number of int8 images must be a multiple of the file's batch size {multiple}, not {len(images)}"
         )
+
+
+def _check_supports(option: str, target: FileTarget, supports: Callable[[FileTarget], bool]) -> None:
+    if not supports(target):
+        formats = ", ".join(repr(other.format) for other in file_targets() if supports(other))
+        raise ValueError(f"{option} is supported for {formats}, not for {target.format!r}")
 
 
 def _check_images(name: str, images: Tensor, shape: torch.Size | None) -> None:

@@ -11,6 +11,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from cnnmod.deploy.forms import EagerForm
+from cnnmod.deploy.live import is_dense
 
 
 def allow_overwriting_(model: nn.Module) -> None:
@@ -75,7 +76,7 @@ def _may_overwrite(block: EagerForm, x: Tensor) -> bool:
 
     The memory of the tensor must not be shared, and no hook may see the tensor.
     """
-    if type(x) is not Tensor or not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+    if type(x) is not Tensor or not is_dense(x):
         return False  # a subclass may wrap other tensors, and an expanded tensor has one value in several places
     if x.is_inference() and not torch.is_inference_mode_enabled():
         return False  # torch raises if it is changed

@@ -88,3 +88,8 @@ def selector_weights(block: MoDBlock) -> tuple[Tensor, Tensor] | None:
 def is_plain_tensor(value: object) -> bool:
     """Return whether the value is a strided tensor or parameter of torch's own class. A quantized tensor is not."""
     return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided  # pyright: ignore[reportAttributeAccessIssue]  type() does not narrow
+
+
+def is_dense(value: Tensor) -> bool:
+    """Return whether the value is contiguous in its memory, channels first or channels last."""
+    return value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)

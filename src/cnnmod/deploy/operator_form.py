@@ -9,7 +9,7 @@ from torch import Tensor
 
 import cnnmod.deploy.operator  # noqa: F401  defines the operator
 from cnnmod.deploy.forms import EagerForm
-from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain_tensor, selector_weights
+from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_dense, is_plain_tensor, selector_weights
 from cnnmod.deploy.program import NoProgramError, read_program
 from cnnmod.method.blocks import MoDBlock
 
@@ -102,7 +102,7 @@ class OperatorForm(EagerForm):
             or x_NCHW.dim() != 4
             or x_NCHW.size(1) != self.channels
             or x_NCHW.size(2) * x_NCHW.size(3) == 0
-            or not (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last))
+            or not is_dense(x_NCHW)
             or (x_NCHW.requires_grad or args or kwargs)
             or torch.is_autocast_enabled(self.device_type)
         ):

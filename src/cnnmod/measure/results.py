@@ -193,10 +193,8 @@ class Comparison:
         if (fault := _fault(self)) is not None:
             return TextTable(title, [], [], f"not a valid comparison: {fault}")
         lines = [[row.name, *self._cells(row, *condition)] for condition in self.conditions for row in self.rows]
-        provenance, rounds = self.provenance, len(self.rows[0].measurements[0].times_ms)
-        machine = f"{provenance.device} ({provenance.processor})"
-        threads = f"{provenance.threads} thread{'s' * (provenance.threads != 1)}"
-        note = f"{machine}, {threads}; medians of {rounds} round{'s' * (rounds != 1)}"
+        rounds = len(self.rows[0].measurements[0].times_ms)
+        note = f"{self.provenance.machine}; medians of {rounds} round{'s' * (rounds != 1)}"
         return TextTable(title, ["network", "runtime", "batch", "ms", "speed-up", "MoD tax %"], lines, note)
 
     def _cells(self, row: Row, runtime: str, batch_size: int) -> list[str]:

@@ -19,7 +19,7 @@ from cnnmod.method.convert import control_, install_, mod_blocks, swap_
 from cnnmod.method.discover import discover
 from cnnmod.method.make import make_mod_block
 from cnnmod.method.skip import Skip, skipped_blocks
-from cnnmod.method.structure import FACTORY, FORMAT, Structure, read_file
+from cnnmod.method.structure import FACTORY, FORMAT, Structure, read_file, shape_difference
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
 
@@ -139,17 +139,12 @@ def load_mod_blocks_(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path} has the MoD blocks {[*structure.blocks]}, but the model has {[*blocks]}")
     if different := [name for name, block in blocks.items() if structure.blocks[name] != block.config]:
         raise ValueError(f"{path} has MoD blocks with other settings than the model: {', '.join(different)}")
-    states = {name: {key: f"{name}.{key}" for key in block.state_dict()} for name, block in blocks.items()}
+    states = {name: block.state_dict() for name, block in blocks.items()}
+    state = {f"{name}.{key}": value for name, values in states.items() for key, value in values.items()}
+    if (difference := shape_difference(state, state, tensors)) is not None:
+        raise ValueError(f"{path} is of another network: {difference}")
     for name, block in blocks.items():
-        for key, value in block.state_dict().items():
-            stored = tensors.get(states[name][key])
-            if stored is None or stored.shape != value.shape:
-                ours, theirs = tuple(value.shape), "missing" if stored is None else tuple(stored.shape)
-                raise ValueError(
-                    f"{path} is of another network: {name}.{key} is {theirs} in the file, {ours} in the model"
-                )
-    for name, block in blocks.items():
-        block.load_state_dict({key: tensors[full_name] for key, full_name in states[name].items()})
+        block.load_state_dict({key: tensors[f"{name}.{key}"] for key in states[name]})
 
 
 def restructure_(
@@ -250,10 +245,8 @@ def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], mo
         if model_blocks[name] != config:
             raise ValueError(f"{path} was saved with {config} at {name}, but the model has {model_blocks[name]}")
     state = _plain_state(model)
-    for name in [*state, *tensors]:
-        ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (state, tensors))
-        if ours != theirs:
-            raise ValueError(f"{path} is of another network: {name} is {theirs} in the file, {ours} in the model")
+    if (difference := shape_difference([*state, *tensors], state, tensors)) is not None:
+        raise ValueError(f"{path} is of another network: {difference}")
     # load_state_dict would convert integers to floats and back, and would drop imaginary parts.
     for name, tensor in state.items():
         ours, theirs = tensor.dtype, tensors[name].dtype

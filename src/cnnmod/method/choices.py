@@ -42,6 +42,11 @@ class Choices(Mapping[str, Choice]):
         for name, choice in self.choices.items():
             check_choice(name, choice)
 
+    @property
+    def has_mod_blocks(self) -> bool:
+        """Whether a block becomes a MoD block."""
+        return any(isinstance(choice, MoDConfig) for choice in self.choices.values())
+
     def __getitem__(self, name: str) -> Choice:
         return self.choices[name]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,15 @@ def read_structure(path: str | os.PathLike[str]) -> Structure:
         ValueError: If `save` did not write the file, or its format is newer than this cnnmod.
     """
     return read_file(Path(path), tensors=False)[0]
+
+
+def shape_difference(names: Iterable[str], model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> str | None:
+    """Return the first of these tensors that is missing or has another shape on one side, as text, or `None`."""
+    for name in names:
+        ours, theirs = (tuple(side[name].shape) if name in side else "missing" for side in (model, file))
+        if ours != theirs:
+            return f"{name} is {theirs} in the file, {ours} in the model"
+    return None
 
 
 def read_file(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:

@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import trace_calls
 from cnnmod.method.discover import discover
+from cnnmod.method.structure import shape_difference
 from cnnmod.method.trace import example_for
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.networks.dilate import dilate_, stride_of
@@ -115,9 +116,7 @@ def load_backbone_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from error
     state = body.state_dict()
-    for name, value in state.items():
-        ours, theirs = tuple(value.shape), tuple(tensors[name].shape) if name in tensors else "missing"
-        if ours != theirs:
-            raise ValueError(f"{path} is of another backbone: {name} is {theirs} in the file, {ours} in the model")
+    if (difference := shape_difference(state, state, tensors)) is not None:
+        raise ValueError(f"{path} is of another backbone: {difference}")
     body.load_state_dict({name: tensors[name] for name in state})
     return model

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torchvision
@@ -153,7 +153,7 @@ def factory_of(name: str) -> Make:
         ValueError: If the name is unknown.
     """
     if ":" in name:
-        return _user_factory(name)
+        return import_function(name, repr(name), "builds a network")
     library, _, network = name.rpartition("/")
     if library not in _LIBRARIES:
         raise ValueError(
@@ -201,15 +201,20 @@ _LIBRARIES: Mapping[str, tuple[Callable[[], Iterable[str]], Callable[[str], Make
 }
 
 
-def _user_factory(name: str) -> Make:
-    module, _, function = name.partition(":")
+def import_function(name: str, subject: str, purpose: str) -> Callable[..., Any]:
+    """Import a function of the user, `"package.module:function"`. Errors name the subject and the purpose.
+
+    Raises:
+        ValueError: If it cannot be imported or is not callable.
+    """
+    module, _, attribute = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that builds a network")
-    return cast(Make, factory)
+        raise ValueError(f"{subject} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ValueError(f"{subject} is a {type(function).__name__}, not a function that {purpose}")
+    return function
 
 
 def _check_call(name: str, factory: Make, kwargs: dict[str, Any]) -> None:

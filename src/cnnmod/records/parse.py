@@ -77,7 +77,7 @@ def parse(expected: Any, value: Any, name: str, replacements: Mapping[Any, Any] 
             raise ValueError(f"{name} must be a JSON object, not {value!r}")
         all_hints = typing.get_type_hints(expected)
         hints = {field.name: all_hints[field.name] for field in dataclasses.fields(expected)}
-        optional = {field.name for field in dataclasses.fields(expected) if _has_default(field)}
+        optional = {field.name for field in dataclasses.fields(expected) if has_default(field)}
         if differing := sorted((set(hints) ^ set(value)) - (optional - set(value))):
             raise ValueError(f"{name}: fields missing or unknown: {', '.join(differing)}")
         return expected(**{key: parse(hints[key], item, f"{name}: {key}", replacements) for key, item in value.items()})
@@ -121,5 +121,6 @@ def _describe(expected: Any) -> str:
     return expected.__name__ if isinstance(expected, type) and not get_args(expected) else str(expected)
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field of a dataclass has a default."""
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING

@@ -35,6 +35,11 @@ class Provenance:
     device: str
     threads: int
 
+    @property
+    def machine(self) -> str:
+        """The device, the CPU and the number of threads, as text."""
+        return f"{self.device} ({self.processor}), {threads_text(self.threads)}"
+
     @classmethod
     def now(cls, device: "torch.device", threads: int) -> "Provenance":
         """Return the provenance of a result of this process."""
@@ -50,6 +55,11 @@ class Provenance:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             threads=threads,
         )
+
+
+def threads_text(count: int) -> str:
+    """Return a number of threads as text."""
+    return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
 def _installed(name: str) -> bool:

@@ -5,7 +5,7 @@ import statistics
 
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.report.difference import difference_text
-from cnnmod.report.table import Cells, threads_text
+from cnnmod.report.table import Cells
 from cnnmod.training.classes import name_classes
 
 
@@ -38,8 +38,7 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     notes = [
         f"{first.measure} on {accuracy.images:,} test images of {first.data}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {first.train_images:,} training images, "
-        f"{first.recipe.optimization.epochs} epochs; {provenance.device} ({provenance.processor}), "
-        f"{threads_text(provenance.threads)}; torch {provenance.versions['torch']}."
+        f"{first.recipe.optimization.epochs} epochs; {provenance.machine}; torch {provenance.versions['torch']}."
     ]
     worths = [
         f"{label}, seed {seed}: {result.worth}."

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from cnnmod.measure.results import Comparison, Row, interquartile_range
 from cnnmod.networks.paper import PaperRow, paper_rows
+from cnnmod.records.provenance import threads_text
 from cnnmod.report.image import image_format, write_figure
-from cnnmod.report.table import threads_text
 
 _DENSE = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MOD = tuple(f"resnet{depth}_mod" for depth in (18, 26, 34, 42, 50, 75, 86, 101, 152))

@@ -70,7 +70,7 @@ def comparison_cells(comparison: Comparison) -> Cells:
         header = [header[0], "runtime", header[1], *header[4:-1]]
     provenance = comparison.provenance
     conditions = [
-        f"{provenance.device} ({provenance.processor}), {threads_text(provenance.threads)}",
+        provenance.machine,
         f"torch {provenance.versions['torch']}",
         f"{comparison.dtype}, {'channels last' if comparison.channels_last else 'channels first'}",
         f"medians of {len(comparison.rows[0].measurements[0].times_ms)} interleaved rounds ± half of the IQR",
@@ -80,10 +80,6 @@ def comparison_cells(comparison: Comparison) -> Cells:
     if with_accuracy:
         notes.append(f"Score: {comparison.accuracy_source}.")
     return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
-
-
-def threads_text(count: int) -> str:
-    return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
 def _spread(values: list[float], template: str) -> str:

@@ -8,7 +8,7 @@ from cnnmod.training.class_folders import find_class_folders
 from cnnmod.training.parquet import find_parquet
 from cnnmod.training.shards import find_shards
 from cnnmod.training.sources import Sources, of_array
-from cnnmod.training.splits import files_by_split, folders_by_split, visible
+from cnnmod.training.splits import check_folder, files_by_split, folders_by_split, no_layout
 
 _CIFAR = ("cifar-10-batches-py", "cifar-100-python")
 _LAYOUTS = (
@@ -30,8 +30,7 @@ def find_sources(folder: Path, progress: Progress = lambda description, done, to
         ValueError: If the folder has no supported layout (the error lists them), has more than one, or its content is
             invalid.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the data folder {folder} does not exist")
+    check_folder(folder)
     layouts = [name for name in _CIFAR if (folder / name).is_dir()]
     layouts += ["Parquet files"] if files_by_split(folder, [".parquet"]) else []
     layouts += ["tar shards"] if files_by_split(folder, [".tar"]) else []
@@ -41,8 +40,7 @@ def find_sources(folder: Path, progress: Progress = lambda description, done, to
     for find in (_find_cifar, partial(find_parquet, progress=progress), find_shards, find_class_folders):
         if sources := find(folder):
             return sources
-    inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
-    raise ValueError(f"found no images in {folder}, which contains {inside}; the supported layouts are {_LAYOUTS}")
+    return no_layout("images", folder, _LAYOUTS)
 
 
 def _find_cifar(folder: Path) -> Sources | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from cnnmod.records.changes import read_change, unknown_name
-from cnnmod.records.parse import parse
+from cnnmod.records.parse import has_default, parse
 from cnnmod.training.flat_recipe import is_flat, nested
 from cnnmod.training.options import ImageOptions, Networks, Optimization, System
 from cnnmod.training.tasks import Task, find_task
@@ -110,7 +110,7 @@ def _read(part_class: type[Any], values: Any, part_name: str) -> Any:
                 )
             )
     for name, part_field in fields.items():
-        if name not in values and (part_field.default, part_field.default_factory) == (dataclasses.MISSING,) * 2:
+        if name not in values and not has_default(part_field):
             raise ValueError(f"{part_name}.{name} is missing")
     hints = get_type_hints(part_class)
     return part_class(**{name: parse(hints[name], value, f"{part_name}.{name}") for name, value in values.items()})

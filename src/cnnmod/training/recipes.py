@@ -1,12 +1,12 @@
 """The named recipes: the recipes of the paper, a short modern one, one for fine-tuning, and four for
 small hardware."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cnnmod.method.config import MoDConfig
+from cnnmod.networks.registry import import_function
 from cnnmod.records.changes import unknown_name
 from cnnmod.training.options import ImageOptions, Networks, Optimization, System
 from cnnmod.training.recipe import Recipe
@@ -288,14 +288,7 @@ def bccd() -> Recipe:
 
 
 def _user_recipe(name: str) -> Recipe:
-    module, _, function = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"the recipe {name!r} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise ValueError(f"{name!r} is a {type(factory).__name__}, not a function that returns a Recipe")
-    result = factory()
+    result = import_function(name, f"the recipe {name!r}", "returns a Recipe")()
     if not isinstance(result, Recipe):
         raise ValueError(f"{name!r} returned a {type(result).__name__}, not a Recipe")
     return result

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from torchvision.datasets import Cityscapes
 
 from cnnmod.training.decode import is_image_file
 from cnnmod.training.masks import IGNORED, count_pixels, read_mask
 from cnnmod.training.scenes import Scenes
-from cnnmod.training.splits import SPLITS, visible
+from cnnmod.training.splits import SPLITS, check_folder, no_layout, visible
 from cnnmod.training.voc import count_boxes, read_annotation, read_boxes
 
 SceneData = tuple[dict[str, Scenes], tuple[str, ...]]  # the splits by name, and the names of the classes
@@ -38,8 +37,8 @@ def find_masks(folder: Path, classes: Sequence[str], ignore: int) -> SceneData:
         ValueError: If the folder has no supported layout (the error lists them), the classes have no names, or two
             folders belong to the same split.
     """
-    _check_folder(folder)
-    return _cityscapes(folder) or _masks(folder, classes, ignore) or _no_layout("segmentation", folder, _MASKS)
+    check_folder(folder)
+    return _cityscapes(folder) or _masks(folder, classes, ignore) or no_layout("data for segmentation", folder, _MASKS)
 
 
 def find_boxes(folder: Path) -> SceneData:
@@ -49,20 +48,8 @@ def find_boxes(folder: Path) -> SceneData:
         FileNotFoundError: If the folder does not exist, or an image has no annotation.
         ValueError: If the folder has no supported layout (the error lists them), or no annotation has an object.
     """
-    _check_folder(folder)
-    return _voc(folder) or _no_layout("detection", folder, _BOXES)
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the data folder {folder} does not exist")
-
-
-def _no_layout(task: str, folder: Path, accepted: str) -> NoReturn:
-    inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
-    raise ValueError(
-        f"found no data for {task} in {folder}, which contains {inside}; the supported layouts are {accepted}"
-    )
+    check_folder(folder)
+    return _voc(folder) or no_layout("data for detection", folder, _BOXES)
 
 
 def _masks(folder: Path, names: Sequence[str], ignore: int) -> SceneData | None:

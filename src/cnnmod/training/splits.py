@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 _Value = TypeVar("_Value")
 
@@ -20,6 +20,18 @@ SPLITS = {
 def visible(folder: Path) -> list[Path]:
     """Return the files and folders in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `FileNotFoundError` if the folder of a data set does not exist."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the data folder {folder} does not exist")
+
+
+def no_layout(what: str, folder: Path, accepted: str) -> NoReturn:
+    """Raise the `ValueError` for a folder whose layout is not supported."""
+    inside = ", ".join(path.name for path in visible(folder)[:8]) or "nothing"
+    raise ValueError(f"found no {what} in {folder}, which contains {inside}; the supported layouts are {accepted}")
 
 
 def folders_by_split(folder: Path) -> dict[str, Path]:

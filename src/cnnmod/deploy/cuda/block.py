@@ -11,6 +11,7 @@ from cnnmod.deploy.cuda import kernels
 from cnnmod.deploy.cuda.arguments import Arguments, StepArguments
 from cnnmod.deploy.cuda.fallback import mod_block_by_operators_
 from cnnmod.deploy.cuda.plan import MOST_STEPS, Launch, Layout, Limits, Plan, Step, lay_out, plan_kernels, pool_tile
+from cnnmod.deploy.live import is_dense
 from cnnmod.deploy.program import CONVOLUTION
 
 Launcher = Callable[[tuple[Launch, ...], Arguments, torch.dtype, torch.device], None]
@@ -76,7 +77,7 @@ def mod_block_(
         reduce=block.reduce.contiguous(),
         expand=block.expand.contiguous(),
         gain=None if block.gain is None else block.gain.contiguous(),
-        weights=[weight if _is_dense(weight) else weight.contiguous() for weight in block.weights],
+        weights=[weight if is_dense(weight) else weight.contiguous() for weight in block.weights],
         biases=[bias.contiguous() for bias in block.biases],
     )
     filled = _arguments(x_NCHW, block, plan)
@@ -90,7 +91,7 @@ def _check(x_NCHW: Tensor, block: Block) -> None:
     channels, (hidden, pool) = x_NCHW.size(1), block.reduce.shape
     if any(value.dtype != x_NCHW.dtype or value.device != x_NCHW.device for value in block.tensors):
         raise RuntimeError(f"mod_block_: a weight is not {x_NCHW.dtype} on {x_NCHW.device}, as the images are")
-    if not (x_NCHW.is_contiguous() or x_NCHW.is_contiguous(memory_format=torch.channels_last)):
+    if not is_dense(x_NCHW):
         raise RuntimeError("mod_block_ takes images that are contiguous or channels last")
     convolutions = [step for step in block.layout.steps if step.operation == CONVOLUTION]
     if (
@@ -105,10 +106,6 @@ def _check(x_NCHW: Tensor, block: Block) -> None:
             f"mod_block_: {block.k} of {pool} candidates of {channels} channels cannot be selected with weights of "
             f"{tuple(block.reduce.shape)} and {tuple(block.expand.shape)}"
         )
-
-
-def _is_dense(weight: Tensor) -> bool:
-    return weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _arguments(x_NCHW: Tensor, block: Block, plan: Plan) -> Arguments:

@@ -20,7 +20,7 @@ from cnnmod.report.page.plan import check_experiment, plan_section
 from cnnmod.report.page.samples import sample
 from cnnmod.report.page.sources import Sources, Tuning, read_sources
 from cnnmod.report.page.verdict import verdict
-from cnnmod.report.table import Cells, comparison_cells, threads_text
+from cnnmod.report.table import Cells, comparison_cells
 from cnnmod.training.named import check_named
 
 
@@ -119,5 +119,4 @@ def _plan_lines(tuning: Tuning) -> list[str]:
 def _line(what: str, provenance: Provenance) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     commit = f"; commit {provenance.commit}" if provenance.commit else ""
-    machine = f"{provenance.device} ({provenance.processor}), {threads_text(provenance.threads)}"
-    return f"{what}: {provenance.created}, {machine}; {versions}{commit}."
+    return f"{what}: {provenance.created}, {provenance.machine}; {versions}{commit}."

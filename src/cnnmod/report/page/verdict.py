@@ -4,7 +4,6 @@ import statistics
 
 from cnnmod.measure.experiment import Experiment, RowResult
 from cnnmod.measure.results import Comparison, Row
-from cnnmod.method.config import MoDConfig
 from cnnmod.report.difference import half_interval
 from cnnmod.report.page.sources import Sources
 from cnnmod.tuning.result import Tuned
@@ -88,7 +87,7 @@ def _worth(experiment: Experiment, timed: Comparison | None) -> list[str]:
     """Return sentences on the MoD network against its control."""
     mod, control = experiment.row("mod"), experiment.row("control")
     plan = experiment.recipe.networks.plan
-    if plan is not None and not any(isinstance(choice, MoDConfig) for choice in plan.values()):
+    if plan is not None and not plan.has_mod_blocks:
         return ["The plan has no MoD block: it only leaves blocks out, so the network is its own control."]
     if mod is None or control is None:
         return ["The control was not trained, so it is unknown what the MoD blocks are worth."]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnmod.records.changes import unknown_name
+from cnnmod.records.parse import has_default
 from cnnmod.records.progress import Progress
 from cnnmod.training.images import Batch, Data
 from cnnmod.training.metrics import Metric
@@ -200,6 +201,6 @@ def _check(name: str, task: Any) -> None:
     if missing := [*sorted(score.__abstractmethods__), *missing]:
         raise ValueError(f"the score of the task {name!r} ({score.__name__}) has no {', '.join(missing)}")
     for field in dataclasses.fields(task):
-        if field.name == "name" or (field.default, field.default_factory) == (dataclasses.MISSING,) * 2:
+        if field.name == "name" or not has_default(field):
             reason = "is reserved for the name of the task" if field.name == "name" else "has no default"
             raise ValueError(f"the task {name!r} ({task.__name__}): the option {field.name!r} {reason}")
