@@ -65,7 +65,7 @@ def written(
     With `whole`, the target's own changes of the feature maps are left out: candidates in a tensor of their own (ONNX),
     the gather along the last axis (OpenVINO).
     """
-    lowered, _ = fold(model)
+    lowered = fold(model)
     swap_(lowered, {name: form(block) for name, block in mod_blocks(lowered).items()})
     if whole:
         with patch.object(onnx_file, "split_candidates_"), patch.object(openvino_file, "gather_channels_last_"):

@@ -105,7 +105,7 @@ def export(
         lowered = lower(model, target.name, example=traced)
     except ValueError as error:
         raise not_exportable(model, example, error) from error
-    reference, _ = fold(model, traced)
+    reference = fold(model, traced)
     if not target.in_torch:  # a target in PyTorch keeps the device
         lowered, reference, example = lowered.cpu(), reference.cpu(), example.cpu()
     batch_sizes = (1, 2, 5) if dynamic_batch else (len(example),)

@@ -60,7 +60,7 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     if isinstance(model, MoDBlock):
         raise ValueError("lower takes a network, not a single MoD block")
     check_unwrapped(model)
-    model, _ = fold(model, example)
+    model = fold(model, example)
     forms: dict[str, nn.Module] = {}
     for name, block in mod_blocks(model).items():  # a block that no form accepts keeps the training form
         form = next((form for form in target.forms if type(block) is form or form.accepts(block)), None)
@@ -71,16 +71,12 @@ def lower(model: nn.Module, runtime: str = "eager", *, example: Tensor | None = 
     return model.eval()
 
 
-def fold(model: nn.Module, example: Tensor | None = None) -> tuple[nn.Module, dict[str, str]]:
-    """Return a copy with folded batch norms and with MoD blocks in the training form, and the folded norms.
-
-    The norms are a dictionary from the name of a convolution to the name of its norm.
-    """
+def fold(model: nn.Module, example: Tensor | None = None) -> nn.Module:
+    """Return a copy with folded batch norms and with MoD blocks in the training form."""
     model = copied(without_auxiliary_head(model)).eval().requires_grad_(False)
-    norms = foldable_norms(model, example)
-    for conv, norm in norms.items():
+    for conv, norm in foldable_norms(model, example).items():
         _fold_(model, conv, norm)
-    return model.eval(), norms
+    return model.eval()
 
 
 def without_auxiliary_head(model: nn.Module) -> nn.Module:

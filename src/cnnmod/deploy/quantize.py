@@ -19,14 +19,7 @@ from cnnmod.deploy.selector import onnx_nodes, openvino_nodes, selector_nodes
 
 
 def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
-    """Quantize an ONNX file with ONNX Runtime's static quantizer.
-
-    Args:
-        source: The float file.
-        path: The INT8 file to write.
-        images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a multiple of
-            it.
-    """
+    """Quantize an ONNX file with ONNX Runtime's static quantizer. See `FileTarget.quantize`."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -53,14 +46,7 @@ def quantize_onnx(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
 
 def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
-    """Quantize an OpenVINO file with NNCF.
-
-    Args:
-        source: The float file.
-        path: The INT8 file to write.
-        images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a multiple of
-            it.
-    """
+    """Quantize an OpenVINO file with NNCF. See `FileTarget.quantize`."""
     import nncf
     import openvino
     from nncf.common.logging import nncf_logger

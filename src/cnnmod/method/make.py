@@ -15,7 +15,7 @@ from cnnmod.method.fit import fit_
 from cnnmod.method.passes import Pass
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
-from cnnmod.method.trace import evaluation_mode, trace
+from cnnmod.method.trace import isolated, trace
 
 _PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
@@ -112,7 +112,7 @@ def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
     if x.is_meta or any(isinstance(value, Tensor) for value in arguments):
         return
     x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
-    with evaluation_mode(conv_block):
+    with isolated(conv_block):
         try:
             output = conv_block(x, *block.call.args, **block.call.kwargs)
         except Exception as error:  # the forward of another library may raise anything

@@ -66,7 +66,7 @@ def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callabl
         raised: list[Exception] = []
         if hook is not None:
             for path, module in model.named_modules():
-                # `evaluation_mode` removes the hook.
+                # `isolated` removes the hook.
                 module.register_forward_hook(_bind(hook, path, raised), with_kwargs=True)
         _running.add(id(model))
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cnnmod.method.trace import evaluation_mode
+from cnnmod.method.trace import isolated
 
 _FLAGS = ("has_skip", "use_res_connect")  # InvertedResidual of timm and of torchvision
 _SHORTCUTS = ("downsample", "shortcut")  # the ResNet blocks of both; timm's ConvNeXtBlock
@@ -75,7 +75,7 @@ def _outputs_with_zero_weights(block: nn.Module, shape: Sequence[int]) -> tuple[
     like = next(block.parameters(), torch.empty(0))
     device = "cpu" if like.is_meta else like.device
     state = {name: torch.zeros_like(tensor, device=device) for name, tensor in block.state_dict().items()}
-    with evaluation_mode(block):
+    with isolated(block):
         try:
             first, second = (
                 functional_call(block, state, (torch.full(tuple(shape), value, dtype=like.dtype, device=device),))

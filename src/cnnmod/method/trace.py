@@ -103,7 +103,7 @@ def trace(
     _check_takes(model, args, kwargs)
     example = example_for(model) if example is None else example
     first = _first_floating(model)
-    with evaluation_mode(model, weights=False):
+    with isolated(model, weights=False):
         try:
             return observe(run_on_meta(model, (example, args, dict(kwargs))))
         except DoesNotRunError:
@@ -111,7 +111,7 @@ def trace(
                 raise
     _check_has_values(model)
     device = example.device if example.device in {tensor.device for tensor in _state(model)} else first.device
-    with evaluation_mode(model):
+    with isolated(model):
         result = observe(run_with_values(model, (example, args, dict(kwargs)), device))
     if model not in _logged:
         _logged.add(model)
@@ -125,7 +125,7 @@ def trace(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
+def isolated(model: nn.Module, *, weights: bool = True) -> Iterator[None]:
     """Put the model in evaluation mode, without gradients and without the user's hooks, and restore it afterwards.
 
     Args:
