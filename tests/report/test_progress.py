@@ -28,7 +28,7 @@ def test_bars_are_hidden_after_an_error(capsys):
 
 def test_bars_are_one_updated_output_in_a_notebook(monkeypatch, capsys):
     """Without ipywidgets, rich would warn, and show nothing until the end."""
-    display = pytest.importorskip("IPython.display")
+    display = pytest.importorskip("IPython.display", reason="IPython is not installed")
     shown = []
 
     class Handle:

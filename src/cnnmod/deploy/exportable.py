@@ -60,9 +60,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _export_error(layer: nn.Module, args: Any, kwargs: Any) -> Exception | None:
-    try:
-        with torch.no_grad(), restored(layer, weights=False):
+    with torch.no_grad(), restored(layer, weights=False):
+        try:
             torch.export.export(layer, args, kwargs)
-    except Exception as error:  # an exporter can raise anything
-        return error
+        except Exception as error:  # an exporter can raise anything
+            return error
     return None

@@ -65,17 +65,18 @@ class StraightTracer(torch.fx.Tracer):
         if self.is_leaf_module(m, name):
             return self.create_proxy("call_module", name, args, kwargs)
         last = next(iter(reversed(self.graph.nodes)))
-        try:
-            if not is_plain(m):
-                raise BranchError
-            return m.forward(*args, **kwargs)  # the parameter `forward` would call the hooks
-        except (Exception, BranchError):
-            if self.whole:
-                raise
-            while (node := next(iter(reversed(self.graph.nodes)))) is not last:
-                self.graph.erase_node(node)
-            self.opaque.append(name)
-            return self.create_proxy("call_module", name, args, kwargs)
+        if is_plain(m):
+            try:
+                return m.forward(*args, **kwargs)  # the parameter `forward` would call the hooks
+            except (Exception, BranchError):  # a foreign forward can raise anything if it gets no tensors
+                if self.whole:
+                    raise
+        elif self.whole:
+            raise BranchError
+        while (node := next(iter(reversed(self.graph.nodes)))) is not last:
+            self.graph.erase_node(node)
+        self.opaque.append(name)
+        return self.create_proxy("call_module", name, args, kwargs)
 
     def proxy(self, node: torch.fx.Node) -> "_Value":
         """Return the proxy of a value."""

@@ -32,14 +32,14 @@ def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outpu
         ValueError: If the network cannot be exported. The error names the layer.
     """
     hook = model.register_forward_hook(lambda module, args, output: outputs(output))
-    try:
-        with restored(model, weights=False):  # a forward pass may cache an exporter's tensors
+    with restored(model, weights=False):  # a forward pass may cache an exporter's tensors
+        try:
             return export()
-    except Exception as error:  # an exporter can raise anything
-        hook.remove()
-        raise not_exportable(model, example, error) from error
-    finally:
-        hook.remove()
+        except Exception as error:  # an exporter can raise anything
+            failure = error
+        finally:
+            hook.remove()
+    raise not_exportable(model, example, failure) from failure
 
 
 def check_outputs(model: nn.Module, example: Tensor, *, for_numpy: bool) -> None:

@@ -71,7 +71,7 @@ def _run(model: nn.Module, example: Tensor, device: torch.device, start: Callabl
         _running.add(id(model))
         try:
             return start()
-        except Exception as error:  # the forward of another library may raise anything
+        except Exception as error:  # the forward and the modules of another library may raise anything
             if error in raised:  # errors of the hook are not changed
                 raise
             shape = tuple(example.shape)

@@ -75,12 +75,10 @@ def _outputs_with_zero_weights(block: nn.Module, shape: Sequence[int]) -> tuple[
     like = next(block.parameters(), torch.empty(0))
     device = "cpu" if like.is_meta else like.device
     state = {name: torch.zeros_like(tensor, device=device) for name, tensor in block.state_dict().items()}
+    inputs = [torch.full(tuple(shape), value, dtype=like.dtype, device=device) for value in (1.0, 2.0)]
     with isolated(block):
         try:
-            first, second = (
-                functional_call(block, state, (torch.full(tuple(shape), value, dtype=like.dtype, device=device),))
-                for value in (1.0, 2.0)
-            )
+            first, second = (functional_call(block, state, (value,)) for value in inputs)
         except Exception as error:  # the forward of another library may raise anything
             raise ValueError(
                 f"{type(block).__name__} does not run on a single input of shape {tuple(shape)}: {error}"

@@ -46,7 +46,7 @@ def progress_bars(shown: bool = True) -> Iterator[Update]:
 
     try:
         yield update
-    except BaseException:
+    except BaseException:  # including KeyboardInterrupt
         bars.console.quiet = not bars.console.is_terminal  # in a file or pipe, the error is the only line
         raise
     finally:

@@ -77,8 +77,9 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
         >>> decode(buffer.getvalue(), "gray.png", 3).getpixel((0, 0))
         (128, 128, 128)
     """
-    with _errors_of_pil(content, name, _formats()):
-        image = Image.open(io.BytesIO(content), formats=_formats())
+    formats = _formats()
+    with _errors_of_pil(content, name, formats):
+        image = Image.open(io.BytesIO(content), formats=formats)
         image.load()
     orientation = _orientation(image)
     image = in_mode(_in_8_bits(image, name), name, channels)

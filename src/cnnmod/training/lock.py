@@ -70,7 +70,7 @@ def _lock(path: Path) -> int:
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()} {socket.gethostname()} {_kernel()}\n".encode(), 0)
                 return file
-        except BaseException:
+        except BaseException:  # including KeyboardInterrupt
             os.close(file)
             raise
         os.close(file)  # another run ended in the meantime and removed this file

@@ -150,9 +150,9 @@ def _images(file: _File) -> Any:
     """Return the image column, memory-mapped from the Arrow cache of `datasets`."""
     import datasets
 
-    with _errors_of_arrow(file.path), _quiet():
+    with _quiet(), _errors_of_arrow(file.path):
         table = datasets.Dataset.from_parquet(glob.escape(str(file.path)), columns=[file.image_column])
-        assert isinstance(table, datasets.Dataset)
+    assert isinstance(table, datasets.Dataset)
     if len(table) != len(file.labels):
         raise ValueError(f"{file.path} is broken: it has {len(file.labels)} labels and {len(table)} images")
     return table.with_format("arrow")

@@ -149,6 +149,12 @@ class Installed(Target):
 
     def start(self, lowered, example, precision):
         return lowered
+
+class Fails(Installed):
+    name = "fails"
+
+    def __init__(self):
+        raise RuntimeError("no device")
 """
 
 
@@ -158,6 +164,7 @@ def test_entry_points_register_targets_and_log_broken_ones(tmp_path: Path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: with-target\nVersion: 1.0\n")
     entries = ["[cnnmod.targets]", "installed = with_target:Installed", "broken = no_such_module:Target"]
+    entries += ["fails = with_target:Fails"]
     (info / "entry_points.txt").write_text("\n".join(entries))
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{INSTALLED}"],
@@ -165,6 +172,10 @@ def test_entry_points_register_targets_and_log_broken_ones(tmp_path: Path):
         text=True,
         check=True,
     )
-    warning, names = done.stdout.splitlines()
-    assert warning == ("the target 'broken' of the package with-target is not used: No module named 'no_such_module'")
+    *warnings, names = done.stdout.splitlines()
+    assert warnings == [
+        "the target 'broken' of the package with-target is not used: No module named 'no_such_module'",
+        "the target 'fails' of the package with-target is not used: the target Fails cannot be created without "
+        "arguments: no device",
+    ]
     assert json.loads(names)[-1] == "installed"

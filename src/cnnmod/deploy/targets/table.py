@@ -12,6 +12,7 @@ from cnnmod.deploy.targets.onnxruntime import OnnxRuntimeTarget
 from cnnmod.deploy.targets.openvino import OpenVinoTarget
 from cnnmod.deploy.targets.pt2 import Pt2Target
 from cnnmod.deploy.targets.target import FLOAT32, INT8, FileTarget, Target, runtime_name
+from cnnmod.records.errors import first_line
 
 logger = logging.getLogger("cnnmod")
 TargetT = TypeVar("TargetT", bound=type[Target])
@@ -48,8 +49,8 @@ def register_target(target: TargetT) -> TargetT:
         The class.
 
     Raises:
-        ValueError: If the class is not a target, lacks a method or an attribute, or has a name, format or suffix that
-            another target has.
+        ValueError: If the class is not a target, lacks a method or an attribute, cannot be created without arguments,
+            or has a name, format or suffix that another target has.
 
     Examples:
         >>> import torch
@@ -76,7 +77,10 @@ def register_target(target: TargetT) -> TargetT:
         raise ValueError(f"the target {label} has no {', '.join(missing)}")
     if INT8 in target.precisions and getattr(target, "quantize", None) in (None, FileTarget.quantize):
         raise ValueError(f"the target {label} has the precision 'int8' but no quantize()")
-    instance = target()
+    try:
+        instance = target()
+    except Exception as error:  # a foreign constructor can raise anything
+        raise ValueError(f"the target {label} cannot be created without arguments: {first_line(error)}") from error
     registered = _runtimes()
     if name := next((name for name in _runtimes_of(instance) if name in registered), None):
         other = type(registered[name].target).__name__
@@ -165,12 +169,16 @@ def _load_entry_points() -> None:
     for entry in entry_points(group="cnnmod.targets"):
         try:
             target = entry.load()
-            if not any(type(registered) is target for registered in TARGETS.values()):
-                register_target(target)
         except Exception as error:  # a foreign module can raise anything, and cnnmod must run without it
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("the target %r of the package %s is not used: %s", entry.name, _package_of(entry), reason)
+            _warn(entry, error)
+            continue
+        if not any(type(registered) is target for registered in TARGETS.values()):
+            try:
+                register_target(target)
+            except (ValueError, TypeError, AttributeError) as error:  # not a target, or with attributes of wrong types
+                _warn(entry, error)
 
 
-def _package_of(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else entry.module
+def _warn(entry: EntryPoint, error: Exception) -> None:
+    package = entry.module if entry.dist is None else entry.dist.name
+    logger.warning("the target %r of the package %s is not used: %s", entry.name, package, first_line(error))
