@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cnnmod.measure.compare import compare
     from cnnmod.measure.count import count
     from cnnmod.measure.results import Comparison
-    from cnnmod.method.blocks import ChannelSelector, MoDBlock
+    from cnnmod.method.blocks import MoDBlock
     from cnnmod.method.checkpoint import load_, save
     from cnnmod.method.config import MoDConfig
     from cnnmod.method.convert import control_, convert_, mod_blocks
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cnnmod.method.optimize import param_groups
     from cnnmod.method.plan import plan
     from cnnmod.method.planned import Plan
+    from cnnmod.method.selector import ChannelSelector
     from cnnmod.method.shrink import shrink
     from cnnmod.tuning.tune import tune
 
@@ -59,7 +60,7 @@ if not TYPE_CHECKING:
             "cnnmod.measure.compare": ["compare"],
             "cnnmod.measure.count": ["count"],
             "cnnmod.measure.results": ["Comparison"],
-            "cnnmod.method.blocks": ["ChannelSelector", "MoDBlock"],
+            "cnnmod.method.blocks": ["MoDBlock"],
             "cnnmod.method.checkpoint": ["load_", "save"],
             "cnnmod.method.config": ["MoDConfig"],
             "cnnmod.method.convert": ["control_", "convert_", "mod_blocks"],
@@ -68,6 +69,7 @@ if not TYPE_CHECKING:
             "cnnmod.method.optimize": ["param_groups"],
             "cnnmod.method.plan": ["plan"],
             "cnnmod.method.planned": ["Plan"],
+            "cnnmod.method.selector": ["ChannelSelector"],
             "cnnmod.method.shrink": ["shrink"],
             "cnnmod.tuning.tune": ["tune"],
         },

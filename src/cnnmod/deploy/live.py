@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_hooks
 
-from cnnmod.method.blocks import ChannelSelector, MoDBlock
+from cnnmod.method.blocks import MoDBlock
+from cnnmod.method.selector import ChannelSelector
 
 
 class DirectLayers:
