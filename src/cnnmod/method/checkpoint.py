@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnmod.method.blocks import MoDBlock
-from cnnmod.method.calls import Block, Call, trace_calls
-from cnnmod.method.config import MoDConfig
-from cnnmod.method.convert import control_, install_, mod_blocks, swap_
-from cnnmod.method.discover import discover
-from cnnmod.method.make import make_mod_block
-from cnnmod.method.skip import Skip, skipped_blocks
+from cnnmod.method.convert import mod_blocks, swap_
+from cnnmod.method.restructure import configs_of, is_control, restructure_
+from cnnmod.method.skip import skipped_blocks
 from cnnmod.method.structure import FACTORY, FORMAT, Structure, read_file, shape_difference
 from cnnmod.method.unwrapped import check_unwrapped
 from cnnmod.records.files import write_whole
@@ -61,11 +58,11 @@ def save(
     skipped = skipped_blocks(model)
     structure: dict[str, Any] = {
         "format": FORMAT if skipped else 1,
-        "blocks": {name: config.to_dict() for name, config in _configs(model).items()},
+        "blocks": {name: config.to_dict() for name, config in configs_of(model).items()},
     }
     if skipped:
         structure["skipped"] = skipped
-    if _is_control(model):
+    if is_control(model):
         structure["control"] = True
     if factory is not None:
         if not FACTORY.fullmatch(factory):
@@ -147,75 +144,6 @@ def load_mod_blocks_(model: nn.Module, path: str | os.PathLike[str]) -> None:
         block.load_state_dict({key: tensors[f"{name}.{key}"] for key in states[name]})
 
 
-def restructure_(
-    model: nn.Module, structure: Structure, path: str | os.PathLike[str], example: Tensor | None = None
-) -> dict[str, nn.Module]:
-    """Convert a dense model in place as a file says. A model with MoD blocks is not changed.
-
-    Args:
-        model: The network.
-        structure: What the file says.
-        path: The file, for errors.
-        example: An input (N, C, H, W), as for `convert_`.
-
-    Returns:
-        The replaced blocks by name.
-
-    Raises:
-        ValueError: If the file is of another network. The model is unchanged.
-    """
-    blocks, names = structure.blocks, [*structure.blocks, *structure.skipped]
-    if not names or _configs(model) or skipped_blocks(model):
-        return {}
-    candidates = _blocks(model, example)
-    if missing := [name for name in names if name not in candidates]:
-        kind = "a MoD block" if missing[0] in blocks else "skipped"
-        raise ValueError(
-            f"{path} is of another network: {missing[0]} is {kind} in the file, but not a block of the model"
-        )
-    for inner in names:
-        if any(inner.startswith(f"{name}.") for name in names):
-            raise ValueError(f"{path}: the MoD block {inner} is inside another MoD block")
-    built: list[tuple[Block, MoDBlock | Skip]] = [
-        (candidates[name], make_mod_block(candidates[name], config)) for name, config in blocks.items()
-    ]
-    built += [(candidates[name], _skip(path, candidates[name])) for name in structure.skipped]
-    replaced = install_(model, built, example)
-    if structure.control and blocks:
-        control_(model)
-    return replaced
-
-
-def _blocks(model: nn.Module, example: Tensor | None) -> dict[str, Block]:
-    """Return all layers that can be MoD blocks in a file: the blocks of the network's modules, and their parts."""
-    calls = trace_calls(model, example)
-    blocks = {
-        name: Block(name, model.get_submodule(name), call) for name, call in calls.items() if isinstance(call, Call)
-    }
-    return blocks | {block.name: block for module in discover(model, calls) for block in module}
-
-
-def _configs(model: nn.Module) -> dict[str, MoDConfig]:
-    """Return the configs of the MoD blocks, or of the layers that replace them in a control."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (MoDBlock, Skip))}
-    return {name: layer.config for name, layer in layers.items() if layer.config is not None}
-
-
-def _is_control(model: nn.Module) -> bool:
-    return any(isinstance(layer, Skip) and layer.config is not None for layer in model.modules())
-
-
-def _skip(path: str | os.PathLike[str], block: Block) -> Skip:
-    """Return the identity that replaces a block.
-
-    Raises:
-        ValueError: If the block changes the shape of its input.
-    """
-    if block.call.in_shape != block.call.out_shape:
-        raise ValueError(f"{path} is of another network: {block.name} is skipped in the file, but it changes the shape")
-    return Skip().train(block.layer.training)
-
-
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's state dict. Raise `ValueError` if safetensors cannot store an entry."""
     state = model.state_dict()
@@ -233,8 +161,8 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_fits(path: Path, structure: Structure, tensors: dict[str, Tensor], model: nn.Module) -> None:
     """Raise `ValueError` for the first difference between the file and the model."""
-    blocks, model_blocks = structure.blocks, _configs(model)
-    if blocks and model_blocks and structure.control != _is_control(model):
+    blocks, model_blocks = structure.blocks, configs_of(model)
+    if blocks and model_blocks and structure.control != is_control(model):
         types = ("a MoD network", "a control")
         raise ValueError(f"{path} is of {types[structure.control]}, but the model is {types[not structure.control]}")
     if list(model_blocks) != list(blocks):

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.choices import BlockChoices
+from cnnmod.method.choose import FilterFn
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.plan import FilterFn, build_mod_blocks
+from cnnmod.method.plan import build_mod_blocks
 from cnnmod.method.skip import Skip
 from cnnmod.method.trace import meta_forward
 from cnnmod.method.unwrapped import check_unwrapped

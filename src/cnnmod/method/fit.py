@@ -16,7 +16,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from cnnmod.method.calls import width_of
 from cnnmod.method.passes import DoesNotRunError, Pass
-from cnnmod.method.shrink import fit_groups, shrink, with_channels, with_features, with_norm_features
+from cnnmod.method.resize import fit_groups, with_channels, with_features, with_norm_features
+from cnnmod.method.shrink import shrink
 from cnnmod.method.trace import trace
 
 # Layers with other rules are not rebuilt.

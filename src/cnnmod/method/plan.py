@@ -1,17 +1,16 @@
 """plan: list which blocks of a network become MoD blocks, and why the other blocks do not."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block, Calls, Refused, trace_calls
-from cnnmod.method.choices import SKIP, BlockChoices, Choice, Choices, check_choice, check_names, read_plan
+from cnnmod.method.choices import SKIP, BlockChoices, Choice
+from cnnmod.method.choose import FilterFn, choose, read_choices
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.discover import discover, parts_of
 from cnnmod.method.make import can_replace_part, make_mod_block
@@ -20,7 +19,6 @@ from cnnmod.method.skip import Skip, skipped_blocks
 from cnnmod.method.trace import check_2d, example_for
 from cnnmod.method.unwrapped import check_unwrapped
 
-FilterFn = Callable[[nn.Module, str], bool]
 _Tried = dict[tuple[str, MoDConfig], MoDBlock | Refused]  # by the block's name and its config
 
 
@@ -62,7 +60,7 @@ def build_mod_blocks(
 ) -> tuple[Plan, list[tuple[Block, MoDBlock | Skip]]]:
     """Return the plan, and the layers that replace blocks. They are built, but not yet installed in the model."""
     check_unwrapped(model)
-    config = _checked(config, filter_fn)
+    config = read_choices(config, filter_fn)
     check_2d(model, example)
     example = example_for(model) if example is None else example
     if present := [name for name, module in model.named_modules() if isinstance(module, MoDBlock)]:
@@ -80,15 +78,10 @@ def build_mod_blocks(
     resolve(resolve.usual)  # raises for an invalid c
     tried: _Tried = {}
     modules = [part for module in modules for part in _convertible(module, modules, calls, resolve, tried)]
-    if isinstance(config, MoDConfig):
-        refused = _not_chosen(modules, config, filter_fn)
-        names = tuple(block.name for module in modules for block in module if block.name not in refused)
-        usual = resolve(config)
-        wanted: dict[str, Choice] = dict.fromkeys(names, config)
-        stored = dataclasses.replace(usual, placement=names) if callable(config.placement) else usual
-    else:
-        wanted, refused = _chosen(type(model).__name__, modules, config)
-        stored = None
+    wanted, refused = choose(type(model).__name__, modules, config, filter_fn)
+    stored = resolve(config) if isinstance(config, MoDConfig) else None
+    if stored is not None and callable(stored.placement):
+        stored = dataclasses.replace(stored, placement=tuple(wanted))
     replacements: list[tuple[Block, MoDBlock | Skip]] = []
     lines: list[PlannedBlock] = []
     for number, module in enumerate(modules):
@@ -120,27 +113,8 @@ def build_mod_blocks(
                 )
             )
     divisors = {line.c for line in lines if line.c is not None}
-    c = resolve(config).c if isinstance(config, MoDConfig) else next(iter(divisors)) if len(divisors) == 1 else None
+    c = stored.c if stored is not None else next(iter(divisors)) if len(divisors) == 1 else None
     return Plan(type(model).__name__, c, tuple(lines)), replacements
-
-
-def _checked(config: Any, filter_fn: FilterFn | None) -> MoDConfig | Mapping[str, Choice] | Callable[[str], Choice]:
-    """Return the config or the choices of `convert_`, of which a file is read."""
-    if isinstance(config, MoDConfig):
-        return config
-    if isinstance(config, (str, os.PathLike)):
-        config = read_plan(config)
-    if not (isinstance(config, Mapping) or callable(config)):
-        raise ValueError(
-            "config must be a MoDConfig, a mapping or a function from names of blocks to a MoDConfig, 'skip' or None, "
-            f"or the path of a plan, not {type(config).__name__}"
-        )
-    if filter_fn is not None:
-        raise ValueError("filter_fn cannot be combined with a choice for each block; choose None for a block instead")
-    if isinstance(config, Mapping):
-        for name, choice in config.items():
-            check_choice(name, choice)
-    return cast(Mapping[str, Choice] | Callable[[str], Choice], config)  # a function's answers are checked later
 
 
 @dataclass(frozen=True)
@@ -168,29 +142,6 @@ class _Resolve:
         """Return the config with which a block is tried."""
         choice = self.named.get(name)
         return self(choice if isinstance(choice, MoDConfig) else self.usual)
-
-
-def _chosen(
-    network: str, modules: list[list[Block]], choices: Mapping[str, Choice] | Callable[[str], Choice]
-) -> tuple[dict[str, Choice], dict[str, Refused]]:
-    """Return the choice for each block that is replaced, and all other blocks with the reason."""
-    blocks = {block.name: position == 0 for module in modules for position, block in enumerate(module)}
-    names = [name for name, is_first in blocks.items() if not is_first]
-    if isinstance(choices, Choices):
-        channels = {block.name: block.call.out_channels for module in modules for block in module[1:]}
-        choices.check_network(network, channels)
-    if isinstance(choices, Mapping):
-        check_names(network, choices, blocks)
-        wanted: dict[str, Choice] = {name: choices.get(name) for name in names}
-    else:
-        wanted = {name: choices(name) for name in names}
-        for name, choice in wanted.items():
-            check_choice(name, choice)
-    if all(choice is None for choice in wanted.values()):
-        raise ValueError(f"the choices keep all {len(names)} blocks of {network}, so there is nothing to convert")
-    reasons = {name: "first of its module" if is_first else "kept" for name, is_first in blocks.items()}
-    refused = {name: Refused(reason) for name, reason in reasons.items() if wanted.get(name) is None}
-    return wanted, refused
 
 
 def _try(block: Block, config: MoDConfig, tried: _Tried) -> MoDBlock | Refused:
@@ -224,38 +175,6 @@ def _convertible(
     part_modules = [parts for parts in parts_of(module, calls) if len(parts) > 1]
     convertible = [parts for parts in part_modules if any(can_be_mod_block(part) for part in parts[1:])]
     return convertible or [module]
-
-
-def _not_chosen(modules: list[list[Block]], config: MoDConfig, filter_fn: FilterFn | None) -> dict[str, Refused]:
-    """Return the blocks that `placement` and `filter_fn` do not choose, each with the reason."""
-    placement = config.placement
-    eligible = [block for module in modules for block in module[1:]]
-    names = [block.name for block in eligible]
-    if isinstance(placement, tuple) and (missing := [name for name in placement if name not in names]):
-        raise ValueError(f"placement names {missing[0]!r}, but the blocks that can be MoD blocks are {names}")
-    refused = {module[0].name: Refused("first of its module") for module in modules}
-    for number, module in enumerate(modules):
-        for position, block in enumerate(module[1:], 1):
-            if not _is_placed(config, number, position, block.name):
-                refused[block.name] = Refused("placement")
-    chosen = [block for block in eligible if block.name not in refused]
-    if not chosen:
-        raise ValueError(f"placement {placement!r} chooses none of the {len(eligible)} blocks that can be MoD blocks")
-    if filter_fn is not None:
-        rejected = [block for block in chosen if not filter_fn(block.layer, block.name)]
-        if len(rejected) == len(chosen):
-            types = sorted({type(block.layer).__name__ for block in chosen})
-            raise ValueError(f"filter_fn accepts none of the blocks {[block.name for block in chosen]} of type {types}")
-        refused |= {block.name: Refused("filter_fn") for block in rejected}
-    return refused
-
-
-def _is_placed(config: MoDConfig, module: int, position: int, name: str) -> bool:
-    if isinstance(config.placement, tuple):
-        return name in config.placement
-    if callable(config.placement):
-        return config.placement(module, position)
-    return config.placement == "all" or position % 2 == 1
 
 
 def _channels_of_first_conv_block(modules: list[list[Block]], example: Tensor) -> int:

@@ -13,9 +13,10 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from cnnmod.method.checkpoint import restructure_, save
+from cnnmod.method.checkpoint import save
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.convert import control_, mod_blocks
+from cnnmod.method.restructure import restructure_
 from cnnmod.method.structure import Structure, read_structure
 from cnnmod.method.trace import example_for
 from cnnmod.networks.from_file import ARCHITECTURE, CONFIG, WEIGHTS, built, load

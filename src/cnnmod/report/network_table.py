@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from cnnmod.measure.count import count_modules
 from cnnmod.method.convert import mod_blocks
 from cnnmod.method.discover import find_modules
-from cnnmod.method.plan import PlannedBlock, plan
+from cnnmod.method.plan import plan
+from cnnmod.method.planned import PlannedBlock
 from cnnmod.method.skip import skipped_blocks
 from cnnmod.networks.paper import paper_rows
 from cnnmod.report.table import Cells

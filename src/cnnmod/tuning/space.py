@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cnnmod.method.choices import SKIP, Choice, Choices, choice_from_json, choice_to_json
 from cnnmod.method.config import MoDConfig
-from cnnmod.method.plan import PlannedBlock, plan
+from cnnmod.method.plan import plan
+from cnnmod.method.planned import PlannedBlock
 from cnnmod.records.parse import parse
 
 KEEP = "keep"
