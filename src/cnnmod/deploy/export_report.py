@@ -7,11 +7,11 @@ from typing import Any
 
 from cnnmod.deploy.parity import Agreement
 from cnnmod.records.frame import data_frame
-from cnnmod.records.text import TextTable
+from cnnmod.records.text import Printed, TextTable
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportReport(Printed):
     """The file that `export` wrote, and its agreement with the network. It is printed as a table.
 
     Attributes:
@@ -56,13 +56,6 @@ class ExportReport:
             ModuleNotFoundError: If pandas is not installed.
         """
         return data_frame([self.to_dict()])
-
-    def __repr__(self) -> str:
-        return str(self._table())
-
-    def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows."""
-        return self._table().html()
 
     def _table(self) -> TextTable:
         opset = [f"opset {self.opset}"] if self.opset else []

@@ -13,7 +13,7 @@ from cnnmod.records.frame import data_frame
 from cnnmod.records.parse import parse, read_values
 from cnnmod.records.provenance import Provenance
 from cnnmod.records.roles import Role
-from cnnmod.records.text import TextTable
+from cnnmod.records.text import Printed, TextTable
 
 SCHEMA = "cnnmod.comparison/1"
 
@@ -65,8 +65,8 @@ class Row:
     measurements: list[Measurement]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Comparison(Printed):
     """Measurements of a baseline, MoD networks and their controls. Ratios are medians over rounds.
 
     A comparison is printed as a table of medians.
@@ -178,13 +178,6 @@ class Comparison:
 
     def _times(self, row: Row, runtime: str, batch_size: int) -> list[float]:
         return self.measurement(row, runtime, batch_size).times_ms
-
-    def __repr__(self) -> str:
-        return str(self._table())
-
-    def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows."""
-        return self._table().html()
 
     def _table(self) -> TextTable:
         """Return a table with a line for each network and condition. `cnnmod.report.table` also shows the spreads."""

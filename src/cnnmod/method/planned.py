@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnmod.records.frame import data_frame
-from cnnmod.records.text import TextTable
+from cnnmod.records.text import Printed, TextTable
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class PlannedBlock:
     skipped: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Printed):
     """The planned conversion of a network. It is printed as a table.
 
     Attributes:
@@ -66,13 +66,6 @@ class Plan:
             ModuleNotFoundError: If pandas is not installed.
         """
         return data_frame([dataclasses.asdict(block) for block in self.blocks])
-
-    def __repr__(self) -> str:
-        return str(self._table())
-
-    def _repr_html_(self) -> str:
-        """Return the table as HTML, for notebooks."""
-        return self._table().html()
 
     @property
     def skipped_blocks(self) -> list[str]:

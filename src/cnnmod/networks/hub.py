@@ -23,6 +23,7 @@ from cnnmod.networks.from_file import ARCHITECTURE, CONFIG, WEIGHTS, built, load
 from cnnmod.records.files import write_json
 from cnnmod.records.parse import read_json
 
+_TIMM_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_model_args")
 default_cfgs: dict[str, Any] = dict(generate_default_cfgs({ARCHITECTURE: {}}))  # the name that timm expects
 
 
@@ -143,13 +144,10 @@ def hub_network(
     blocks: Mapping[str, Any] = MappingProxyType({}),
     skipped: Sequence[str] = (),
     control: bool = False,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Any = None,
-    cache_dir: Any = None,
-    pretrained_model_args: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build the network of a folder of `HubNetwork` for timm. Other arguments are passed to its factory."""
+    options = {name: kwargs.pop(name, None) for name in _TIMM_OPTIONS}
     configs = {name: MoDConfig.from_dict(values) for name, values in blocks.items()}
     structure = Structure(configs, list(skipped), control, factory, {**factory_args, **kwargs})
 
@@ -160,13 +158,5 @@ def hub_network(
             control_(model)
         return model
 
-    return build_model_with_cfg(
-        make,
-        ARCHITECTURE,
-        pretrained,
-        pretrained_cfg=pretrained_cfg,
-        pretrained_cfg_overlay=pretrained_cfg_overlay,
-        cache_dir=cache_dir,
-        pretrained_model_args=pretrained_model_args,
-        num_classes=kwargs.get("num_classes", factory_args.get("num_classes")),
-    )
+    num_classes = kwargs.get("num_classes", factory_args.get("num_classes"))
+    return build_model_with_cfg(make, ARCHITECTURE, pretrained, num_classes=num_classes, **options)

@@ -1,5 +1,6 @@
-"""TextTable: a small table as plain text and as HTML, for printing results in a terminal and in a notebook."""
+"""TextTable: a small table as plain text and as HTML; Printed: results that a terminal and a notebook show as one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -61,6 +62,20 @@ class TextTable:
         if not self.rows:
             return [False] * len(self.header)
         return [all(map(_is_number, filter(None, cells))) for cells in _columns(self.rows)]
+
+
+class Printed(ABC):
+    """Base class of results that are printed as a table. A dataclass needs `repr=False`."""
+
+    @abstractmethod
+    def _table(self) -> TextTable: ...
+
+    def __repr__(self) -> str:
+        return str(self._table())
+
+    def _repr_html_(self) -> str:
+        """Return the HTML that a notebook shows."""
+        return self._table().html()
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:

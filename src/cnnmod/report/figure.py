@@ -97,7 +97,8 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
                     marker, color = ROLES[row.role]
                     axes.plot(value(row), row.accuracy_pct, marker, color=color, ms=9, ls="none", label=row.name)
                     if axes is time:
-                        half = _half_spread(comparison, row, runtime, batch_size)
+                        times = [1 / each for each in comparison.speedups(row, runtime, batch_size)]
+                        half = interquartile_range(times) / 2
                         axes.errorbar(value(row), row.accuracy_pct, xerr=half, fmt="none", ecolor=color)
     for axes in (gmacs, parameters, time):
         axes.margins(0.1)
@@ -111,11 +112,6 @@ def measured_panels(comparisons: Sequence[Comparison], path: str | os.PathLike[s
     title = "; ".join(dict.fromkeys(str(result.accuracy_source) for result in comparisons))
     figure.suptitle(textwrap.fill(title, 120))
     write_figure(figure, path)
-
-
-def _half_spread(comparison: Comparison, row: Row, runtime: str, batch_size: int) -> float:
-    """Return half of the interquartile range of time(row) / time(baseline)."""
-    return interquartile_range([1 / speedup for speedup in comparison.speedups(row, runtime, batch_size)]) / 2
 
 
 def _paper_lines(axes: Axes, value: Callable[[PaperRow], float]) -> None:

@@ -33,7 +33,6 @@ class OnnxRuntimeTarget(FileTarget):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """See `FileTarget.write`."""
         write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, half=half, split=True)
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Session":
@@ -41,7 +40,6 @@ class OnnxRuntimeTarget(FileTarget):
         return Session(path, threads, selected)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """See `FileTarget.operators`."""
         import onnx
 
         return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
@@ -51,11 +49,9 @@ class OnnxRuntimeTarget(FileTarget):
         quantize_onnx(source, path, images_NCHW)
 
     def describe_(self, path: Path, description: Description) -> None:
-        """See `FileTarget.describe_`."""
         describe_onnx_(path, description)
 
     def opset(self, path: Path) -> int | None:
-        """See `FileTarget.opset`."""
         import onnx
 
         return onnx.load(path, load_external_data=False).opset_import[0].version

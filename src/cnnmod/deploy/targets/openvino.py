@@ -47,7 +47,6 @@ class OpenVinoTarget(FileTarget):
         return Request(path, threads, BFLOAT16 if precision == BFLOAT16 else "f32", selected)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """See `FileTarget.operators`."""
         import openvino
 
         names = [node.get_type_name() for node in openvino.Core().read_model(path).get_ops()]
@@ -58,7 +57,6 @@ class OpenVinoTarget(FileTarget):
         quantize_openvino(source, path, images_NCHW)
 
     def describe_(self, path: Path, description: Description) -> None:
-        """See `FileTarget.describe_`."""
         describe_openvino_(path, description)
 
 

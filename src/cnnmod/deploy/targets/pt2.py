@@ -39,7 +39,6 @@ class Pt2Target(FileTarget):
     def write(
         self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """See `FileTarget.write`."""
         check_outputs(lowered, example, for_numpy=False)
         images, shapes = images_for(example, dynamic_batch), shapes_for(lowered, dynamic_batch)
         with quiet():
@@ -53,7 +52,6 @@ class Pt2Target(FileTarget):
         return Program(path)
 
     def operators(self, path: Path) -> dict[str, int]:
-        """See `FileTarget.operators`."""
         nodes = torch.export.load(path).graph.nodes
         return dict(Counter(str(node.target) for node in nodes if node.op == "call_function").most_common())
 
