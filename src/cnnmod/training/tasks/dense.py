@@ -1,13 +1,15 @@
 """Shared code of segmentation and detection: data sets of color photographs, and initialization of backbones."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from cnnmod.networks.features import load_backbone_
+from cnnmod.records.progress import Progress
 from cnnmod.training.images import Data, DecodedImages, Images, first_of_shuffled
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.scene_layouts import SceneData
@@ -16,7 +18,13 @@ from cnnmod.training.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneTask(Task):
-    """Base class of tasks whose networks have a backbone."""
+    """Base class of tasks on color photographs, whose networks have a backbone.
+
+    Attributes:
+        stacked: Whether the images and the labels of a batch are stacked into one tensor each.
+    """
+
+    stacked: ClassVar[bool] = True
 
     backbone_weights: str | None = None
     """The checkpoint of a classifier that initializes the backbone. `{row}` in the path is replaced by the row, since
@@ -40,47 +48,34 @@ class BackboneTask(Task):
         if self.backbone_weights:
             load_backbone_(model, self.backbone_weights.replace("{row}", row))
 
+    @abstractmethod
+    def find(self, folder: Path) -> SceneData:
+        """Return the splits and the classes of a data set."""
 
-def open_scenes(
-    name: str | Path,
-    scenes: SceneData,
-    train_images: int | None,
-    transform: Callable[[bool], Callable[..., Any]],
-    *,
-    stacked: bool,
-    workers: int,
-    skip_broken: bool,
-) -> Data:
-    """Open a data set of photographs with masks or boxes. Without a test split, the validation split is the test split.
+    @abstractmethod
+    def transform(self, images: ImageOptions, training: bool) -> Callable[..., Any]:
+        """Return a function from a photograph and its label to their tensors."""
 
-    Args:
-        name: The name of the data set in errors.
-        scenes: The splits and the classes of the data set.
-        train_images: How many images to train on. `None` means all.
-        transform: A function that returns a transform (image, label). Its argument is whether images are for training.
-        stacked: Whether the images and the labels of a batch are stacked into one tensor each.
-        workers: Number of processes that decode images.
-        skip_broken: Skip broken images.
+    def open_data(
+        self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
+    ) -> Data:
+        """Without a test split, the validation split is the test split."""
+        splits, classes = self.find(Path(place))
+        for split in ("train", "validation"):
+            if not len(splits.get(split, ())):
+                raise ValueError(f"{place} has no {'training' if split == 'train' else split} images")
+        train = splits["train"]
+        if images.train_images is not None:
+            train = train.part(first_of_shuffled(images.train_images, len(train), place))
 
-    Raises:
-        ValueError: If a split is empty, or has fewer images than `train_images`.
-    """
-    splits, classes = scenes
-    for split in ("train", "validation"):
-        if not len(splits.get(split, ())):
-            raise ValueError(f"{name} has no {'training' if split == 'train' else split} images")
-    train = splits["train"]
-    if train_images is not None:
-        train = train.part(first_of_shuffled(train_images, len(train), name))
+        def open_split(split: str, training: bool) -> Images:
+            dataset, transform = train if split == "train" else splits[split], self.transform(images, training)
+            return DecodedImages(dataset, transform, stacked=self.stacked, workers=workers, skip_broken=skip_broken)
 
-    def open_split(split: str, training: bool) -> Images:
-        dataset = train if split == "train" else splits[split]
-        return DecodedImages(dataset, transform(training), stacked=stacked, workers=workers, skip_broken=skip_broken)
-
-    return Data(
-        train=open_split("train", True),
-        validation=open_split("validation", False) if "test" in splits else None,
-        test=open_split("test" if "test" in splits else "validation", False),
-        num_classes=len(classes),
-        classes=classes,
-    )
+        return Data(
+            train=open_split("train", True),
+            validation=open_split("validation", False) if "test" in splits else None,
+            test=open_split("test" if "test" in splits else "validation", False),
+            num_classes=len(classes),
+            classes=classes,
+        )

@@ -18,10 +18,10 @@ from cnnmod.training.images import Batch, Data, collate
 from cnnmod.training.metrics import DetectionMetric
 from cnnmod.training.options import ImageOptions
 from cnnmod.training.predictions import Boxes
-from cnnmod.training.scene_layouts import find_boxes
+from cnnmod.training.scene_layouts import SceneData, find_boxes
 from cnnmod.training.scores import AveragePrecision
 from cnnmod.training.tasks.base import Loss, register_task
-from cnnmod.training.tasks.dense import BackboneTask, open_scenes
+from cnnmod.training.tasks.dense import BackboneTask
 
 
 @register_task("detection")
@@ -35,24 +35,17 @@ class Detection(BackboneTask):
     augmentation: Literal["none", "flip"] = "none"
     """`"flip"` applies a random horizontal flip to the image and its boxes."""
 
-    score = AveragePrecision
+    score, stacked = AveragePrecision, False
 
     def network_args(self, images: ImageOptions, given: Mapping[str, Any]) -> dict[str, Any]:
         size = {"min_size": min(images.size), "max_size": max(images.size)}
         return size | super().network_args(images, given)
 
-    def open_data(
-        self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
-    ) -> Data:
-        return open_scenes(
-            place,
-            find_boxes(Path(place)),
-            images.train_images,
-            lambda training: _Transform(self, training),
-            stacked=False,
-            workers=workers,
-            skip_broken=skip_broken,
-        )
+    def find(self, folder: Path) -> SceneData:
+        return find_boxes(folder)
+
+    def transform(self, images: ImageOptions, training: bool) -> "_Transform":
+        return _Transform(self, training)
 
     def check_data(self, data: Data, progress: Progress) -> None:
         check_classes(data, "box", progress, label_text="there are boxes of", first_class=1)

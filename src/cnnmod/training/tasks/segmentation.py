@@ -20,10 +20,10 @@ from cnnmod.training.masks import IGNORED
 from cnnmod.training.metrics import SegmentationMetric
 from cnnmod.training.options import ImageOptions, check_fields, check_sides
 from cnnmod.training.predictions import ClassMap
-from cnnmod.training.scene_layouts import find_masks
+from cnnmod.training.scene_layouts import SceneData, find_masks
 from cnnmod.training.scores import Overlap
 from cnnmod.training.tasks.base import Loss, register_task
-from cnnmod.training.tasks.dense import BackboneTask, open_scenes
+from cnnmod.training.tasks.dense import BackboneTask
 
 
 @register_task("segmentation")
@@ -72,18 +72,11 @@ class Segmentation(BackboneTask):
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be two factors > 0 in ascending order, not {self.scale}")
 
-    def open_data(
-        self, place: str | Path, images: ImageOptions, *, workers: int, skip_broken: bool, progress: Progress
-    ) -> Data:
-        return open_scenes(
-            place,
-            find_masks(Path(place), self.classes, self.ignore),
-            images.train_images,
-            lambda training: _Transform(self, images, training),
-            stacked=True,
-            workers=workers,
-            skip_broken=skip_broken,
-        )
+    def find(self, folder: Path) -> SceneData:
+        return find_masks(folder, self.classes, self.ignore)
+
+    def transform(self, images: ImageOptions, training: bool) -> "_Transform":
+        return _Transform(self, images, training)
 
     def check_data(self, data: Data, progress: Progress) -> None:
         check_classes(data, "pixel", progress, label_text="the masks have the values")
