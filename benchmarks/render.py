@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cudagraph_table import cudagraph_table
+from interactions_table import interactions_table
 from pays_table import pays_table
 from price_list import price_table
 from returns_table import returns_table
@@ -191,6 +192,8 @@ def _of_file(path: Path) -> str:
     }
     if path.name.startswith("pays-"):
         return pays_table(json.loads(path.read_text(encoding="utf-8")))
+    if path.name.startswith("interactions-"):
+        return interactions_table(json.loads(path.read_text(encoding="utf-8")))
     if path.name.startswith("tuned-"):
         return tuned_table(json.loads(path.read_text(encoding="utf-8")))
     if (render := renderers.get(path.name)) is not None:
