@@ -41,6 +41,11 @@ class TunedPlan:
         """Return the numbers of MoD blocks, skipped blocks and kept blocks."""
         return count(self.labels)
 
+    def counted(self) -> str:
+        """Return these numbers in words."""
+        mod, skipped, kept = self.count()
+        return f"{mod} MoD block{'s' * (mod != 1)}, {skipped} skipped, {kept} kept"
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -138,8 +143,7 @@ class Tuned:
 
     def summary(self) -> str:
         """Return the numbers of blocks and the time of the chosen plan in a few words."""
-        mod, skipped, kept = self.chosen.count()
-        return f"{mod} MoD blocks, {skipped} skipped, {kept} kept; {self.chosen.time:.3f} of the dense time"
+        return f"{self.chosen.counted()}; {self.chosen.time:.3f} of the dense time"
 
 
 @dataclass(frozen=True)

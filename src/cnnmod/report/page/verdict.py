@@ -54,8 +54,6 @@ def _how_fast(comparison: Comparison) -> str:
 def _plan(tuned: Tuned) -> str:
     """Return what is predicted for the chosen plan of `tune`."""
     plan = tuned.chosen
-    mod, skipped, kept = plan.count()
-    counts = f"{mod} MoD block{'s' * (mod != 1)}, {skipped} skipped, {kept} kept"
     fast = f"predicted to be {1 / plan.time:.2f}× as fast as the dense network in {tuned.runtime}"
     loss = ""
     if plan.cross_entropy is not None and plan.accuracy_pct is not None:
@@ -63,7 +61,7 @@ def _plan(tuned: Tuned) -> str:
             f"; before fine-tuning, its cross-entropy changes by {plan.cross_entropy:+.3f} and its accuracy by "
             f"{plan.accuracy_pct:+.1f} points"
         )
-    sentence = f"The plan for {tuned.space.network} ({counts}) is {fast}{loss}."
+    sentence = f"The plan for {tuned.space.network} ({plan.counted()}) is {fast}{loss}."
     return " ".join(filter(None, [sentence, tuned.conclusion()]))
 
 
