@@ -108,3 +108,11 @@ def test_missing_baseline_or_mod_network_raises(networks):
         compare({}, X)
     with pytest.raises(ValueError, match="'mod' has no MoD blocks; only the first network"):
         compare({"dense": networks["dense"], "mod": shallow_resnet()}, X)
+
+
+def test_a_network_with_skipped_blocks_only_is_its_own_control():
+    dense = shallow_resnet()
+    skipping = convert_(shallow_resnet(), {"layer1.1": "skip"}, example=X)
+    comparison = compare({"dense": dense, "skipping": skipping}, X, rounds=2)
+    assert [row.role for row in comparison.rows] == ["baseline", "mod", "control"]
+    assert comparison.rows[1].parameters == comparison.rows[2].parameters < comparison.rows[0].parameters

@@ -15,6 +15,7 @@ from cnnmod.measure.results import Comparison, Measurement, Row, control_name
 from cnnmod.measure.timing import Timed, time_interleaved, use_threads
 from cnnmod.method.convert import control_, mod_blocks
 from cnnmod.method.copying import copied
+from cnnmod.method.skip import skipped_blocks
 from cnnmod.method.trace import meta_forward
 from cnnmod.records.progress import Progress
 from cnnmod.records.provenance import Provenance
@@ -140,18 +141,22 @@ def compare(
 
 
 def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
-    """Return the networks and their controls, each with its role."""
+    """Return the networks and their controls, each with its role.
+
+    A network with skipped blocks and no MoD block is its own control. It is timed twice.
+    """
     if len(models) < 2:
         raise ValueError("compare takes a baseline and at least one MoD network after it")
     baseline, *mod_names = models
     rows: dict[str, tuple[nn.Module, Role]] = {baseline: (models[baseline], "baseline")}
     for name in mod_names:
-        if not mod_blocks(models[name]):
+        if not (mod_blocks(models[name]) or skipped_blocks(models[name])):
             raise ValueError(f"{name!r} has no MoD blocks; only the first network, the baseline, may have none")
         rows[name] = (models[name], "mod")
         if control_name(name) in models:
             raise ValueError(f"the control of {name!r} has the name {control_name(name)!r}; use another for a network")
-        rows[control_name(name)] = (control_(copied(models[name])), "control")
+        control = copied(models[name])
+        rows[control_name(name)] = (control_(control) if mod_blocks(control) else control, "control")
     return rows
 
 
