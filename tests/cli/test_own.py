@@ -167,7 +167,7 @@ def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, ca
         ),
         (
             ["train", "finetune", "--network", "json:loads", "--weights", "own.pth", *DATA],
-            "'json:loads' needs the argument 's'; give each a default",
+            "'json:loads' needs the argument 's'; give it a default",
         ),
         (["info", "--network", "inspect:getattr_static"], "needs the arguments 'obj', 'attr'; give each a default"),
         (["info", "--network", "small:color_network", "--weights", "other.pth", "--size", "8"], "it has no stem.bias"),
