@@ -38,7 +38,8 @@ RESULT = Path(__file__).parent / "results" / "finetune_rates.json"
 NETWORK = "small_resnet:small_resnet"
 TRAINED_ON, FOLDER_IMAGES, TEST_IMAGES, EPOCHS, BATCH = 10_000, 2_000, 2_000, 4, 64
 LAYERS = (3, 3, 3)
-SCALES, SEEDS = (1, 10, 30), (0, 1)
+SEEDS = (0, 1)
+RUNS: tuple[tuple[Role, int], ...] = (("control", 1), ("mod", 1), ("mod", 10), ("mod", 30))  # row, mod_lr_scale
 CHANGES = ("image_size=32", f"network_args.layers={list(LAYERS)}", "crop_pct=1")
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as in the recipe
 
@@ -118,7 +119,7 @@ def main() -> None:
         write_folder(folder / "photos")
         write_weights(folder / "weights.pth", progress)
         for seed in SEEDS:
-            for row, scale in [("control", 1), *(("mod", scale) for scale in SCALES)]:
+            for row, scale in RUNS:
                 changes = [*CHANGES, f"mod_lr_scale={scale}"]
                 used = recipe("finetune", changes, network=NETWORK, weights=folder / "weights.pth")
                 rows.append(fine_tuned(folder, row, used, seed, progress))

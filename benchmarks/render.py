@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cudagraph_table import cudagraph_table
+from finetune_rates_table import finetune_rates_table
 from interactions_table import interactions_table
 from pays_table import pays_table
 from price_list import price_table
@@ -40,7 +41,10 @@ from cnnmod.report.table import comparison_cells
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md", "tune.md")),
+    *(
+        ROOT / "docs" / name
+        for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md", "tune.md", "finetune.md")
+    ),
 )
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -184,6 +188,7 @@ def read_schema(path: Path) -> str | None:
 def _of_file(path: Path) -> str:
     renderers = {
         "families.json": families,
+        "finetune_rates.json": finetune_rates_table,
         "identity_start.json": identity_start,
         "forms.json": forms,
         "int8.json": int8,

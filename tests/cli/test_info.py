@@ -57,7 +57,7 @@ def test_info_counts_a_network_without_modules(capsys):
         (["info", "torchvision/resnt18"], "unknown network 'torchvision/resnt18'; did you mean torchvision/resnet18"),
         (
             ["info", "json:loads"],
-            "'json:loads' needs the argument 's'; give each a default",
+            "'json:loads' needs the argument 's'; give it a default",
         ),
         (["info", "nowhere:network"], "'nowhere:network' cannot be imported: No module named 'nowhere'"),
         (["info", "resnet18", "--size", "0", "8"], "--size must be one or two numbers ≥ 1, not 0 8"),

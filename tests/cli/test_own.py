@@ -139,6 +139,11 @@ def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, ca
         ),
         (["train", "finetune", *NETWORK, "--weights", "page.pth", *DATA], "page.pth is a web page (HTML)"),
         (["train", "finetune", *NETWORK, "--weights", "nowhere.pth", *DATA], "nowhere.pth"),
+        (
+            ["info", *NETWORK, "--weights", "runs/mod-seed0"],
+            "is a folder, not a file of weights; name a file in it, such as runs/mod-seed0/best.safetensors",
+        ),
+        (["evaluate", "runs/mod-seed0", *NETWORK, "--data", "data"], "such as runs/mod-seed0/best.safetensors"),
         (["train", "--resume", "runs/mod-seed0", "--weights", "own.pth"], "--resume reads everything from the run fol"),
         (
             ["train", "--resume", "runs/mod-seed0"],
@@ -162,7 +167,7 @@ def test_head_with_other_classes_is_replaced_and_this_is_said(here, tmp_path, ca
         ),
         (
             ["train", "finetune", "--network", "json:loads", "--weights", "own.pth", *DATA],
-            "'json:loads' needs the argument 's'; give each a default",
+            "'json:loads' needs the argument 's'; give it a default",
         ),
         (["info", "--network", "inspect:getattr_static"], "needs the arguments 'obj', 'attr'; give each a default"),
         (["info", "--network", "small:color_network", "--weights", "other.pth", "--size", "8"], "it has no stem.bias"),

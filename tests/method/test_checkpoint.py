@@ -110,7 +110,7 @@ def test_truncated_file_raises(saved):
     whole = saved.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
-        message = "is truncated or not a safetensors file"
+        message = "is truncated or not a safetensors file" if length else "is empty"
         check_untouched(digits_resnet(), lambda model: load_(model, saved, **SMALL), ValueError, message)
 
 

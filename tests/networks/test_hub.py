@@ -96,11 +96,15 @@ def test_factory_outside_of_the_libraries_raises(tmp_path):
 def test_folder_of_another_library_prints_one_line_and_exits_2(config, message, tmp_path_factory, mistake):
     folder = tmp_path_factory.mktemp("other")
     (folder / "config.json").write_text(json.dumps(config))
-    for command in (["info", str(folder)], ["export", str(folder), "--out", "a.onnx"]):
+    for command in (
+        ["info", str(folder)],
+        ["export", str(folder), "--out", "a.onnx"],
+        ["evaluate", str(folder), "--data", "digits", "--recipe", "digits"],
+    ):
         mistake(command, message)
 
 
 def test_file_that_is_not_a_network_prints_one_line_and_exits_2(tmp_path_factory, mistake):
     page = tmp_path_factory.mktemp("other") / "network.safetensors"
     page.write_text("<!doctype html><title>Index of /</title>")
-    mistake(["info", str(page)], "is truncated or not a safetensors file")
+    mistake(["info", str(page)], "is a web page (HTML), not a file of weights")

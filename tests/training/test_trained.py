@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import cnnmod
+from cnnmod.networks import HubNetwork, build
 from cnnmod.training.trained import open_trained
 from small import tiny_network, tiny_network_mod
 
@@ -20,6 +21,20 @@ def test_opens_files_that_are_in_no_run_folder(tmp_path):
         assert torch.equal(opened.model.eval()(images), model(images))
         assert opened.recipe.images.size == (8, 8)
         assert opened.classes is None
+
+
+def test_opens_a_hub_folder(tmp_path):
+    model = cnnmod.convert_(build("resnet18", num_classes=10)).eval()
+    HubNetwork(model, factory="timm/resnet18", factory_args={"num_classes": 10}).save_pretrained(tmp_path)
+    opened = open_trained(tmp_path, recipe="cifar10")
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(opened.model.eval()(images), model(images))
+
+
+def test_run_folder_raises_an_error_that_names_its_checkpoint(tmp_path):
+    cnnmod.save(tiny_network_mod(), tmp_path / "best.safetensors")
+    with pytest.raises(OSError, match=rf"has no config.json; name a file in it, such as {tmp_path}/best.safetensors$"):
+        open_trained(tmp_path)
 
 
 @pytest.mark.parametrize(

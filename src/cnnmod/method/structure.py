@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cnnmod.method.choices import SKIP, Choice
 from cnnmod.method.config import MoDConfig
-from cnnmod.records.tensors import PICKLES, read_tensors
+from cnnmod.records.tensors import read_tensors
+from cnnmod.records.weights_file import PICKLES, read_start
 
 FORMAT = 2  # format 2 has skipped blocks; a file without them is written in format 1
 FACTORY = re.compile(r"(timm|torchvision|cnnmod)/[^/:]+|[\w.]+:\w+")
@@ -65,12 +66,11 @@ def shape_difference(names: Iterable[str], model: Mapping[str, Tensor], file: Ma
 
 def read_file(path: Path, tensors: bool = True) -> tuple[Structure, dict[str, Tensor]]:
     """Return the description in a file and, if wanted, its tensors. Raises as `read_structure`."""
-    with path.open("rb") as file:
-        first_bytes = file.read(2)
+    start = read_start(path)
     try:
         metadata, state = read_tensors(path, tensors)
     except SafetensorError as error:
-        if first_bytes in PICKLES:
+        if start.startswith(PICKLES):
             message = f"{path} is a pickle (torch.save), which can run code; cnnmod reads only files of cnnmod.save"
         else:
             message = f"{path} is truncated or not a safetensors file: {' '.join(str(error).split())}"

@@ -14,6 +14,7 @@ from cnnmod.method.structure import Structure, read_structure
 from cnnmod.method.trace import example_for
 from cnnmod.networks.registry import factory_of, takes_config
 from cnnmod.records.parse import read_json
+from cnnmod.records.weights_file import file_hint
 
 CONFIG, WEIGHTS, ARCHITECTURE = "config.json", "model.safetensors", "hub_network"  # a folder of `HubNetwork`
 _UNSAFE_ARGUMENT = re.compile(r"pretrained|weights|checkpoint|path|file|url|dir|cfg")
@@ -68,7 +69,9 @@ def weights_in(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / CONFIG).is_file():
-        raise FileNotFoundError(f"{path} is not a folder of HubNetwork.save_pretrained: it has no {CONFIG}")
+        raise FileNotFoundError(
+            f"{path} is not a folder of HubNetwork.save_pretrained: it has no {CONFIG}{file_hint(path)}"
+        )
     config = read_json(path / CONFIG)
     config = config if isinstance(config, dict) else {}
     if config.get("architecture") != ARCHITECTURE:

@@ -227,9 +227,11 @@ def _check_call(name: str, factory: Make, kwargs: dict[str, Any]) -> None:
         and parameter.name not in kwargs
     ]
     if missing:
+        one = len(missing) == 1
         raise ValueError(
-            f"{name!r} needs the {'argument' if len(missing) == 1 else 'arguments'} {', '.join(missing)}; give each a "
-            "default in the function, or for training a value: --set network_args.NAME=VALUE"
+            f"{name!r} needs the {'argument' if one else 'arguments'} {', '.join(missing)}; give "
+            f"{'it' if one else 'each'} a default in the function, or for training a value: "
+            "--set network_args.NAME=VALUE"
         )
     try:
         signature.bind(**kwargs)

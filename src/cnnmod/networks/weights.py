@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cnnmod.records.tensors import PICKLES, read_tensors
+from cnnmod.records.tensors import read_tensors
+from cnnmod.records.weights_file import PICKLES, read_start
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
@@ -56,10 +57,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         {'weight': tensor([1., 1.])}
     """
     path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(256)
-    _check_start(path, start)
-    state = _read_pickle(path) if start.startswith(PICKLES) else _read_safetensors(path)
+    state = _read_pickle(path) if read_start(path).startswith(PICKLES) else _read_safetensors(path)
     while inner := [state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)]:
         state = inner[0]
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -155,16 +153,6 @@ def _differences(
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
-
-
-def _check_start(path: Path, start: bytes) -> None:
-    text = start.lstrip().lower()
-    if not start:
-        raise ValueError(f"{path} is empty")
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise ValueError(f"{path} is a web page (HTML), not a file of weights; download the file itself")
-    if text.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a pointer of Git LFS, not a file of weights; fetch the file with git lfs pull")
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

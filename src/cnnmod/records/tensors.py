@@ -5,8 +5,6 @@ import os
 from safetensors import safe_open
 from torch import Tensor
 
-PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # the first bytes of torch.save's files
-
 
 def read_tensors(path: str | os.PathLike[str], tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata of a safetensors file and, if wanted, its tensors by name.

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from cnnmod.networks import load
+from cnnmod.networks.from_file import weights_in
 from cnnmod.networks.own import build_with_weights
 from cnnmod.training.folder import classes_of, recipe_of
 from cnnmod.training.recipe import Recipe
@@ -41,7 +42,7 @@ def open_trained(
     """Open a checkpoint, or a network with weights.
 
     Args:
-        checkpoint: A checkpoint of cnnmod. In a run folder, its recipe is read from there.
+        checkpoint: A checkpoint of cnnmod, or a folder of `HubNetwork`. In a run folder, its recipe is read from there.
         network: The factory of the checkpoint, or the name of the network for `weights`.
         weights: A file with the weights of the network.
         recipe: The name of a recipe that says how images are prepared. Only for files that are in no run folder.
@@ -56,8 +57,10 @@ def open_trained(
         raise ValueError("name a checkpoint of cnnmod, or a network and its weights with --network and --weights")
     path = checkpoint or weights
     assert path is not None
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"the file {path} does not exist")
+    if checkpoint is not None:
+        path = weights_in(path)
     in_run_folder = checkpoint is not None and (path.parent / "run.json").exists()
     if in_run_folder == (recipe is not None):
         raise ValueError(
