@@ -29,6 +29,7 @@ from interactions_table import interactions_table
 from pays_table import pays_table
 from price_list import price_table
 from returns_table import returns_table
+from tune_times import tune_times_table
 from tuned_table import tuned_table
 
 from cnnmod.measure import experiment
@@ -194,6 +195,7 @@ def _of_file(path: Path) -> str:
         "int8.json": int8,
         "parity.json": parity,
         "resnets-cudagraph.json": cudagraph_table,
+        "tune-times.json": tune_times_table,
     }
     if path.name.startswith("pays-"):
         return pays_table(json.loads(path.read_text(encoding="utf-8")))
