@@ -32,7 +32,6 @@ from tuned import DENSE, FACTORY, PLANS, Experiment, Stages
 from cnnmod import MoDConfig
 from cnnmod.method.checkpoint import save
 from cnnmod.method.choices import SKIP, read_plan, write_plan
-from cnnmod.method.copying import copied
 from cnnmod.records.files import write_whole
 from cnnmod.records.parse import parse
 from cnnmod.report.progress import progress_bars
@@ -41,7 +40,9 @@ from cnnmod.training.run import run_training
 from cnnmod.tuning.candidates import Candidates
 from cnnmod.tuning.folder import TuneFolder, hash_of
 from cnnmod.tuning.images import tuning_images
-from cnnmod.tuning.losses import LossTable, replaced
+from cnnmod.tuning.loss_meter import with_choices
+from cnnmod.tuning.losses import LossTable
+from cnnmod.tuning.normalize import normalize_
 from cnnmod.tuning.space import KEEP, Labels, Space, find_space
 from cnnmod.tuning.times import TimeTable
 
@@ -61,22 +62,6 @@ def random_plans(space: Space, times: TimeTable, budget: float, count: int, labe
         if abs(times.predict(space, drawn) - budget) <= WINDOW and drawn not in found:
             found.append(drawn)
     return found
-
-
-def measure_norms_(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure the statistics of the batch norms again."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
-        norm.train()
-    with torch.no_grad():
-        for images, _ in batches:
-            model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def fine_tune_(model: nn.Module, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -144,10 +129,9 @@ class Study:
     def measure(self, labels: Labels) -> dict[str, float]:
         """Return the measurements of one plan."""
         train, held_out = tuning_images(self.stages.opened, self.stages.finetune, self.model)
-        with replaced(self.model, self.candidates, labels):
-            network = copied(self.model)
+        network = with_choices(self.model, self.candidates, labels)
         found = {"sum": self.losses.predict(labels).cross_entropy, "whole": cross_entropy(network, held_out)}
-        measure_norms_(network, islice(train, NORM_BATCHES))
+        normalize_(network, (images for images, _ in islice(train, NORM_BATCHES)))
         found["normalized"] = cross_entropy(network, held_out)
         fine_tune_(network, self.model, list(islice(train, SHORT_BATCHES)))
         found["short"] = cross_entropy(network, held_out)
@@ -156,8 +140,8 @@ class Study:
     def fine_tune(self, name: str, labels: Labels, progress: Any) -> dict[str, float]:
         """Fine-tune a plan as the experiment does, and return its accuracy on the test images."""
         weights, plan = self.place / f"{name}.safetensors", self.place / f"{name}.json"
-        with replaced(self.model, self.candidates, labels):
-            save(self.model, weights, factory=FACTORY, factory_args=self.stages.experiment.network_args)
+        network = with_choices(self.model, self.candidates, labels)
+        save(network, weights, factory=FACTORY, factory_args=self.stages.experiment.network_args)
         write_plan(self.space.choices(labels), plan)
         has_mod = any(label not in (KEEP, SKIP) for label in labels.values())
         networks = replace(

@@ -64,16 +64,7 @@ class LossMeter:
 
     def network(self, labels: Labels) -> nn.Module:
         """Return the network of a combination, before fine-tuning."""
-        layers: dict[str, nn.Module] = {}
-        for name, label in labels.items():
-            if label != KEEP:
-                layers[name] = Skip().eval() if label == SKIP else self.candidates.layers[name, label]
-                layers |= {rest: nn.Identity().eval() for rest in self.candidates.blocks[name].rest}
-        dense = swap_(self.model, layers)
-        try:
-            network = copied(self.model)
-        finally:
-            swap_(self.model, dense)
+        network = with_choices(self.model, self.candidates, labels)
         normalize_(network, self.images)
         return network
 
@@ -124,3 +115,17 @@ class LossMeter:
         if not mean.isfinite():
             raise FloatingPointError("the cross-entropy on the held-out images is not finite")
         return Loss(float(mean), 100 * correct / max(1, count))
+
+
+def with_choices(model: nn.Module, candidates: Candidates, labels: Labels) -> nn.Module:
+    """Return a copy of a dense network with a combination of choices."""
+    layers: dict[str, nn.Module] = {}
+    for name, label in labels.items():
+        if label != KEEP:
+            layers[name] = Skip().eval() if label == SKIP else candidates.layers[name, label]
+            layers |= {rest: nn.Identity().eval() for rest in candidates.blocks[name].rest}
+    dense = swap_(model, layers)
+    try:
+        return copied(model)
+    finally:
+        swap_(model, dense)

@@ -142,9 +142,9 @@ def measure_times(
     if not table.checks:
         ratios, dense_ms = _time(model, space, random, dense(), runtime, example, rounds, advance)
         names = list(random)
-        saved = [(1 - table.predict(space, random[name]), 1 - ratios[name]) for name in names[:_CALIBRATIONS]]
-        if squares := sum(predicted**2 for predicted, _ in saved):
-            scale = sum(predicted * measured for predicted, measured in saved) / squares
+        pairs = [(1 - table.predict(space, random[name]), 1 - ratios[name]) for name in names[:_CALIBRATIONS]]
+        if squares := sum(predicted**2 for predicted, _ in pairs):
+            scale = sum(predicted * measured for predicted, measured in pairs) / squares
             table = replace(table, scale=min(max(scale, _SCALES[0]), _SCALES[1]))
         made = [
             TimeCheck(dict(random[name]), table.predict(space, random[name]), ratios[name])
