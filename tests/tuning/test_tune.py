@@ -160,3 +160,10 @@ def test_wrong_arguments_raise_and_write_nothing(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         tuned(tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_version_is_refused(folder):
+    settings = folder / "settings.json"
+    settings.write_text(settings.read_text().replace("cnnmod tune 2", "cnnmod tune 1"))
+    with pytest.raises(ValueError, match="has the schema 'cnnmod tune 1 settings'; this version of cnnmod reads"):
+        tuned(folder, **IMAGES)

@@ -14,7 +14,7 @@ from cnnmod.records.parse import parse, read_values
 from cnnmod.tuning.space import Space
 
 T = TypeVar("T")
-_SCHEMA = "cnnmod tune 1"
+_SCHEMA = "cnnmod tune 2"
 
 
 @dataclass(frozen=True)
