@@ -73,7 +73,7 @@ def _losses(space: Space, mod_cost, skip_cost) -> LossTable:
         }
         for number, block in enumerate(space.blocks)
     }
-    table = LossTable("made up", Loss(1.0, 80.0), alone)
+    table = LossTable("made up", Loss(1.0, 80.0), Loss(1.0, 80.0), alone)
     for labels in space.random(30, seed=1):
         table.checks.append(MeasuredLoss(labels, Loss(1.1 * table.predict(labels).cross_entropy, 70.0)))
     return table

@@ -37,6 +37,24 @@ def test_the_network_of_a_plan_is_a_copy_with_its_choices_and_new_statistics(spa
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_the_network_that_keeps_every_block_is_the_dense_network(space):
+    model = network()
+    made = meter(model, space)
+    labels = {block.name: "keep" for block in space.blocks}
+    weights = made.network(labels).state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert made.measure_plan(labels) == made.table.dense
+
+
+def test_a_shuffled_loader_gives_the_same_images_each_time(space):
+    images = torch.utils.data.TensorDataset(torch.rand(700, 3, 8, 8), torch.randint(3, (700,)))
+    loader = torch.utils.data.DataLoader(images, batch_size=50, shuffle=True)
+    model = network()
+    first, second = (LossMeter(model, Candidates(model, space, EXAMPLE), loader, batches(1, 1), "hash") for _ in "ab")
+    assert [len(batch) for batch in first.images] == [32] * 16
+    assert all(map(torch.equal, first.images, second.images))
+
+
 def test_measured_cross_entropy_is_that_of_the_network(space):
     made = meter(network(), space)
     labels = {space.blocks[0].name: "skip"}

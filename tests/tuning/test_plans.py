@@ -33,5 +33,9 @@ def test_a_smaller_budget_is_not_more_accurate():
     assert values == sorted(values)
 
 
-def test_without_images_there_is_one_plan_for_each_budget():
-    assert all(plan.cross_entropy is None for plan in made_up(with_images=False).front)
+def test_without_images_there_is_one_plan_for_each_budget_and_its_blocks_are_in_different_modules():
+    made = made_up(with_images=False)
+    assert all(plan.cross_entropy is None for plan in made.front)
+    for plan in made.front:
+        replaced = [sum(plan.labels[block.name] != "keep" for block in group) for group in made.space.groups()]
+        assert max(replaced) - min(replaced) <= 2

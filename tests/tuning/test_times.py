@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from timm.models.resnet import BasicBlock
@@ -8,7 +6,7 @@ from torch import nn
 from cnnmod import MoDConfig, convert_
 from cnnmod.method.choices import Choices
 from cnnmod.tuning.space import find_space
-from cnnmod.tuning.times import measure_times
+from cnnmod.tuning.times import fitted_scale, measure_times
 
 EXAMPLE = torch.rand(1, 3, 16, 16)
 CONFIGS = [MoDConfig(c=4), MoDConfig(c=2)]
@@ -84,12 +82,21 @@ def test_the_scale_and_the_checks_come_from_different_combinations():
     calibrations, checks = space.random(8, seed=0)[:4], space.random(8, seed=0)[4:]
     assert [check.labels for check in table.checks] == checks
     assert all(check.predicted == table.predict(space, check.labels) for check in table.checks)
-    assert table.scale != 1
-    halved = [{label: saves / 2 for label, saves in group.items()} for group in table.saved]
     assert any(set(labels.values()) != {"keep"} for labels in calibrations)
-    assert replace(table, saved=halved, scale=2 * table.scale).predict(space, checks[0]) == pytest.approx(
-        table.checks[0].predicted
-    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "scale"),
+    [
+        ([(0.1, 0.12), (0.3, 0.36)], 1.2),
+        ([(0.1, 0.2), (0.2, 0.2)], 1.2),  # (0.1 · 0.2 + 0.2 · 0.2) / (0.1² + 0.2²)
+        ([(0.1, -0.1)], 0.5),
+        ([(0.1, 0.9)], 2.0),
+        ([(0.0, 0.1)], 1.0),
+    ],
+)
+def test_the_scale_is_that_of_least_squares(pairs, scale):
+    assert fitted_scale(pairs) == pytest.approx(scale)
 
 
 def test_networks_without_blocks_raise():

@@ -37,7 +37,6 @@ def finished(tmp_path_factory):
     ]
     values = json.loads((folder / "times.json").read_text())
     values |= {"scale": 1.0, "saved": [{"c=2": 0.1, "skip": 0.2}]}  # measured times depend on the machine
-    values["scale"] = 1.0
     (folder / "times.json").write_text(json.dumps(values))
     return folder
 
@@ -165,5 +164,5 @@ def test_wrong_arguments_raise_and_write_nothing(tmp_path, arguments, message):
 def test_a_folder_of_another_version_is_refused(folder):
     settings = folder / "settings.json"
     settings.write_text(settings.read_text().replace("cnnmod tune 2", "cnnmod tune 1"))
-    with pytest.raises(ValueError, match="has the schema 'cnnmod tune 1 settings'; this version of cnnmod reads"):
+    with pytest.raises(ValueError, match=r"has the schema 'cnnmod tune 1 settings'; .*; run tune in a new folder"):
         tuned(folder, **IMAGES)

@@ -34,7 +34,7 @@ def tune(
 ) -> None:
     """Choose for each block of a network whether it stays, becomes a MoD block or is skipped, within a time budget. The
     times are measured in the runtime on this machine. The plan is a file for `cnnmod train --plan` and `convert_`. With
-    images, `front.png` shows the predicted time and loss of the plans for several budgets.
+    images, `front.png` shows the plans for several budgets: their predicted time and their loss before fine-tuning.
 
     Example: cnnmod tune --network my_net:make --weights my_net.pth --data images --budget 0.7 --out tuned
 

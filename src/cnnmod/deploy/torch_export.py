@@ -31,8 +31,8 @@ def exported(export: Callable[[], Any], model: nn.Module, example: Tensor, outpu
     Raises:
         ValueError: If the network cannot be exported. The error names the layer.
     """
-    hook = model.register_forward_hook(lambda module, args, output: outputs(output))
     with restored(model, weights=False):  # a forward pass may cache an exporter's tensors
+        hook = model.register_forward_hook(lambda module, args, output: outputs(output))
         try:
             return export()
         except Exception as error:  # an exporter can raise anything

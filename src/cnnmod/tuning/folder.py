@@ -82,7 +82,13 @@ class TuneFolder:
             ValueError: If the file is not valid.
         """
         file = self.file(stage)
-        return parse(expected, read_values(file, f"{_SCHEMA} {stage}"), str(file)) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            values = read_values(file, f"{_SCHEMA} {stage}")
+        except ValueError as error:
+            raise ValueError(f"{error}; run tune in a new folder") from error
+        return parse(expected, values, str(file))
 
     def write(self, stage: str, result: Any) -> None:
         """Write the result of a stage, a dataclass."""

@@ -1,10 +1,9 @@
 """LossMeter: measure combinations of choices on held-out images. Finished measurements are kept."""
 
 from collections.abc import Callable
-from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnmod.method.choices import SKIP
 from cnnmod.method.convert import swap_
@@ -18,6 +17,7 @@ from cnnmod.tuning.space import KEEP, Labels, Space
 
 _CHECKS = 30  # random combinations, each with a pass over the held-out images
 _NORMALIZE_IMAGES = 512  # training images for the statistics of the batch norms
+_NORMALIZE_BATCH = 32  # or up to twice as many
 
 
 class LossMeter:
@@ -57,15 +57,18 @@ class LossMeter:
         if finished is not None and finished.network != network:
             raise ValueError("the losses were measured for other weights of the network; use a new folder")
         self.model, self.candidates, self.held_out, self.save = model, candidates, held_out, save
-        device = next(model.parameters()).device
-        count = max(1, _NORMALIZE_IMAGES // len(next(iter(train))[0]))
-        self.images = [batch.to(device) for batch, _ in islice(train, count)]
-        self.table = finished or LossTable(network, self._evaluate({}))
+        self.images = _first_images(train, next(model.parameters()).device)
+        if finished is None:
+            normalized = copied(model)
+            normalize_(normalized, self.images)
+            finished = LossTable(network, self._evaluate(model, {}), self._evaluate(normalized, {}))
+        self.table = finished
 
     def network(self, labels: Labels) -> nn.Module:
-        """Return the network of a combination, before fine-tuning."""
+        """Return the network of a combination, before fine-tuning. The dense network keeps its statistics."""
         network = with_choices(self.model, self.candidates, labels)
-        normalize_(network, self.images)
+        if any(label != KEEP for label in labels.values()):
+            normalize_(network, self.images)
         return network
 
     def measure_choices(self, space: Space, progress: Progress = lambda description, done, total: None) -> None:
@@ -81,7 +84,7 @@ class LossMeter:
         for done, labels in enumerate(combinations, 1):
             ((name, label),) = labels.items()
             if label not in self.table.alone.get(name, {}):
-                self.table.alone.setdefault(name, {})[label] = self._evaluate(labels)
+                self.table.alone.setdefault(name, {})[label] = self._evaluate(self.network(labels), labels)
                 self.save(self.table)
             progress("accuracy of each choice", done, total)
         for done, labels in enumerate(checks, 1):
@@ -97,12 +100,11 @@ class LossMeter:
         for result in results:
             if result.labels == labels:
                 return result.measured
-        results.append(MeasuredLoss(dict(labels), self._evaluate(labels)))
+        results.append(MeasuredLoss(dict(labels), self._evaluate(self.network(labels), labels)))
         self.save(self.table)
         return results[-1].measured
 
-    def _evaluate(self, labels: Labels) -> Loss:
-        network = self.network(labels)
+    def _evaluate(self, network: nn.Module, labels: Labels) -> Loss:
         device = next(network.parameters()).device
         loss, correct, count = 0.0, 0, 0
         with torch.inference_mode():
@@ -113,8 +115,24 @@ class LossMeter:
                 count += len(classes)
         mean = torch.tensor(loss / max(1, count))
         if not mean.isfinite():
-            raise FloatingPointError("the cross-entropy on the held-out images is not finite")
+            changed = ", ".join(f"{name}: {label}" for name, label in labels.items() if label != KEEP)
+            raise FloatingPointError(
+                f"the cross-entropy on the held-out images is not finite ({changed or 'the dense network'})"
+            )
         return Loss(float(mean), 100 * correct / max(1, count))
+
+
+def _first_images(batches: Batches, device: torch.device) -> list[Tensor]:
+    """Return the first images in batches of about equal size. The same random numbers are used each time."""
+    drawn: list[Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the order of a shuffled DataLoader
+        for images, _ in batches:
+            drawn.append(images.to(device))
+            if sum(map(len, drawn)) >= _NORMALIZE_IMAGES:
+                break
+    images = torch.cat(drawn)[:_NORMALIZE_IMAGES]
+    return list(images.tensor_split(max(1, len(images) // _NORMALIZE_BATCH)))
 
 
 def with_choices(model: nn.Module, candidates: Candidates, labels: Labels) -> nn.Module:

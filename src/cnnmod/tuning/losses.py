@@ -39,6 +39,7 @@ class LossTable:
     Attributes:
         network: A hash of the weights of the dense network.
         dense: The result of the dense network.
+        normalized: The same, with new statistics of the batch norms, as all other networks.
         alone: The result of each choice except for `"keep"`, by the name of the block and the label.
         checks: Random combinations.
         plans: Combinations from which the plans were chosen.
@@ -46,20 +47,21 @@ class LossTable:
 
     network: str
     dense: Loss
+    normalized: Loss
     alone: dict[str, dict[str, Loss]] = field(default_factory=dict)
     checks: list[MeasuredLoss] = field(default_factory=list)
     plans: list[MeasuredLoss] = field(default_factory=list)
 
     def cost(self, name: str, label: str) -> float:
         """Return the increase of the cross-entropy when one choice is put in."""
-        return 0.0 if label == KEEP else self.alone[name][label].cross_entropy - self.dense.cross_entropy
+        return 0.0 if label == KEEP else self.alone[name][label].cross_entropy - self.normalized.cross_entropy
 
     def predict(self, labels: Labels) -> Loss:
         """Return the predicted change of a combination: the sums over its choices."""
         alone = [self.alone[name][label] for name, label in labels.items() if label != KEEP]
         return Loss(
-            sum(loss.cross_entropy - self.dense.cross_entropy for loss in alone),
-            sum(loss.accuracy_pct - self.dense.accuracy_pct for loss in alone),
+            sum(loss.cross_entropy - self.normalized.cross_entropy for loss in alone),
+            sum(loss.accuracy_pct - self.normalized.accuracy_pct for loss in alone),
         )
 
     def costs(self, space: Space) -> dict[str, dict[str, float]]:

@@ -25,7 +25,8 @@ def make_plans(
     """Return the best plan within a budget, and the plans for further budgets that can be met.
 
     The integer program makes several plans for each budget, which spread the replaced blocks less or more over the
-    network. Each is measured as a whole. A budget gets the plan with the smallest cross-entropy of all that meet it.
+    network. Each is measured as a whole. A budget gets the plan with the smallest cross-entropy of those that were made
+    for it or for a smaller budget.
     Without images there is one plan for each budget, with `usual_costs`.
 
     Args:
@@ -50,12 +51,15 @@ def make_plans(
         front = [TunedPlan(limit, labels, times.predict(space, labels), None, None) for limit, labels in found.items()]
     else:
         costs = meter.table.costs(space)
-        solved = [solve(space, times, costs, limit, spread) for limit in limits for spread in _SPREADS]
-        plans = [labels for number, labels in enumerate(solved) if labels not in solved[:number]]
-        for done, labels in enumerate(plans, 1):
+        solved = [(limit, solve(space, times, costs, limit, spread)) for limit in limits for spread in _SPREADS]
+        for done, (_, labels) in enumerate(solved, 1):
             meter.measure_plan(labels)
-            progress("accuracy of the plans", done, len(plans))
-        front = [_best(space, times, meter, limit, plans) for limit in limits]
+            progress("accuracy of the plans", done, len(solved))
+        front = [
+            # made for this budget or a smaller one
+            _best(space, times, meter, limit, [labels for other, labels in solved if other <= limit])
+            for limit in limits
+        ]
     chosen = next(plan for plan in front if plan.budget == budget)
     return Tuned(space, runtime, times, meter and meter.table, chosen, tuple(front))
 
@@ -63,13 +67,12 @@ def make_plans(
 def _best(
     space: Space, times: TimeTable, meter: LossMeter, limit: float, plans: Sequence[Mapping[str, str]]
 ) -> TunedPlan:
-    """Return the plan with the smallest cross-entropy of those that meet a budget."""
+    """Return the plan with the smallest cross-entropy."""
 
     def cross_entropy(labels: Labels) -> float:
         return meter.measure_plan(labels).cross_entropy
 
-    tolerance = 1e-6  # of the solver
-    labels = min((labels for labels in plans if times.predict(space, labels) <= limit + tolerance), key=cross_entropy)
+    labels = min(plans, key=cross_entropy)
     loss, dense = meter.measure_plan(labels), meter.table.dense
     return TunedPlan(
         limit,
