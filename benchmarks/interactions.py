@@ -2,16 +2,18 @@
 
 `cnnmod tune` adds the costs of single choices. This script compares the sum with measurements of whole plans:
 
-    sum          the sum of the increases of the cross-entropy of single choices
-    whole        the cross-entropy of the whole plan
-    normalized   the same, after the statistics of all batch norms are measured again on training images
-    short        the same, after a fine-tuning of a few batches
+    sum              the sum of the increases of the cross-entropy of single choices
+    sum_normalized   the same, after the statistics of all batch norms are measured again on training images
+    whole            the cross-entropy of the whole plan
+    normalized       the same, after the statistics of all batch norms are measured again
+    short            the same, after a fine-tuning of a few batches
 
     python benchmarks/interactions.py benchmarks/tuned/cifar100-basicblock.json --budget 0.55
 
 It needs the stages `dense` and `plan` of benchmarks/tuned.py. It writes results/interactions-*.json.
 """
 
+import functools
 import json
 import os
 import random
@@ -39,9 +41,8 @@ from cnnmod.training.folder import Run
 from cnnmod.training.run import run_training
 from cnnmod.tuning.candidates import Candidates
 from cnnmod.tuning.folder import TuneFolder, hash_of
-from cnnmod.tuning.images import tuning_images
+from cnnmod.tuning.images import Split, tuning_images
 from cnnmod.tuning.loss_meter import with_choices
-from cnnmod.tuning.losses import LossTable
 from cnnmod.tuning.normalize import normalize_
 from cnnmod.tuning.space import KEEP, Labels, Space, find_space
 from cnnmod.tuning.times import TimeTable
@@ -103,10 +104,9 @@ class Study:
         example = stages.example()[:1]
         self.space = find_space(self.model, configs, example)
         folder = TuneFolder(Path("tune"))
-        times, losses = folder.read("times", TimeTable), folder.read("losses", LossTable)
+        times = folder.read("times", TimeTable)
         assert times is not None
-        assert losses is not None
-        self.times, self.losses = times, losses
+        self.times = times
         self.candidates = Candidates(self.model, self.space, example)
         self.candidates.load_(Path("tune/candidates.safetensors"), hash_of(self.model))
         for layer in self.candidates.layers.values():
@@ -126,13 +126,35 @@ class Study:
     def _is_odd(self, name: str) -> bool:
         return int(name.rsplit(".", 1)[1]) % 2 == 1
 
+    @functools.cached_property
+    def images(self) -> tuple[Split, Split]:
+        """The training images and the held-out images."""
+        return tuning_images(self.stages.opened, self.stages.finetune, self.model)
+
+    @functools.cache  # noqa: B019  one study in a process
+    def losses(self, **labels: str) -> dict[str, float]:
+        """Return the cross-entropy of a combination, without and with new statistics of the batch norms."""
+        train, held_out = self.images
+        network = with_choices(self.model, self.candidates, labels)
+        whole = cross_entropy(network, held_out)
+        normalize_(network, (images for images, _ in islice(train, NORM_BATCHES)))
+        return {"whole": whole, "normalized": cross_entropy(network, held_out)}
+
+    def sums(self, labels: Labels) -> dict[str, float]:
+        """Return the sums of the increases of single choices."""
+        dense = self.losses()
+        alone = [self.losses(**{name: label}) for name, label in labels.items() if label != KEEP]
+        return {
+            "sum": sum(one["whole"] - dense["whole"] for one in alone),
+            "sum_normalized": sum(one["normalized"] - dense["normalized"] for one in alone),
+        }
+
     def measure(self, labels: Labels) -> dict[str, float]:
         """Return the measurements of one plan."""
-        train, held_out = tuning_images(self.stages.opened, self.stages.finetune, self.model)
+        train, held_out = self.images
+        found = dict(self.losses(**labels))
         network = with_choices(self.model, self.candidates, labels)
-        found = {"sum": self.losses.predict(labels).cross_entropy, "whole": cross_entropy(network, held_out)}
         normalize_(network, (images for images, _ in islice(train, NORM_BATCHES)))
-        found["normalized"] = cross_entropy(network, held_out)
         fine_tune_(network, self.model, list(islice(train, SHORT_BATCHES)))
         found["short"] = cross_entropy(network, held_out)
         return found
@@ -187,6 +209,8 @@ def main(
         for kind in ("measure", "fine_tune"):
             for name, labels in study.plans(plans).items():
                 entry = done.setdefault(name, {"labels": labels, "time": study.times.predict(study.space, labels)})
+                if kind == "measure" and "sum_normalized" not in entry:
+                    entry |= study.sums(labels)
                 if kind == "measure" and "short" not in entry:
                     entry |= study.measure(labels)
                 if kind == "fine_tune" and "top1_pct" not in entry:

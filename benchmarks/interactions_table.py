@@ -6,9 +6,10 @@ from scipy.stats import spearmanr
 
 MEASUREMENTS = {
     "sum": "the sum of the increases of single choices",
+    "sum_normalized": "the same, batch norms measured again",
     "whole": "the whole plan",
     "normalized": "the whole plan, batch norms measured again",
-    "short": "the same, and 40 batches of fine-tuning",
+    "short": "the whole plan, batch norms measured again, and 40 batches of fine-tuning",
 }
 
 
@@ -28,6 +29,7 @@ def interactions_table(result: dict[str, Any]) -> str:
     lines.append(
         f"\n{len(plans)} plans that take {min(times):.2f} to {max(times):.2f} of the dense network's time: one of "
         f"`tune`, alternate blocks left out, and random ones. Top-1 from {min(accuracies):.1f} to "
-        f"{max(accuracies):.1f} % after one epoch of fine-tuning, one seed."
+        f"{max(accuracies):.1f} % after one epoch of fine-tuning, one seed. Batch norms: 2,560 training images; "
+        "`tune` itself uses 512."
     )
     return "\n".join(lines)
