@@ -16,11 +16,13 @@ class CrowdedMeter(MadeUpMeter):
 
 def test_a_budget_gets_the_plan_with_the_smallest_measured_cross_entropy():
     made = made_up()
+    assert made.losses is not None
+    dense = made.losses.dense
     meter = CrowdedMeter(made.losses)
     crowded = make_plans(made.space, "eager", made.times, meter, made.chosen.budget, (0.9, 0.6))
 
     def cross_entropy(labels):
-        return meter.measure_plan(labels).cross_entropy - made.losses.dense.cross_entropy
+        return meter.measure_plan(labels).cross_entropy - dense.cross_entropy
 
     for plan in crowded.front:
         assert plan.time <= plan.budget + 1e-6

@@ -84,6 +84,7 @@ def test_tune_with_images_writes_the_network_of_the_plan(folder):
     made = tuned(folder, **IMAGES)
     assert made.chosen.time <= 0.9
     assert made.chosen.cross_entropy is not None
+    assert made.losses is not None
     assert made.rank_correlation is not None
     assert -1 <= made.rank_correlation <= 1
     assert f"over {len(made.losses.checks)} random combinations: {made.rank_correlation:.2f}" in str(made)
