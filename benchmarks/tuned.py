@@ -56,9 +56,10 @@ from cnnmod.tuning.images import tuning_images
 from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.losses import LossTable
 from cnnmod.tuning.plans import make_plans
+from cnnmod.tuning.result import Tuned
 from cnnmod.tuning.space import KEEP, Space
 from cnnmod.tuning.times import TimeTable
-from cnnmod.tuning.tune import BUDGETS, Tuned
+from cnnmod.tuning.tune import BUDGETS
 
 SCHEMA = "cnnmod.tuned/1"
 FACTORY, PRUNED = "small_resnet:small_resnet", "pruned:pruned"
