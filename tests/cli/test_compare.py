@@ -81,7 +81,7 @@ def test_compare_times_a_training_step_against_a_baseline_at_a_height_and_width(
         ([*COMPARE, "--out", "."], ". is a folder, not a file"),
         ([*COMPARE, "--batch", "2", "2"], "batch sizes must be distinct, not [2, 2]"),
         (["compare", "resnet50_mod", "resnet50_mod"], "a network is named twice"),
-        (["plot", "nothing.json"], "No such file or directory: 'nothing.json'"),
+        (["plot", "nothing.json"], "cnnmod: nothing.json does not exist"),
         (["plot", "--out", "figure.bmpx"], "suffix of a figure must be one of .eps, "),
         (["plot", "--out", "figure"], "not 'figure'"),
     ],

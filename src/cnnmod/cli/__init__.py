@@ -42,6 +42,8 @@ def run(args: list[str] | None = None) -> None:
         )
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         message = missing_package(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            message = f"{error.filename} does not exist"
         message = message or type(error).__name__  # timm raises errors without a message, which it has logged
         print(f"cnnmod: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
