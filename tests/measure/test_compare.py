@@ -106,7 +106,7 @@ def test_missing_baseline_or_mod_network_raises(networks):
         compare({"dense": networks["dense"]}, X)
     with pytest.raises(ValueError, match="a baseline and at least one MoD network"):
         compare({}, X)
-    with pytest.raises(ValueError, match="'mod' has no MoD blocks; only the first network"):
+    with pytest.raises(ValueError, match="'mod' has neither MoD blocks nor skipped blocks; only the first network"):
         compare({"dense": networks["dense"], "mod": shallow_resnet()}, X)
 
 

@@ -51,7 +51,7 @@ def test_a_shuffled_loader_gives_the_same_images_each_time(space):
     loader = torch.utils.data.DataLoader(images, batch_size=50, shuffle=True)
     model = network()
     first, second = (LossMeter(model, Candidates(model, space, EXAMPLE), loader, batches(1, 1), "hash") for _ in "ab")
-    assert [len(batch) for batch in first.images] == [32] * 16
+    assert [len(batch) for batch in first.images] == [128] * 4
     assert all(map(torch.equal, first.images, second.images))
 
 

@@ -1,4 +1,5 @@
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from cnnmod.tuning.normalize import normalize_
@@ -27,6 +28,14 @@ def test_only_the_statistics_change():
     assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     assert model[1].momentum == 0.1
     assert not any(module.training for module in model.modules())
+
+
+def test_dropout_in_a_batch_norm_stays_off():
+    model = nn.Sequential(BatchNormAct2d(3, drop_layer=nn.Dropout), nn.Conv2d(3, 2, 1)).eval()
+    seen = []
+    model[0].drop.register_forward_pre_hook(lambda module, args: seen.append(module.training))
+    normalize_(model, [torch.randn(8, 3, 5, 5)])
+    assert seen == [False]
 
 
 def test_a_network_without_batch_norms_is_not_run():

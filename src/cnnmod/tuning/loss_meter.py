@@ -17,7 +17,7 @@ from cnnmod.tuning.space import KEEP, Labels, Space
 
 _CHECKS = 30  # random combinations, each with a pass over the held-out images
 _NORMALIZE_IMAGES = 512  # training images for the statistics of the batch norms
-_NORMALIZE_BATCH = 32  # or up to twice as many
+_NORMALIZE_BATCH = 128  # the size of a batch, or up to twice as many
 
 
 class LossMeter:

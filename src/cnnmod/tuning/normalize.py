@@ -27,7 +27,7 @@ def normalize_(model: nn.Module, images: Iterable[Tensor]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
-        norm.train()
+        norm.training = True  # not its children: timm has norms with a dropout in them
     try:
         with torch.no_grad():
             for batch in images:
@@ -35,4 +35,4 @@ def normalize_(model: nn.Module, images: Iterable[Tensor]) -> None:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.eval()
+            norm.training = False

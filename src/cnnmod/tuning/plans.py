@@ -26,8 +26,7 @@ def make_plans(
 
     The integer program makes several plans for each budget, which spread the replaced blocks less or more over the
     network. Each is measured as a whole. A budget gets the plan with the smallest cross-entropy of those that were made
-    for it or for a smaller budget.
-    Without images there is one plan for each budget, with `usual_costs`.
+    for it or for a smaller budget. Without images, there is one plan for each budget, with `usual_costs`.
 
     Args:
         space: The blocks and their choices.
