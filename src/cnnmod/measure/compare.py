@@ -151,7 +151,10 @@ def _rows(models: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, Role]]:
     rows: dict[str, tuple[nn.Module, Role]] = {baseline: (models[baseline], "baseline")}
     for name in mod_names:
         if not (mod_blocks(models[name]) or skipped_blocks(models[name])):
-            raise ValueError(f"{name!r} has neither MoD blocks nor skipped blocks; only the first network, the baseline, may have none")
+            raise ValueError(
+                f"{name!r} has neither MoD blocks nor skipped blocks; only the first network, the baseline, may have "
+                "none"
+            )
         rows[name] = (models[name], "mod")
         if control_name(name) in models:
             raise ValueError(f"the control of {name!r} has the name {control_name(name)!r}; use another for a network")
