@@ -1,5 +1,5 @@
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from cnnmod.tuning.normalize import normalize_
