@@ -8,8 +8,10 @@
 #include <vector>
 
 #define DEVICE inline
+#define FUNCTION inline
 #define KERNEL(name) void name(const Arguments& a)
 #define SHARED(name) float* name = cta.shared
+#define UNROLL(times)
 
 struct Cta {
   int x, y, z, threads;
@@ -26,6 +28,11 @@ inline int block_z() { return cta.z; }
 template <class Body>
 void each(int count, Body body) {
   for (int i = 0; i < count; ++i) body(cta.backward ? count - 1 - i : i);
+}
+
+template <class Item, class At, class Load, class Store>
+void move(int count, At at, Load load, Store store) {
+  each(count, [&](int i) { store(at(i), load(at(i))); });
 }
 
 template <class Term, class Finish>
@@ -47,6 +54,9 @@ int count_if(int count, Predicate predicate) {
 }
 
 inline int take_one(int* counter) { return (*counter)++; }
+template <class Value>
+void prefetch(const Value*, int) {}
+inline bool is_aligned(const void* address) { return reinterpret_cast<unsigned long long>(address) % 16 == 0; }
 inline unsigned bits_of(float value) {
   unsigned bits;
   std::memcpy(&bits, &value, 4);
@@ -78,3 +88,10 @@ using Element = _Float16;
 inline float to_float(Element value) { return value; }
 inline Element from_float(float value) { return static_cast<Element>(value); }
 #endif
+
+constexpr int VECTOR = 16 / sizeof(Element);
+
+template <int WIDTH>
+void load(const Element* from, float* to) {
+  for (int at = 0; at < WIDTH; ++at) to[at] = to_float(from[at]);
+}

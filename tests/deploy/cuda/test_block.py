@@ -8,6 +8,7 @@ import torch
 from cuda_cases import arguments_of, check, random_case
 from host_kernels import H100, HAS_COMPILER, Host
 
+from cnnmod.deploy.cuda.block import Block
 from cnnmod.deploy.cuda.plan import Limits
 
 LIMITS = {
@@ -119,3 +120,24 @@ def test_weights_in_the_channels_last_format_are_not_copied():
     with torch.profiler.profile() as profile:
         Host().mod_block_(x_NCHW, *arguments_of(case.block))
     assert not {"aten::copy_", "aten::clone"} & {event.key for event in profile.key_averages()}
+
+
+def test_a_call_is_planned_once(monkeypatch):
+    case = random_case(3, dtype=torch.float32)
+    Host().mod_block_(case.x_NCHW.clone(memory_format=torch.preserve_format), *case.arguments)
+    monkeypatch.setattr(Block, "plan", None)
+    result = case.x_NCHW.clone(memory_format=torch.preserve_format)
+    Host().mod_block_(result, *case.arguments)
+    check(case, result)
+
+
+def test_weights_with_gaps_are_copied_in_each_call():
+    case = random_case(3, dtype=torch.float32)
+    reduce, *others = case.arguments
+    wide = torch.zeros(reduce.size(0), 2 * reduce.size(1))
+    for factor in (1, -1):
+        case.block.selector.reduce.weight.mul_(factor)
+        wide[:, ::2] = case.block.selector.reduce.weight
+        result = case.x_NCHW.clone(memory_format=torch.preserve_format)
+        Host().mod_block_(result, wide[:, ::2], *others)
+        check(case, result)

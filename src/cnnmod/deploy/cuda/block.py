@@ -1,6 +1,7 @@
 """The operator `mod_block_` on a GPU: plan the kernels, fill their arguments, launch them."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,16 @@ class Block(NamedTuple):
         """All weights."""
         return [self.reduce, self.expand, *self.weights, *self.biases, *([] if self.gain is None else [self.gain])]
 
+    def dense(self) -> "Block":
+        """Return the block with copies of the weights that the kernels cannot read where they are."""
+        return self._replace(
+            reduce=self.reduce.contiguous(),
+            expand=self.expand.contiguous(),
+            gain=None if self.gain is None else self.gain.contiguous(),
+            weights=[weight if is_dense(weight) else weight.contiguous() for weight in self.weights],
+            biases=[bias.contiguous() for bias in self.biases],
+        )
+
     @property
     def layout(self) -> Layout:
         """The program's layout in shared memory."""
@@ -65,25 +76,51 @@ def mod_block_(
     Raises:
         RuntimeError: If the shapes, data types, devices or memory formats do not fit.
     """
-    block = Block(*arguments)
-    _check(x_NCHW, block)
     if x_NCHW.numel() == 0:
+        _check(x_NCHW, Block(*arguments))
         return
-    plan = block.plan(x_NCHW, limits(x_NCHW.device))
-    if plan is None:
-        mod_block_by_operators_(x_NCHW, *arguments)
-        return
-    block = block._replace(  # new tensors live until the kernels are launched
-        reduce=block.reduce.contiguous(),
-        expand=block.expand.contiguous(),
-        gain=None if block.gain is None else block.gain.contiguous(),
-        weights=[weight if is_dense(weight) else weight.contiguous() for weight in block.weights],
-        biases=[bias.contiguous() for bias in block.biases],
-    )
-    filled = _arguments(x_NCHW, block, plan)
-    memory = _allocate(filled, plan, x_NCHW.device)
-    launch(plan.launches, filled, x_NCHW.dtype, x_NCHW.device)
+    limits_of_device = limits(x_NCHW.device)
+    key = _key(x_NCHW, arguments, limits_of_device)
+    call = _calls.get(key)
+    if call is None:
+        block = Block(*arguments)
+        _check(x_NCHW, block)
+        plan = block.plan(x_NCHW, limits_of_device)
+        if plan is None:
+            mod_block_by_operators_(x_NCHW, *arguments)
+            return
+        dense = block.dense()
+        call = Call(plan, _arguments(x_NCHW, dense, plan), dense)
+        if all(map(operator.is_, dense.tensors, block.tensors)):
+            if len(_calls) >= _MOST_CALLS:
+                _calls.clear()
+            _calls[key] = call._replace(block=None)
+    filled = Arguments.from_buffer_copy(call.filled)  # other threads can use the same call
+    filled.x = x_NCHW.data_ptr()
+    memory = _allocate(filled, call.plan, x_NCHW.device)
+    launch(call.plan.launches, filled, x_NCHW.dtype, x_NCHW.device)
     del memory
+
+
+class Call(NamedTuple):
+    """What the kernels need, except memory of one call. `block` keeps copies of weights until they are launched."""
+
+    plan: Plan
+    filled: Arguments
+    block: Block | None
+
+
+_MOST_CALLS = 1024
+_calls: dict[tuple[Any, ...], Call] = {}  # planning takes longer than launching
+
+
+def _key(x_NCHW: Tensor, arguments: tuple[Any, ...], limits: Limits) -> tuple[Any, ...]:
+    """Return everything that a call depends on: shapes, strides, data types, addresses of weights, and numbers."""
+    reduce, expand, gain, weights, biases, program, *numbers = arguments
+    key = [limits, x_NCHW.dtype, x_NCHW.device, x_NCHW.shape, x_NCHW.stride(), len(weights), *program, *numbers]
+    for value in (reduce, expand, *weights, *biases, *(() if gain is None else (gain,))):
+        key += (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
+    return tuple(key)
 
 
 def _check(x_NCHW: Tensor, block: Block) -> None:

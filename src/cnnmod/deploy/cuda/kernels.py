@@ -45,14 +45,17 @@ def limits(device: torch.device) -> Limits:
 
 def launch(launches: tuple[Launch, ...], arguments: Arguments, dtype: torch.dtype, device: torch.device) -> None:
     """Launch kernels on torch's current stream of the device."""
+    if device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):  # the driver launches in the context of the current device
+            launch(launches, arguments, dtype, device)
+        return
     driver = _bindings("driver")
     pointer = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))  # the driver copies the arguments
-    with torch.cuda.device(device):  # the driver launches in the context of the current device
-        stream = torch.cuda.current_stream(device).cuda_stream
-        for each in launches:
-            function = _function(each.kernel, dtype, device)
-            kernel = (function, *each.grid, each.threads, 1, 1, each.shared_bytes, stream, ctypes.addressof(pointer), 0)
-            _check(driver.cuLaunchKernel(*kernel))
+    stream = torch.cuda.current_stream(device).cuda_stream
+    for each in launches:
+        function = _function(each.kernel, dtype, device)
+        kernel = (function, *each.grid, each.threads, 1, 1, each.shared_bytes, stream, ctypes.addressof(pointer), 0)
+        _check(driver.cuLaunchKernel(*kernel))
 
 
 @functools.cache
@@ -106,6 +109,7 @@ def _compile(source: bytes, options: list[bytes]) -> bytes:
         nvrtc.nvrtcDestroyProgram(program)
 
 
+@functools.cache
 def _bindings(name: str) -> Any:
     """Return a module of cuda-bindings. It has no types.
 

@@ -8,9 +8,12 @@
 // The Conv-Block is a program over registers, as in fused.cpp. A register holds planes (channels, pixels) in float32, in
 // shared memory.
 //
-// This file has no threads of its own. threads.cuh, which precedes it, defines `each`, `dot_products` and `count_if`:
-// they distribute a loop over the threads of a CTA and end with a barrier. The tests compile the file for the CPU with
-// loops instead.
+// Most of the time of a small kernel is spent waiting for memory. So each thread loads several values before it uses
+// them, of VECTOR elements each if the memory allows it, and the weights are prefetched.
+//
+// This file has no threads of its own. threads.cuh, which precedes it, defines `each`, `move`, `dot_products` and
+// `count_if`: they distribute a loop over the threads of a CTA and end with a barrier. The tests compile the file for
+// the CPU with loops instead.
 
 struct Step {
   int operation;                  // 0: convolution, 1: ReLU, 2: sum, 3: ReLU6
@@ -50,30 +53,87 @@ DEVICE int position(const Arguments& a, int channel, int pixel) {
   return a.channels_last ? pixel * a.channels + channel : channel * pixels_of(a) + pixel;
 }
 
-// A loop over some channels of some pixels, along contiguous memory.
-template <class Body>
-DEVICE void each_value(const Arguments& a, int channels, int pixels, Body body) {
-  each(channels * pixels, [&](int i) {
-    if (a.channels_last) body(i % channels, i / channels);
-    else body(i / pixels, i % pixels);
-  });
+// The quotient and remainder of two numbers that are not negative.
+struct Division {
+  int quotient, rest;
+  DEVICE Division(unsigned number, unsigned divisor) : quotient(number / divisor), rest(number - quotient * divisor) {}
+};
+
+// Call store(channel, pixel, load(channel, pixel)) for some channels of some pixels, along contiguous memory.
+template <class Load, class Store>
+DEVICE void move_values(const Arguments& a, int channels, int pixels, Load load, Store store) {
+  struct Item {
+    int channel, pixel;
+  };
+  const int inner = a.channels_last ? channels : pixels;
+  move<Item>(
+      channels * pixels,
+      [&](int i) {
+        const Division at(i, inner);
+        return a.channels_last ? Item{at.rest, at.quotient} : Item{at.quotient, at.rest};
+      },
+      [&](Item item) { return load(item.channel, item.pixel); },
+      [&](Item item, float value) { store(item.channel, item.pixel, value); });
 }
 
-// Sum the pixels first, first + 1, …, last - 1 of some channels. `partial` has room for all threads or all channels.
+// Vectors of VECTOR elements lie in shared memory as all first elements, all second elements, …, so that threads that
+// read neighboring vectors read neighboring addresses. This is the place of one of `count` elements.
+DEVICE int spread(int at, int count, bool vectors) {
+  return vectors ? at % VECTOR * (count / VECTOR) + at / VECTOR : at;
+}
+
+DEVICE bool has_vectors(const Element* first, int count) { return count % VECTOR == 0 && is_aligned(first); }
+
+// Sum the pixels first, first + 1, …, last - 1 of some channels. WIDTH neighboring channels are loaded at once.
+// `partial` has room for WIDTH values of each thread and one of each channel.
+template <int WIDTH>
+DEVICE void sum_vectors(const Arguments& a, const Element* image, int channel, int channels, int first, int last,
+                        float* partial, float* sums) {
+  const int groups = channels / WIDTH, most = Division(threads(), groups).quotient, pixels = last - first;
+  const int lanes = pixels < 1 || most < 1 ? 1 : pixels < most ? pixels : most, pitch = lanes | 1;
+  const int inner = a.channels_last ? groups : lanes;
+  each(groups * lanes, [&](int i) {
+    const Division at(i, inner);
+    const int group = a.channels_last ? at.rest : at.quotient, lane = a.channels_last ? at.quotient : at.rest;
+    float sum[WIDTH] = {};
+    UNROLL(4)
+    for (int pixel = first + lane; pixel < last; pixel += lanes) {
+      float value[WIDTH];
+      load<WIDTH>(image + position(a, channel + group * WIDTH, pixel), value);
+      for (int part = 0; part < WIDTH; ++part) sum[part] += value[part];
+    }
+    for (int part = 0; part < WIDTH; ++part) partial[(part * groups + group) * pitch + lane] = sum[part];
+  });
+  dot_products(
+      channels, lanes, [&](int at, int lane) { return partial[spread(at, channels, WIDTH > 1) * pitch + lane]; },
+      [&](int at, float sum) { sums[at] = sum; });
+}
+
 DEVICE void sum_pixels(const Arguments& a, const Element* image, int channel, int channels, int first, int last,
                        float* partial, float* sums) {
-  const int lanes = channels < threads() ? threads() / channels : 1;
-  each_value(a, channels, lanes, [&](int at, int lane) {
-    float sum = 0;
-    for (int pixel = first + lane; pixel < last; pixel += lanes)
-      sum += to_float(image[position(a, channel + at, pixel)]);
-    partial[lane * channels + at] = sum;
-  });
-  each(channels, [&](int at) {
-    float sum = 0;
-    for (int lane = 0; lane < lanes; ++lane) sum += partial[lane * channels + at];
-    sums[at] = sum;
-  });
+  const bool vectors = a.channels_last && a.channels % VECTOR == 0 && has_vectors(image + channel, channels);
+  if (vectors) sum_vectors<VECTOR>(a, image, channel, channels, first, last, partial, sums);
+  else sum_vectors<1>(a, image, channel, channels, first, last, partial, sums);
+}
+
+template <int WIDTH>
+DEVICE void multiply_vectors(const Element* matrix, int rows, int columns, const float* vector, float* result) {
+  const int groups = columns / WIDTH;
+  dot_products(
+      rows, groups,
+      [&](int row, int group) {
+        float weight[WIDTH], sum = 0;
+        load<WIDTH>(matrix + static_cast<long long>(row) * columns + group * WIDTH, weight);
+        for (int at = 0; at < WIDTH; ++at) sum += weight[at] * vector[at * groups + group];
+        return sum;
+      },
+      [&](int row, float sum) { result[row] = sum; });
+}
+
+// Multiply a matrix with a vector. If the matrix has vectors, `spread` gives the places of the vector's elements.
+FUNCTION void multiply(const Element* matrix, int rows, int columns, const float* vector, float* result) {
+  if (has_vectors(matrix, columns)) multiply_vectors<VECTOR>(matrix, rows, columns, vector, result);
+  else multiply_vectors<1>(matrix, rows, columns, vector, result);
 }
 
 // An unsigned integer that sorts like a logit. NaN is highest, and -0.0 equals 0.0.
@@ -95,7 +155,7 @@ DEVICE Scratch scratch_at(const Arguments& a, float* memory) {
   s.mean = memory;
   s.hidden = s.mean + a.pool;
   s.logit = s.hidden + a.hidden;
-  s.key = reinterpret_cast<unsigned*>(s.logit + a.pool);
+  s.key = reinterpret_cast<unsigned*>(s.logit + (a.hidden > a.pool ? a.hidden : a.pool));
   s.list = reinterpret_cast<int*>(s.key + a.pool);
   s.order = s.list + a.pool;
   s.counter = s.order + a.k;
@@ -104,24 +164,29 @@ DEVICE Scratch scratch_at(const Arguments& a, float* memory) {
 }
 
 // Write the channels that can be selected to `list`, and return their number. Few channels are all listed. Of many
-// channels, those with the k highest keys are listed: the k-th key is found bit by bit, and so is the last channel that
-// is selected among those with this key.
+// channels, those with the k highest keys are listed: a key that k channels reach is found bit by bit. If there is none,
+// because several channels have the k-th key, the last one that is selected of these is found in the same way.
 DEVICE int list_channels(const Arguments& a, const Scratch& s) {
   if (a.pool <= ALL_PAIRS) {
     each(a.pool, [&](int channel) { s.list[channel] = channel; });
     return a.pool;
   }
   unsigned lowest = 0;
-  for (int bit = 31; bit >= 0; --bit) {
+  int listed = 0, last = a.pool;
+  for (int bit = 31; bit >= 0 && listed != a.k; --bit) {
     const unsigned trial = lowest | 1u << bit;
-    if (count_if(a.pool, [&](int channel) { return s.key[channel] >= trial; }) >= a.k) lowest = trial;
+    listed = count_if(a.pool, [&](int channel) { return s.key[channel] >= trial; });
+    if (listed >= a.k) lowest = trial;
   }
-  const int tied = a.k - count_if(a.pool, [&](int channel) { return s.key[channel] > lowest; });
-  int last = 0;
-  for (int bit = 30; bit >= 0; --bit) {
-    const int trial = last | 1 << bit;
-    if (trial >= a.pool) continue;
-    if (count_if(a.pool, [&](int channel) { return s.key[channel] == lowest && channel < trial; }) < tied) last = trial;
+  if (listed != a.k) {
+    const int tied = a.k - count_if(a.pool, [&](int channel) { return s.key[channel] > lowest; });
+    last = 0;
+    for (int bit = 30; bit >= 0; --bit) {
+      const int trial = last | 1 << bit;
+      if (trial >= a.pool) continue;
+      if (count_if(a.pool, [&](int channel) { return s.key[channel] == lowest && channel < trial; }) < tied)
+        last = trial;
+    }
   }
   each(1, [&](int) { *s.counter = 0; });
   each(a.pool, [&](int channel) {
@@ -133,25 +198,24 @@ DEVICE int list_channels(const Arguments& a, const Scratch& s) {
 
 // Compute the logits from the means, rank them like `select_channels`, and write the scores and indices of k channels.
 DEVICE void select(const Arguments& a, const Scratch& s, float* score, int* index) {
-  dot_products(
-      a.hidden, a.pool, [&](int unit, int channel) { return to_float(a.reduce[unit * a.pool + channel]) * s.mean[channel]; },
-      [&](int unit, float sum) { s.hidden[unit] = sum < 0 ? 0 : sum; });
-  dot_products(
-      a.pool, a.hidden, [&](int channel, int unit) { return to_float(a.expand[channel * a.hidden + unit]) * s.hidden[unit]; },
-      [&](int channel, float sum) {
-        s.logit[channel] = sum;
-        s.key[channel] = rank_key(sum);
-      });
-  const int listed = list_channels(a, s);
-  each(listed, [&](int at) {
-    const int channel = s.list[at];
-    int rank = 0;
-    for (int other = 0; other < listed; ++other) {
-      const int rival = s.list[other];
-      rank += s.key[rival] > s.key[channel] || (s.key[rival] == s.key[channel] && rival < channel);
-    }
-    if (rank < a.k) s.order[rank] = channel;
+  multiply(a.reduce, a.hidden, a.pool, s.mean, s.logit);
+  const bool vectors = has_vectors(a.expand, a.hidden);
+  each(a.hidden, [&](int unit) {
+    const float sum = s.logit[unit];
+    s.hidden[spread(unit, a.hidden, vectors)] = sum < 0 ? 0 : sum;
   });
+  multiply(a.expand, a.pool, a.hidden, s.hidden, s.logit);
+  each(a.pool, [&](int channel) { s.key[channel] = rank_key(s.logit[channel]); });
+  const int listed = list_channels(a, s);
+  dot_products(
+      listed, listed,
+      [&](int at, int other) {
+        const int channel = s.list[at], rival = s.list[other];
+        return s.key[rival] > s.key[channel] || (s.key[rival] == s.key[channel] && rival < channel) ? 1.0f : 0.0f;
+      },
+      [&](int at, float rank) {
+        if (rank < a.k) s.order[static_cast<int>(rank)] = s.list[at];
+      });
   each(a.k, [&](int rank) {
     const int channel = s.order[rank];
     int place = rank;
@@ -165,42 +229,60 @@ DEVICE void select(const Arguments& a, const Scratch& s, float* score, int* inde
   });
 }
 
-// The mean of each candidate of an image: from the sums of `pool`, or from the image.
+// The mean of each candidate of an image, from the sums of `pool` or from the image. `spread` gives their places.
 DEVICE void find_means(const Arguments& a, int image, const Scratch& s) {
   const float scale = 1.0f / pixels_of(a);
-  if (!a.sums) sum_pixels(a, image_of(a, image), 0, a.pool, 0, pixels_of(a), s.partial, s.mean);
+  const bool vectors = has_vectors(a.reduce, a.pool);
+  if (!a.sums) sum_pixels(a, image_of(a, image), 0, a.pool, 0, pixels_of(a), s.partial, s.logit);
   each(a.pool, [&](int channel) {
-    float sum = a.sums ? 0 : s.mean[channel];
-    if (a.sums)
-      for (int strip = 0; strip < a.strips; ++strip)
-        sum += a.sums[(static_cast<long long>(image) * a.strips + strip) * a.pool + channel];
-    s.mean[channel] = sum * scale;
+    float sum = a.sums ? 0 : s.logit[channel];
+    if (a.sums) {
+      const float* sums = a.sums + static_cast<long long>(image) * a.strips * a.pool + channel;
+      UNROLL(4)
+      for (int strip = 0; strip < a.strips; ++strip) sum += sums[strip * a.pool];
+    }
+    s.mean[spread(channel, a.pool, vectors)] = sum * scale;
   });
 }
 
+// Start to load the weights, except those of a large selector.
+DEVICE void prefetch_weights(const Arguments& a) {
+  if (a.pool <= ALL_PAIRS) {
+    prefetch(a.reduce, a.hidden * a.pool);
+    prefetch(a.expand, a.hidden * a.pool);
+  }
+  if (a.gain) prefetch(a.gain, a.k);
+  for (int at = 0; at < a.num_steps; ++at) {
+    const Step& step = a.steps[at];
+    if (step.operation == 0) {
+      prefetch(step.weight, step.outputs * (step.inputs / step.groups) * step.size * step.size);
+      if (step.bias) prefetch(step.bias, step.outputs);
+    }
+  }
+}
+
 DEVICE void convolve(const Step& step, float* planes, int rows, int width) {
-  const int area = rows * width, inputs = step.inputs / step.groups, size = step.size;
+  const int area = rows * width, size = step.size;
+  const int inputs = Division(step.inputs, step.groups).quotient, outputs = Division(step.outputs, step.groups).quotient;
   each(step.outputs * area, [&](int i) {
-    const int output = i / area, pixel = i % area, y = pixel / width, x = pixel % width;
-    const int group = output / (step.outputs / step.groups);
+    const Division at(i, area), pixel_at(at.rest, width);
+    const int output = at.quotient, pixel = at.rest, y = pixel_at.quotient, x = pixel_at.rest;
+    const int group = Division(output, outputs).quotient;
     const float* source = planes + (step.source + group * inputs) * area;
     const Element* weight = step.weight + static_cast<long long>(output) * inputs * size * size;
     float sum = step.bias ? to_float(step.bias[output]) : 0;
-    if (size == 1) {
-      for (int input = 0; input < inputs; ++input) sum += to_float(weight[input]) * source[input * area + pixel];
-    } else {
-      for (int input = 0; input < inputs; ++input)
-        for (int row = 0; row < size; ++row) {
-          const int from_y = y + row * step.dilation - step.padding;
-          if (from_y < 0 || from_y >= rows) continue;
-          for (int column = 0; column < size; ++column) {
-            const int from_x = x + column * step.dilation - step.padding;
-            if (from_x < 0 || from_x >= width) continue;
-            const int tap = row * size + column;
-            const int at = step.weight_last ? tap * inputs + input : input * size * size + tap;
-            sum += to_float(weight[at]) * source[input * area + from_y * width + from_x];
-          }
-        }
+    const int next_input = step.weight_last ? 1 : size * size, next_tap = step.weight_last ? inputs : 1;
+    for (int row = 0; row < size; ++row) {
+      const int from_y = y + row * step.dilation - step.padding;
+      if (from_y < 0 || from_y >= rows) continue;
+      for (int column = 0; column < size; ++column) {
+        const int from_x = x + column * step.dilation - step.padding;
+        if (from_x < 0 || from_x >= width) continue;
+        const Element* tap = weight + (row * size + column) * next_tap;
+        const float* from = source + from_y * width + from_x;
+        UNROLL(4)
+        for (int input = 0; input < inputs; ++input) sum += to_float(tap[input * next_input]) * from[input * area];
+      }
     }
     planes[(step.target + output) * area + pixel] = sum;
   });
@@ -210,9 +292,10 @@ DEVICE void convolve(const Step& step, float* planes, int rows, int width) {
 DEVICE void run_conv_block(const Arguments& a, const Element* image, const int* index, int first_row, int rows,
                            float* planes) {
   const int area = rows * a.width;
-  each_value(a, a.k, area, [&](int place, int pixel) {
-    planes[place * area + pixel] = to_float(image[position(a, index[place], first_row * a.width + pixel)]);
-  });
+  move_values(
+      a, a.k, area,
+      [&](int place, int pixel) { return to_float(image[position(a, index[place], first_row * a.width + pixel)]); },
+      [&](int place, int pixel, float value) { planes[place * area + pixel] = value; });
   for (int at = 0; at < a.num_steps; ++at) {
     const Step& step = a.steps[at];
     if (step.operation == 0) {
@@ -230,9 +313,16 @@ DEVICE void run_conv_block(const Arguments& a, const Element* image, const int* 
   }
 }
 
-DEVICE void add_to(const Arguments& a, Element* image, int place, int channel, int pixel, float value) {
-  Element& target = image[position(a, a.start < 0 ? channel : a.start + place, pixel)];
-  target = from_float(to_float(target) + value);
+// Add value(place, pixel) to some pixels of the fused channels of an image.
+template <class Value>
+DEVICE void add(const Arguments& a, Element* image, const int* index, int first, int pixels, Value value) {
+  const auto target = [&](int place, int pixel) -> Element& {
+    return image[position(a, a.start < 0 ? index[place] : a.start + place, first + pixel)];
+  };
+  move_values(
+      a, a.k, pixels,
+      [&](int place, int pixel) { return to_float(target(place, pixel)) + value(place, first + pixel); },
+      [&](int place, int pixel, float sum) { target(place, pixel) = from_float(sum); });
 }
 
 // One CTA for each image.
@@ -242,12 +332,12 @@ KERNEL(mod_block) {
   float *score = shared, *planes = shared + 2 * a.k;
   int* index = reinterpret_cast<int*>(shared + a.k);
   const Scratch scratch = scratch_at(a, planes);
+  prefetch_weights(a);
   find_means(a, image, scratch);
   select(a, scratch, score, index);
   run_conv_block(a, image_of(a, image), index, 0, a.height, planes);
-  each_value(a, a.k, area, [&](int place, int pixel) {
-    const float value = score[place] * planes[(a.output + place) * area + pixel];
-    add_to(a, image_of(a, image), place, index[place], pixel, value);
+  add(a, image_of(a, image), index, 0, area, [&](int place, int pixel) {
+    return score[place] * planes[(a.output + place) * area + pixel];
   });
 }
 
@@ -281,8 +371,10 @@ KERNEL(tiles) {
   const int area = (high - low) * a.width, skipped = (first - low) * a.width;
   const long long at = static_cast<long long>(image) * a.k;
   run_conv_block(a, image_of(a, image), a.index + at, low, high - low, shared);
-  each(a.k * (last - first) * a.width, [&](int i) {
-    const int place = i / ((last - first) * a.width), pixel = i % ((last - first) * a.width);
+  const int tile = (last - first) * a.width;
+  each(a.k * tile, [&](int i) {
+    const Division at_plane(i, tile);
+    const int place = at_plane.quotient, pixel = at_plane.rest;
     const float value = a.score[at + place] * shared[(a.output + place) * area + skipped + pixel];
     a.result[(at + place) * pixels + first * a.width + pixel] = value;
   });
@@ -293,8 +385,7 @@ KERNEL(add_result) {
   const int image = block_x(), first = block_y() * a.tile_rows, pixels = pixels_of(a);
   const int last = first + a.tile_rows < a.height ? first + a.tile_rows : a.height;
   const long long at = static_cast<long long>(image) * a.k;
-  each_value(a, a.k, (last - first) * a.width, [&](int place, int pixel) {
-    pixel += first * a.width;
-    add_to(a, image_of(a, image), place, a.index[at + place], pixel, a.result[(at + place) * pixels + pixel]);
+  add(a, image_of(a, image), a.index + at, first * a.width, (last - first) * a.width, [&](int place, int pixel) {
+    return a.result[(at + place) * pixels + pixel];
   });
 }

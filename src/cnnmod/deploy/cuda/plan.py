@@ -16,7 +16,7 @@ _MOST_THREADS, _WARP = 1024, 32
 _POOLED_BYTES = 128 * 1024  # of an image that one CTA pools; more bytes are pooled by many CTAs
 _POOL_TILE, _POOL_THREADS = 64, 256
 _STRIP_PIXELS, _MOST_STRIPS = 256, 16
-_FLOAT_BYTES = 4
+_FLOAT_BYTES, _VECTOR_BYTES = 4, 16
 
 
 @dataclass(frozen=True)
@@ -154,27 +154,28 @@ def plan_kernels(
     """
     images, _, height, width = shape
     threads = _threads(max(k * height * width, pool), images < limits.multiprocessors)
-    scratch = 4 * pool + hidden + k + 1 + max(threads, pool)  # `Scratch` in mod_block.cu
-    whole = _FLOAT_BYTES * (2 * k + max(scratch, layout.channels * height * width))
     pools_alone = pool * height * width * element_bytes > _POOLED_BYTES and images < limits.multiprocessors
+    selection = 3 * pool + max(pool, hidden) + hidden + k + 1  # `Scratch` in mod_block.cu, without `partial`
+    scratch = selection + (0 if pools_alone else _partial(threads, pool, element_bytes))
+    whole = _FLOAT_BYTES * (2 * k + max(scratch, layout.channels * height * width))
     if whole <= limits.shared_bytes:
         block = Launch("mod_block", (images, 1, 1), threads, whole)
         if not pools_alone:
             return Plan((block,), 0, height)
-        strips, pool_launch = _pool(images, height * width, pool)
+        strips, pool_launch = _pool(images, height * width, pool, element_bytes)
         return Plan((pool_launch, block), strips, height)
     fitting_rows = limits.shared_bytes // (_FLOAT_BYTES * layout.channels * width) - 2 * layout.halo
-    if fitting_rows < 1 or _FLOAT_BYTES * scratch > limits.shared_bytes:
+    if fitting_rows < 1 or _FLOAT_BYTES * selection > limits.shared_bytes:
         return None
     rows = min(fitting_rows, max(2 * layout.halo, 1, height * images // (2 * limits.multiprocessors)))
     tiles = -(-height // rows)
-    strips, pool_launch = _pool(images, height * width, pool)
+    strips, pool_launch = _pool(images, height * width, pool, element_bytes)
     tile_bytes = _FLOAT_BYTES * layout.channels * width * min(height, rows + 2 * layout.halo)
     tile_threads = _threads(k * rows * width, images * tiles < limits.multiprocessors)
     return Plan(
         (
             pool_launch,
-            Launch("select_channels", (images, 1, 1), threads, _FLOAT_BYTES * scratch),
+            Launch("select_channels", (images, 1, 1), threads, _FLOAT_BYTES * selection),
             Launch("tiles", (images, tiles, 1), tile_threads, tile_bytes),
             Launch("add_result", (images, tiles, 1), tile_threads, 0),
         ),
@@ -188,11 +189,16 @@ def pool_tile(pool: int) -> int:
     return min(pool, _POOL_TILE)
 
 
-def _pool(images: int, pixels: int, pool: int) -> tuple[int, Launch]:
+def _pool(images: int, pixels: int, pool: int, element_bytes: int) -> tuple[int, Launch]:
     strips = max(1, min(_MOST_STRIPS, pixels // _STRIP_PIXELS))
     tile = pool_tile(pool)
     grid = (images, -(-pool // tile), strips)
-    return strips, Launch("pool", grid, _POOL_THREADS, _FLOAT_BYTES * max(_POOL_THREADS, tile))
+    return strips, Launch("pool", grid, _POOL_THREADS, _FLOAT_BYTES * _partial(_POOL_THREADS, tile, element_bytes))
+
+
+def _partial(threads: int, channels: int, element_bytes: int) -> int:
+    """Return how many partial sums of channels the threads of a CTA write."""
+    return threads * _VECTOR_BYTES // element_bytes + channels
 
 
 def _threads(work: int, few: bool) -> int:
