@@ -164,8 +164,8 @@ DEVICE Scratch scratch_at(const Arguments& a, float* memory) {
 }
 
 // Write the channels that can be selected to `list`, and return their number. Few channels are all listed. Of many
-// channels, those with the k highest keys are listed: a key that k channels reach is found bit by bit. If there is none,
-// because several channels have the k-th key, the last one that is selected of these is found in the same way.
+// channels, those with the k highest keys are listed: a key that k channels reach is found bit by bit. There is none if
+// several channels have the k-th key. Then the last one of these that is selected is found in the same way.
 DEVICE int list_channels(const Arguments& a, const Scratch& s) {
   if (a.pool <= ALL_PAIRS) {
     each(a.pool, [&](int channel) { s.list[channel] = channel; });
@@ -263,7 +263,8 @@ DEVICE void prefetch_weights(const Arguments& a) {
 
 DEVICE void convolve(const Step& step, float* planes, int rows, int width) {
   const int area = rows * width, size = step.size;
-  const int inputs = Division(step.inputs, step.groups).quotient, outputs = Division(step.outputs, step.groups).quotient;
+  const int inputs = Division(step.inputs, step.groups).quotient;
+  const int outputs = Division(step.outputs, step.groups).quotient;  // of a group
   each(step.outputs * area, [&](int i) {
     const Division at(i, area), pixel_at(at.rest, width);
     const int output = at.quotient, pixel = at.rest, y = pixel_at.quotient, x = pixel_at.rest;

@@ -19,7 +19,8 @@ DEVICE void each(int count, Body body) {
   __syncthreads();
 }
 
-// Call store(item, load(item)) for the items at(0), …, at(count - 1). A thread loads several values before it stores them.
+// Call store(item, load(item)) for the items at(0), …, at(count - 1). A thread loads several values before it stores
+// them.
 template <class Item, class At, class Load, class Store>
 DEVICE void move(int count, At at, Load load, Store store) {
   constexpr int together = 4;
@@ -38,8 +39,8 @@ DEVICE void move(int count, At at, Load load, Store store) {
   __syncthreads();
 }
 
-// Call finish(row, sum over all columns of term(row, column)). A warp, or a part of it if there are few columns, computes
-// several rows at a time, so that it waits once for the memory of all of them.
+// Call finish(row, sum over all columns of term(row, column)). A warp, or a part of it if there are few columns,
+// computes several rows at a time, so that it waits once for the memory of all of them.
 template <class Term, class Finish>
 DEVICE void dot_products(int rows, int columns, Term term, Finish finish) {
   constexpr int together = 4;
@@ -83,7 +84,8 @@ DEVICE int take_one(int* counter) { return atomicAdd(counter, 1); }
 template <class Value>
 DEVICE void prefetch(const Value* first, int count) {
   constexpr int line = 128 / sizeof(Value);
-  for (int i = threadIdx.x * line; i < count; i += blockDim.x * line) asm volatile("prefetch.global.L1 [%0];" ::"l"(first + i));
+  for (int i = threadIdx.x * line; i < count; i += blockDim.x * line)
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(first + i));
 }
 
 DEVICE bool is_aligned(const void* address) { return reinterpret_cast<unsigned long long>(address) % 16 == 0; }
