@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cudagraph_table import cudagraph_table
 from finetune_rates_table import finetune_rates_table
+from gpu_kernels_table import gpu_kernels_table
 from interactions_table import interactions_table
 from pays_table import pays_table
 from price_list import price_table
@@ -42,6 +42,7 @@ from cnnmod.report.table import comparison_cells
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
     *(
         ROOT / "docs" / name
         for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md", "tune.md", "finetune.md")
@@ -190,11 +191,11 @@ def _of_file(path: Path) -> str:
     renderers = {
         "families.json": families,
         "finetune_rates.json": finetune_rates_table,
+        "gpu-kernels.json": gpu_kernels_table,
         "identity_start.json": identity_start,
         "forms.json": forms,
         "int8.json": int8,
         "parity.json": parity,
-        "resnets-cudagraph.json": cudagraph_table,
         "tune-times.json": tune_times_table,
     }
     if path.name.startswith("pays-"):
