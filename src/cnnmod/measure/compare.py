@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from cnnmod.deploy.lower import without_auxiliary_head
 from cnnmod.deploy.start import start
-from cnnmod.deploy.targets.compile import mode_for
 from cnnmod.deploy.targets.table import find_runtime
 from cnnmod.measure.count import count
 from cnnmod.measure.memory import peak_memory_mib
@@ -51,8 +50,7 @@ def compare(
             batch size.
         batch_sizes: The batch sizes.
         threads: The number of torch's threads. `None` keeps the current number.
-        training: Time a training step (forward, backward, SGD with momentum) instead of inference. In `"compile"` on a
-            GPU, forward and backward are CUDA graphs, as in inference.
+        training: Time a training step (forward, backward, SGD with momentum) instead of inference.
         autocast: The dtype of autocast in a training step, such as `torch.bfloat16`. `None` disables autocast.
         channels_last: Use the channels-last memory format for weights and images, in runtimes that run in PyTorch.
         rounds: How many times each row is timed under each condition.
@@ -186,28 +184,20 @@ def _check(
 
 
 def _training_step(model: nn.Module, images: Tensor, compiles: bool, autocast: torch.dtype | None) -> Timed:
-    """Return a training step with the network's own weights. With `compiles`, it has run as often as torch needs.
-
-    On a GPU, forward and backward are CUDA graphs, as in the target `compile`. Otherwise the step takes as long as
-    Python needs to start its kernels, and a MoD block has many small kernels.
-    """
+    """Return a training step with the network's own weights. With `compiles`, it has run once."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    mode = mode_for(images.device) if compiles else None
-    forward = torch.compile(model, dynamic=False, mode=mode) if compiles else model
+    forward = torch.compile(model, dynamic=False) if compiles else model
 
     def run() -> None:
-        if mode is not None:
-            torch.compiler.cudagraph_mark_step_begin()
+        optimizer.zero_grad()
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             logits = forward(images)
         nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
-        optimizer.zero_grad()  # the next replay, of any network, overwrites the memory of the gradients
 
     if compiles:
         with torch._dynamo.config.patch(recompile_limit=1000):  # per class, as in `CompileTarget`
-            for _ in range(1 if mode is None else 3):  # torch captures the graphs in the second call
-                run()
+            run()
     return run
