@@ -3,7 +3,7 @@
 It needs the results of pays.py and prices.py for the same experiment. `python benchmarks/price_list.py` writes the
 figures in docs; render.py calls `price_table`.
 
-    python benchmarks/price_list.py    # writes docs/prices.png
+    python benchmarks/price_list.py    # writes docs/prices.png and docs/prices-resnet18.png
 """
 
 import itertools
@@ -21,7 +21,6 @@ from cnnmod.report.image import write_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURES = {"prices.png": ("pays-cifar100-prices.json", "prices-cifar100-prices.json")}
 DENSE = ("width", "depth")
 _MARKS = {
     "width": ("o", "#666666"),
@@ -34,6 +33,27 @@ _LABELS = {
     "width": "dense, other widths",
     "depth": "dense, other depths",
     "pruned": "pruned (trained for twice as many epochs)",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a figure shows.
+
+    Attributes:
+        name: The name of the experiment.
+        runtimes: The runtimes with a panel for each batch size. If there are none, all runtimes of the result.
+        without: Families of arms that are left out.
+    """
+
+    name: str
+    runtimes: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "prices.png": Drawing("cifar100-prices"),
+    "prices-resnet18.png": Drawing("cifar100-resnet18", ("onnxruntime",), ("squeeze-and-excitation",)),
 }
 
 
@@ -163,10 +183,11 @@ def with_half(value: float, half: float, sign: str) -> str:
     return f"{value:{sign}.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
 
 
-def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path) -> None:
+def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path, drawing: Drawing | None = None) -> None:
     """Draw accuracy over time: a panel for each runtime and batch size, a mark for each arm."""
+    drawing = drawing or Drawing("")
     found = read_accuracies(experiment)
-    conditions = prices["conditions"]
+    conditions = [one for one in prices["conditions"] if one["runtime"] in (drawing.runtimes or (one["runtime"],))]
     sizes = list(dict.fromkeys(one["batch_size"] for one in conditions))
     rows = -(-len(conditions) // len(sizes))
     figure = Figure(figsize=(6.5 * len(sizes), 5 * rows), layout="constrained")
@@ -175,7 +196,7 @@ def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path) -> None
         time = times(condition)
         for family, (mark, color) in _MARKS.items():
             members = [arm for arm in found.arms if family_of(arm) == family]
-            if not members:
+            if not members or family in drawing.without:
                 continue
             if family == "width":
                 members.append("control")  # it is one of the widths and one of the depths
@@ -205,9 +226,10 @@ def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path) -> None
 
 def main() -> None:
     """Draw all figures."""
-    for name, files in FIGURES.items():
-        experiment, prices = (json.loads((RESULTS / file).read_text(encoding="utf-8")) for file in files)
-        draw(experiment, prices, ROOT / "docs" / name)
+    for file, drawing in FIGURES.items():
+        names = (f"{kind}-{drawing.name}.json" for kind in ("pays", "prices"))
+        experiment, prices = (json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in names)
+        draw(experiment, prices, ROOT / "docs" / file, drawing)
 
 
 if __name__ == "__main__":
