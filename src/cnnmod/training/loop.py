@@ -16,7 +16,7 @@ from cnnmod.training.processes import all_processes, process_device
 from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_teacher
 from cnnmod.training.state import State, check_loss
-from cnnmod.training.step import Step, autocast, make_optimizer
+from cnnmod.training.step import Step, autocast, compiled, make_optimizer
 from cnnmod.training.sync_batch_norm import sync_batch_norm
 from cnnmod.training.tasks import Loss
 
@@ -104,7 +104,7 @@ def train(
     step = Step(
         recipe=recipe,
         model=parallel,
-        forward=torch.compile(parallel) if system.compile else parallel,
+        forward=compiled(parallel, recipe, device) if system.compile else parallel,
         loss=compute_loss,
         optimizer=optimizer,
         scaler=scaler,

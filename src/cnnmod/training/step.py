@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timm.optim._optim_factory import create_optimizer_v2
@@ -105,6 +106,33 @@ def autocast(recipe: Recipe, device: torch.device) -> Callable[[], AbstractConte
         return nullcontext
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[recipe.system.precision]
     return partial(torch.autocast, device.type, dtype=dtype)
+
+
+def compiled(
+    model: nn.Module, recipe: Recipe, device: torch.device, backend: str = "inductor"
+) -> Callable[..., Tensor]:
+    """Return the network, compiled together with the autocast of the recipe.
+
+    Torch compiles the backward under the autocast that is enabled around the compiled function. In eager mode, the
+    backward runs without autocast, so that the gradients of channel selectors are in float32. With several processes,
+    the gradients of channel selectors are in the dtype of autocast, since torch does not compile the call of
+    DistributedDataParallel together with other code.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return torch.compile(model, backend=backend)
+    precision = autocast(recipe, device)
+
+    def forward(*inputs: Any) -> Any:
+        with precision():
+            return model(*inputs)
+
+    optimized = torch.compile(forward, backend=backend)
+
+    def run(*inputs: Any) -> Any:
+        with torch.autocast(device.type, enabled=False):
+            return optimized(*inputs)
+
+    return run
 
 
 def _no_sync(model: nn.Module) -> AbstractContextManager[object]:
