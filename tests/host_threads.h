@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -93,5 +94,6 @@ constexpr int VECTOR = 16 / sizeof(Element);
 
 template <int WIDTH>
 void load(const Element* from, float* to) {
+  if (WIDTH > 1 && !is_aligned(from)) std::abort();  // as a GPU does
   for (int at = 0; at < WIDTH; ++at) to[at] = to_float(from[at]);
 }

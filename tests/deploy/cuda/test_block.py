@@ -7,7 +7,9 @@ import pytest
 import torch
 from cuda_cases import arguments_of, check, random_case
 from host_kernels import H100, HAS_COMPILER, Host
+from torch import nn
 
+from cnnmod import MoDBlock, MoDConfig
 from cnnmod.deploy.cuda.block import Block
 from cnnmod.deploy.cuda.plan import Limits
 
@@ -141,3 +143,27 @@ def test_weights_with_gaps_are_copied_in_each_call():
         result = case.x_NCHW.clone(memory_format=torch.preserve_format)
         Host().mod_block_(result, wide[:, ::2], *others)
         check(case, result)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vectors_are_not_loaded_from_addresses_that_are_not_aligned(seed):
+    """The images and the selector start one element after an aligned address."""
+    torch.manual_seed(seed)
+    conv_block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1))
+    block = MoDBlock(conv_block, channels=64, k=8, config=MoDConfig(reduction=4)).eval()
+    block.requires_grad_(False)
+    x_NCHW = _shifted(torch.randn(2, 64, 5, 5).contiguous(memory_format=torch.channels_last))
+    reduce, expand, *others = arguments_of(block)
+    result = x_NCHW.clone(memory_format=torch.preserve_format)
+    Host().mod_block_(result, reduce, expand, *others)
+    shifted = _shifted(x_NCHW)
+    Host().mod_block_(shifted, _shifted(reduce), _shifted(expand), *others)
+    assert shifted.data_ptr() % 16 == 4
+    torch.testing.assert_close(shifted, result)
+    torch.testing.assert_close(result, block(x_NCHW), atol=1e-5, rtol=1e-5)
+
+
+def _shifted(tensor):
+    """Return a copy with the same strides, one element after the start of its storage."""
+    storage = torch.empty(tensor.numel() + 1)
+    return storage.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)

@@ -117,7 +117,8 @@ _calls: dict[tuple[Any, ...], Call] = {}  # planning takes longer than launching
 def _key(x_NCHW: Tensor, arguments: tuple[Any, ...], limits: Limits) -> tuple[Any, ...]:
     """Return everything that a call depends on: shapes, strides, data types, addresses of weights, and numbers."""
     reduce, expand, gain, weights, biases, program, *numbers = arguments
-    key = [limits, x_NCHW.dtype, x_NCHW.device, x_NCHW.shape, x_NCHW.stride(), len(weights), *program, *numbers]
+    key = [limits, x_NCHW.dtype, x_NCHW.device, x_NCHW.shape, x_NCHW.stride(), *program, *numbers]
+    key += (len(weights), len(biases), gain is None)
     for value in (reduce, expand, *weights, *biases, *(() if gain is None else (gain,))):
         key += (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
     return tuple(key)

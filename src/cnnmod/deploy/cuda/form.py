@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cnnmod.deploy.cuda.block import Block, mod_block_
+from cnnmod.deploy.cuda.fallback import mod_block_by_operators_
 from cnnmod.deploy.cuda.kernels import ELEMENTS, CudaError, limits
 from cnnmod.deploy.cuda.plan import MOST_STEPS, Plan
 from cnnmod.deploy.forms import Form, Handles
@@ -64,6 +65,8 @@ def has_kernels(device: torch.device) -> bool:
     try:
         for dtype in ELEMENTS:
             _compute_example(device, dtype)
+            for candidates in (32, 512):  # ranked at once; found bit by bit before they are ranked
+                _compare_with_operators(device, dtype, candidates)
     except (ImportError, OSError, RuntimeError) as error:  # `ImportError`: older versions of torch lack cuda-bindings
         message = "the CUDA kernels do not run on %s (%s); MoD blocks run as several operators"
         logger.warning(message, device, first_line(error))
@@ -83,3 +86,24 @@ def _compute_example(device: torch.device, dtype: torch.dtype) -> None:
     mod_block_(x_NCHW, reduce, expand, None, [weight], [no_bias], program, 2, 1, False, 0)
     if not torch.allclose(x_NCHW.float(), expected_NCHW.float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-6):
         raise CudaError(f"the kernel computes a wrong result in {dtype}")
+
+
+def _compare_with_operators(device: torch.device, dtype: torch.dtype, candidates: int) -> None:
+    """Compute random images with the kernels and with torch's operators. Raise an error if the results differ.
+
+    All values are small integers, so that both select the same channels.
+    """
+    generator, k, hidden = torch.Generator().manual_seed(0), 8, 16
+
+    def integers(*shape: int) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=generator).to(device, dtype)
+
+    x_NCHW = integers(3, 512, 16, 16).contiguous(memory_format=torch.channels_last)
+    expected_NCHW = x_NCHW.clone(memory_format=torch.preserve_format)
+    weights = [integers(k, k, 3, 3)]
+    arguments = (integers(hidden, candidates), integers(candidates, hidden), None, weights, [x_NCHW.new_empty(0)])
+    program = [CONVOLUTION, 1, 0, 0, 1, 1, 1]
+    mod_block_(x_NCHW, *arguments, program, 2, k, False, 0)
+    mod_block_by_operators_(expected_NCHW, *arguments, program, 2, k, False, 0)
+    if not torch.allclose(x_NCHW.float(), expected_NCHW.float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-4):
+        raise CudaError(f"the kernel computes a wrong result with {candidates} candidates in {dtype}")

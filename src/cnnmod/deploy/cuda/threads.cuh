@@ -1,4 +1,4 @@
-// Loops over the threads of a CTA. Each ends with a barrier. The number of threads is a multiple of 32.
+// Loops over the threads of a CTA. Each ends with a barrier, except `prefetch`. The number of threads is a multiple of 32.
 
 #define DEVICE __device__ __forceinline__
 #define FUNCTION __device__ __noinline__
