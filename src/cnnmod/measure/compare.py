@@ -188,13 +188,16 @@ def _training_step(model: nn.Module, images: Tensor, compiles: bool, autocast: t
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    forward = torch.compile(model, dynamic=False) if compiles else model
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            return model(images)
+
+    forward = torch.compile(predict, dynamic=False) if compiles else predict  # with autocast, as `cnnmod train` does
 
     def run() -> None:
         optimizer.zero_grad()
-        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-            logits = forward(images)
-        nn.functional.cross_entropy(logits.float(), labels).backward()
+        nn.functional.cross_entropy(forward(images).float(), labels).backward()
         optimizer.step()
 
     if compiles:

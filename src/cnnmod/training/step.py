@@ -122,15 +122,15 @@ def compiled(
         return torch.compile(model, backend=backend)
     precision = autocast(recipe, device)
 
-    def forward(*inputs: Any) -> Any:
+    def forward(*inputs: Any, **named: Any) -> Any:
         with precision():
-            return model(*inputs)
+            return model(*inputs, **named)
 
     optimized = torch.compile(forward, backend=backend)
 
-    def run(*inputs: Any) -> Any:
+    def run(*inputs: Any, **named: Any) -> Any:
         with torch.autocast(device.type, enabled=False):
-            return optimized(*inputs)
+            return optimized(*inputs, **named)
 
     return run
 
