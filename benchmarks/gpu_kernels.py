@@ -35,6 +35,8 @@ def kernels_of(config: MoDConfig, batch: int) -> list[tuple[str, float]]:
             run(images)
         torch.cuda.synchronize()
     found = [(event.name, event.device_time) for event in profiled.events() or () if event.name in KERNELS]
+    if not found:
+        raise RuntimeError("the MoD blocks did not run in the CUDA kernels")
     return [(name, round(us, 1)) for name, us in found[-(len(found) // PASSES) :]]
 
 

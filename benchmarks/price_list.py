@@ -217,6 +217,7 @@ def draw(experiment: dict[str, Any], prices: dict[str, Any], path: Path, drawing
                 )
         axes.set_title(f"{condition['runtime']}, batch {condition['batch_size']}")
         axes.set_xlabel("Time / the control's")
+        axes.margins(x=0.1)  # for the names at the right
         axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
         axes.set_ylabel("CIFAR-100 top-1 (%)")

@@ -8,8 +8,7 @@ marker decides what is rendered:
     paper FILE                one comparison, with the paper's figures
     prices PAYS PRICES        what each arm of an experiment gains over a dense network that takes the same time
     returns PAYS PRICES       the return of the arms of an experiment
-    summary NETWORK FILE …    one network, with a row for each runtime; a file whose name ends in `-operators`
-                              (measured without Triton) has a column of its own
+    summary NETWORK FILE …    one network, with a row for each runtime
 
 A FILE can be a pattern, such as `gpu-*.json`, which stands for all files that match.
 
@@ -65,7 +64,7 @@ def rendered(page: str) -> str:
             table_of = price_table if style == "prices" else returns_table
             text = table_of(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         elif style == "summary":
-            text = summary(network, {path.stem: read_result(path) for path in paths})
+            text = summary(network, [read_result(path) for path in paths])
         elif style == "paper":
             text = beside_the_papers(read_result(paths[0]))
         elif all(read_schema(path) == experiment.SCHEMA for path in paths):
@@ -145,15 +144,15 @@ def matrix(comparisons: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def summary(network: str, comparisons: dict[str, Comparison]) -> str:
+def summary(network: str, comparisons: list[Comparison]) -> str:
     """Return a table of one network: a row for each runtime and device, a column for each configuration.
 
     The batch sizes of a row can be in several files.
     """
     measured: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
-    first = next(iter(comparisons.values()))
+    first = comparisons[0]
     machine = first.provenance
-    for name, comparison in comparisons.items():
+    for comparison in comparisons:
         device, torch_version = comparison.provenance.device, comparison.provenance.versions["torch"]
         where = "" if device == "cpu" else f", {' '.join(device.split()[:2])}, {comparison.dtype}"
         if torch_version != machine.versions["torch"]:
@@ -161,17 +160,16 @@ def summary(network: str, comparisons: dict[str, Comparison]) -> str:
         step = "training step, " if comparison.step == "training" else ""
         for row in comparison.rows:
             if row.role == "mod" and row.name.split()[0] == network:
-                column = f"{row.name}, operators" if name.endswith("-operators") else row.name
                 for runtime, size in comparison.conditions:
                     speedup, tax = (of(row, runtime, size) for of in (comparison.speedup, comparison.mod_tax))
-                    of_column = measured.setdefault((f"{step}{runtime}{where}", column), {})
+                    of_column = measured.setdefault((f"{step}{runtime}{where}", row.name), {})
                     of_column[size] = f"{speedup:.2f}", f"{100 * tax:+.1f}"
     cells: dict[str, dict[str, str]] = {}
     for (label, column), by_size in measured.items():
         sizes = sorted(by_size)
         speedups, taxes = (" / ".join(by_size[size][part] for size in sizes) for part in range(2))
         cells.setdefault(f"{label}, batch {' / '.join(map(str, sizes))}", {})[column] = f"{speedups} ({taxes} %)"
-    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    columns = sorted({column for row in cells.values() for column in row})
     lines = [f"| {' | '.join(['runtime', *columns])} |", f"|---{'|---:' * len(columns)}|"]
     lines += [f"| {' | '.join([label, *(row.get(name, '') for name in columns)])} |" for label, row in cells.items()]
     lines.append(

@@ -182,7 +182,7 @@ def test_gpu_rehearsal_writes_files_that_are_rendered(gpu, rehearsal, render, ca
         assert comparison.channels_last
         assert comparison.dtype == ("float32, autocast to bfloat16" if "training" in name else "bfloat16")
         assert len(comparison.rows[0].measurements[0].times_ms) == (1 if "training" in name else 4)
-    table = render.summary("tiny_mod", found)
+    table = render.summary("tiny_mod", list(found.values()))
     assert table.splitlines()[0] == "| runtime | tiny_mod | tiny_mod candidates=4 |"
     assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == [
         "| eager, batch 1 / 2",
