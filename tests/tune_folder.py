@@ -25,9 +25,8 @@ class MadeUpMeter:
 
     def measure_plan(self, labels) -> Loss:
         change = self.table.predict(labels)
-        return Loss(
-            self.table.dense.cross_entropy + change.cross_entropy, self.table.dense.accuracy_pct + change.accuracy_pct
-        )
+        dense = self.table.dense if set(labels.values()) == {"keep"} else self.table.normalized
+        return Loss(dense.cross_entropy + change.cross_entropy, dense.accuracy_pct + change.accuracy_pct)
 
 
 @functools.cache

@@ -71,6 +71,7 @@ def test_compare_times_a_training_step_against_a_baseline_at_a_height_and_width(
             "its dense network is not known",
         ),
         (["compare", "resnet18_cifar", "resnet18_cifar", "--size", "8"], "a network is named twice: resnet18_cifar, "),
+        ([*COMPARE, "--network", "nothing:here"], "--network nothing:here is for checkpoints, and "),
         ([*COMPARE, "--against", "resnet5"], "unknown network 'resnet5'"),
         ([*COMPARE, "--batch", "0"], "batch sizes and rounds must be ≥ 1, not [0] and 1"),
         ([*COMPARE, "--threads", "0"], "threads must be ≥ 1, not 0"),

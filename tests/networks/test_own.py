@@ -39,6 +39,7 @@ def test_factory_of_a_checkpoint_is_named(tmp_path):
     [
         ({}, "name a network, such as"),
         ({"name": "resnet18", "network": "resnet34"}, "two networks are named, resnet18 and --network resnet34"),
+        ({"name": "w.pth", "network": "small:tiny_network"}, "w.pth is not a checkpoint, which is a .safetensors file"),
         ({"name": "a.safetensors", "weights": "w.pth"}, "the checkpoint a.safetensors has its own weights"),
         ({"name": "small:tiny_network", "weights": "w.pth"}, "w.pth is of another network: it has no stem.weight"),
     ],

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 from cnnmod.tuning.losses import Loss
 from cnnmod.tuning.plans import make_plans
@@ -28,6 +29,14 @@ def test_a_budget_gets_the_plan_with_the_smallest_measured_cross_entropy():
         assert plan.time <= plan.budget + 1e-6
         assert plan.cross_entropy == cross_entropy(plan.labels)
     assert crowded.chosen.cross_entropy <= cross_entropy(made.chosen.labels)
+
+
+def test_new_statistics_of_the_dense_network_are_no_gain_of_a_plan():
+    made = made_up()
+    assert made.losses is not None
+    losses = replace(made.losses, dense=Loss(made.losses.dense.cross_entropy + 1, made.losses.dense.accuracy_pct - 50))
+    again = make_plans(made.space, "eager", made.times, MadeUpMeter(losses), made.chosen.budget, (0.9, 0.6))
+    assert again.chosen == made.chosen
 
 
 def test_a_smaller_budget_is_not_more_accurate():

@@ -55,6 +55,8 @@ def networks_to_compare(
     titles = [*names] or [str(network)]
     if weights is not None and len(titles) > 1:
         raise ValueError(f"--weights is for one network, not for {', '.join(titles)}")
+    if names and network is not None and not any(map(is_checkpoint, names)):
+        raise ValueError(f"--network {network} is for checkpoints, and {', '.join(names)} is none; name one network")
     config = MoDConfig.from_dict(dict(map(read_change, changes)))
     baseline = None if against is None else build(against)
     candidates: list[Candidate] = []

@@ -57,6 +57,8 @@ def open_network(
             raise ValueError(f"network_args are for the name of a network; the checkpoint {name} has its own arguments")
         return load(Path(name), factory=network, size=size)
     if name is not None and network is not None:
+        if Path(name).exists() or ".safetensors" in name:
+            raise ValueError(f"{name} is not a checkpoint, which is a .safetensors file that exists")
         raise ValueError(f"two networks are named, {name} and --network {network}; name one")
     if name is None and network is None:
         raise ValueError("name a network, such as resnet75_mod, timm/resnet18 or --network package.module:factory")

@@ -119,7 +119,7 @@ class RunFolder:
                 saved = dataclasses.replace(saved, data=self.run.data)
             if saved != self.run:
                 difference = _difference(saved.to_dict(), self.run.to_dict())
-                raise ValueError(f"{self.folder} contains another run: {difference}")
+                raise ValueError(f"{self.folder} contains another run: {difference}; use another folder")
             check_same_classes(f"the run in {self.folder}", _classes(self.folder), self.classes)
         elif self.is_main:
             names = {path.name for path in self.folder.iterdir()} - {LOCK, *self._partial_files()}

@@ -6,7 +6,7 @@ from cnnmod.records.progress import Progress
 from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.result import Tuned, TunedPlan
 from cnnmod.tuning.solve import smallest, solve, usual_costs
-from cnnmod.tuning.space import Labels, Space
+from cnnmod.tuning.space import KEEP, Labels, Space
 from cnnmod.tuning.times import TimeTable
 
 _SPREADS = (0.0, 0.5, 1.0, 2.0, 4.0)  # each makes a plan for each budget
@@ -72,7 +72,8 @@ def _best(
         return meter.measure_plan(labels).cross_entropy
 
     labels = min(plans, key=cross_entropy)
-    loss, dense = meter.measure_plan(labels), meter.table.dense
+    loss, keeps_all = meter.measure_plan(labels), set(labels.values()) == {KEEP}
+    dense = meter.table.dense if keeps_all else meter.table.normalized  # new statistics are no effect of the plan
     return TunedPlan(
         limit,
         dict(labels),
