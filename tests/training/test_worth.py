@@ -92,7 +92,7 @@ def test_selection_within_the_interval_is_not_needed():
     text = str(Worth(400, "top-1", "%", 80.0, decrease(5.0), decrease(0.4), decrease(-0.2)))
     assert text == (
         "top-1 is 80.0 % on 400 images; it is 5.0 ± 1.0 points worse without the MoD blocks, 0.4 ± 1.0 points worse "
-        "with the selections and scores of other images, and -0.2 ± 1.0 points worse with a fixed selection and fixed "
+        "with the selections and scores of other images, and 0.2 ± 1.0 points better with a fixed selection and fixed "
         "scores, so choosing for each image is not needed"
     )
 

@@ -40,7 +40,8 @@ class Decrease:
         return self.plus_minus is not None and self.points > self.plus_minus
 
     def __str__(self) -> str:
-        return f"{self.points:.1f}" + ("" if self.plus_minus is None else f" ± {self.plus_minus:.1f}")
+        points = f"{abs(self.points):.1f}" + ("" if self.plus_minus is None else f" ± {self.plus_minus:.1f}")
+        return f"{points} points {'better' if round(self.points, 1) < 0 else 'worse'}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Worth:
     def __str__(self) -> str:
         """Return the conclusion in one sentence."""
         start = f"{self.measure} is {self.score:.1f} {self.unit} on {self.images:,} images"
-        without_blocks = f"it is {self.without_blocks} points worse without the MoD blocks"
+        without_blocks = f"it is {self.without_blocks} without the MoD blocks"
         if self.without_blocks.plus_minus is None:
             return f"{start}; {without_blocks}; these are too few images for a conclusion"
         if not self.without_blocks.is_certain:
@@ -79,8 +80,8 @@ class Worth:
             return f"{start}; {without_blocks}, and all images have the same selection"
         conclusion = "useful" if self.exchanged.is_certain or self.fixed.is_certain else "not needed"
         return (
-            f"{start}; {without_blocks}, {self.exchanged} points worse with the selections and scores of other images, "
-            f"and {self.fixed} points worse with a fixed selection and fixed scores, so choosing for each image is "
+            f"{start}; {without_blocks}, {self.exchanged} with the selections and scores of other images, "
+            f"and {self.fixed} with a fixed selection and fixed scores, so choosing for each image is "
             f"{conclusion}"
         )
 
