@@ -27,8 +27,9 @@ class TunedPlan:
         budget: The budget, as a fraction of the dense network's time.
         labels: The label of each block.
         time: The predicted time, as a fraction of the dense network's time.
-        cross_entropy: The increase of the cross-entropy on held-out images, before fine-tuning. `None` without images.
-        accuracy_pct: The change of the accuracy on them in points, before fine-tuning. `None` without images.
+        cross_entropy: The increase of the cross-entropy on held-out images, before fine-tuning, over the dense network
+            with new statistics of its batch norms. `None` without images.
+        accuracy_pct: The change of the accuracy on them in points, against the same network. `None` without images.
     """
 
     budget: float

@@ -59,6 +59,18 @@ class Block(NamedTuple):
         return plan_kernels(self.layout, shape, pool, hidden, self.k, x_NCHW.element_size(), limits)
 
 
+class Call(NamedTuple):
+    """What the kernels need, except memory of one call. `block` keeps copies of weights until they are launched."""
+
+    plan: Plan
+    filled: Arguments
+    block: Block | None
+
+
+_MOST_CALLS = 1024
+_calls: dict[tuple[Any, ...], Call] = {}  # planning takes longer than launching
+
+
 def mod_block_(
     x_NCHW: Tensor,
     *arguments: Any,
@@ -100,18 +112,6 @@ def mod_block_(
     memory = _allocate(filled, call.plan, x_NCHW.device)
     launch(call.plan.launches, filled, x_NCHW.dtype, x_NCHW.device)
     del memory
-
-
-class Call(NamedTuple):
-    """What the kernels need, except memory of one call. `block` keeps copies of weights until they are launched."""
-
-    plan: Plan
-    filled: Arguments
-    block: Block | None
-
-
-_MOST_CALLS = 1024
-_calls: dict[tuple[Any, ...], Call] = {}  # planning takes longer than launching
 
 
 def _key(x_NCHW: Tensor, arguments: tuple[Any, ...], limits: Limits) -> tuple[Any, ...]:

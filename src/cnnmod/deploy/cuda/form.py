@@ -91,19 +91,21 @@ def _compute_example(device: torch.device, dtype: torch.dtype) -> None:
 def _compare_with_operators(device: torch.device, dtype: torch.dtype, candidates: int) -> None:
     """Compute random images with the kernels and with torch's operators. Raise an error if the results differ.
 
-    All values are small integers, so that both select the same channels.
+    The operators run on the CPU, where no autocast for GPUs applies. All values and means are small integers, so that
+    both select the same channels in every precision.
     """
     generator, k, hidden = torch.Generator().manual_seed(0), 8, 16
 
     def integers(*shape: int) -> Tensor:
-        return torch.randint(-1, 2, shape, generator=generator).to(device, dtype)
+        return torch.randint(-1, 2, shape, generator=generator).to(dtype)
 
-    x_NCHW = integers(3, 512, 16, 16).contiguous(memory_format=torch.channels_last)
-    expected_NCHW = x_NCHW.clone(memory_format=torch.preserve_format)
-    weights = [integers(k, k, 3, 3)]
-    arguments = (integers(hidden, candidates), integers(candidates, hidden), None, weights, [x_NCHW.new_empty(0)])
+    noise_NCHW = integers(3, 512, 16, 8)
+    expected_NCHW = integers(3, 512, 1, 1) + torch.cat([noise_NCHW, -noise_NCHW], dim=3)
+    x_NCHW = expected_NCHW.to(device, memory_format=torch.channels_last, copy=True)
+    weights = (integers(hidden, candidates), integers(candidates, hidden), integers(k, k, 3, 3), integers(0))
     program = [CONVOLUTION, 1, 0, 0, 1, 1, 1]
-    mod_block_(x_NCHW, *arguments, program, 2, k, False, 0)
-    mod_block_by_operators_(expected_NCHW, *arguments, program, 2, k, False, 0)
-    if not torch.allclose(x_NCHW.float(), expected_NCHW.float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-4):
+    for images_NCHW, compute in ((x_NCHW, mod_block_), (expected_NCHW, mod_block_by_operators_)):
+        reduce, expand, weight, no_bias = (value.to(images_NCHW.device) for value in weights)
+        compute(images_NCHW, reduce, expand, None, [weight], [no_bias], program, 2, k, False, 0)
+    if not torch.allclose(x_NCHW.cpu().float(), expected_NCHW.float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-4):
         raise CudaError(f"the kernel computes a wrong result with {candidates} candidates in {dtype}")

@@ -8,8 +8,8 @@
 // The Conv-Block is a program over registers, as in fused.cpp. A register holds planes (channels, pixels) in float32, in
 // shared memory.
 //
-// Most of the time of a small kernel is spent waiting for memory. So each thread loads several values before it uses
-// them, of VECTOR elements each if the memory allows it, and the weights are prefetched.
+// A thread loads several values before it uses them, as vectors of VECTOR elements where addresses are aligned. So it
+// waits for memory less often. The weights are prefetched.
 //
 // This file has no threads of its own. threads.cuh, which precedes it, defines `each`, `move`, `dot_products` and
 // `count_if`: they distribute a loop over the threads of a CTA and end with a barrier. The tests compile the file for
