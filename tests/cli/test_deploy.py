@@ -102,6 +102,7 @@ def test_int8_export_prints_the_agreement(checkpoint, tmp_path, capsys):
             "needs the mean and standard",
         ),
         (["export", "resnet18_cifar_mod", "--out", "nowhere/a.onnx"], "nowhere does not exist"),
+        (["export", "resnet18_cifar_mod", "--out", "a.onnx", "--size", "4000000"], "not enough memory; use a smaller"),
         (["compare", "resnet18_cifar_mod", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
         pytest.param(
             ["compare", "resnet18_cifar_mod", "--runtimes", "eager", "cudagraph"],

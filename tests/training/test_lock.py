@@ -3,7 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -135,6 +134,7 @@ def test_without_file_locks_a_running_process_is_respected(tmp_path, monkeypatch
 
 def test_folder_that_cannot_be_created_raises(tmp_path):
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match="file"):
-            hold(Path(folder)).__enter__()
+    with pytest.raises(FileExistsError, match="file is a file, not a folder"):
+        hold(tmp_path / "file").__enter__()
+    with pytest.raises(NotADirectoryError, match="file"):
+        hold(tmp_path / "file" / "run").__enter__()

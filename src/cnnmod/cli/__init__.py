@@ -47,6 +47,11 @@ def run(args: list[str] | None = None) -> None:
         message = message or type(error).__name__  # timm raises errors without a message, which it has logged
         print(f"cnnmod: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print("cnnmod: not enough memory; use a smaller batch or smaller images", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -60,6 +65,13 @@ def _app(args: list[str]) -> SubcommandApp:
         text = None if args and args[0] in names else _first_sentence(subcommand.__doc__ or "")
         app.command(help=text)(subcommand)
     return app
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on a CPU or a GPU, could not allocate memory. On a CPU, torch has no class for it."""
+    return (
+        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _first_sentence(docstring: str) -> str:

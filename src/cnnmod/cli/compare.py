@@ -19,6 +19,7 @@ from cnnmod.cli.app import (
 )
 
 if TYPE_CHECKING:
+    from cnnmod.measure.experiment import Experiment
     from cnnmod.measure.results import Comparison
 
 
@@ -127,9 +128,7 @@ def compare(
             channels_last=channels_last,
             rounds=rounds,
             accuracy_pct=experiment and experiment.accuracies(),
-            accuracy_source=experiment
-            and f"{experiment.measure} on {experiment.data}, {experiment.name}, mean of "
-            f"{max(len(row.seeds) for row in experiment.rows)} seeds",
+            accuracy_source=experiment and _source(experiment),
             progress=progress,
         )
     if out is not None:
@@ -140,6 +139,14 @@ def compare(
         console.print(comparison_cells(comparison).rich())
         if uncertain := comparison.uncertain_ratios():
             print_text(f"Warning: the rounds spread more than the distance from 1 for {'; '.join(uncertain)}.")
+
+
+def _source(experiment: "Experiment") -> str:
+    """Return where the accuracies come from, for the note below the table."""
+    seeds = max(len(row.seeds) for row in experiment.rows)
+    return f"{experiment.measure} on {experiment.data}, {experiment.name}, " + (
+        f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    )
 
 
 def plot(

@@ -36,6 +36,8 @@ def hold(folder: Path) -> Iterator[None]:
         yield
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / LOCK
     try:

@@ -95,6 +95,17 @@ def test_times_of_the_same_networks_are_in_one_sentence(tmp_path):
     assert re.search(r"the MoD network takes \d+ % longer\.$", text)
 
 
+def test_a_difference_within_the_spread_of_the_rounds_is_no_difference(tmp_path):
+    values = json.loads(COMPARISON.read_text(encoding="utf-8"))
+    for row in values["rows"]:
+        for measurement in row["measurements"]:
+            measurement["times_ms"] = [10.0, 20.0, 30.0, 40.0] if row["role"] == "mod" else [20.0, 20.0, 20.0, 45.0]
+    (tmp_path / "times.json").write_text(json.dumps(values))
+    assert verdict(read_sources([tmp_path / "times.json"])).startswith(
+        "resnet50_mod is not measurably faster or slower (1.06 ± 0.21×) than resnet50 in onnxruntime at batch 1."
+    )
+
+
 def test_a_lower_score_can_be_better():
     """The score of tests/bars.py is an error in degrees."""
 

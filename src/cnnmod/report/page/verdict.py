@@ -3,7 +3,7 @@
 import statistics
 
 from cnnmod.measure.experiment import Experiment, RowResult
-from cnnmod.measure.results import Comparison, Row
+from cnnmod.measure.results import Comparison, Row, interquartile_range
 from cnnmod.report.difference import half_interval
 from cnnmod.report.page.sources import Sources
 from cnnmod.tuning.result import Tuned
@@ -48,7 +48,11 @@ def _how_fast(comparison: Comparison) -> str:
         return ""
     runtime, batch_size = comparison.conditions[0]
     speedup = comparison.speedup(mod, runtime, batch_size)
-    return f"{mod.name} is {speedup:.2f}× as fast as {comparison.rows[0].name} in {runtime} at batch {batch_size}"
+    half = interquartile_range(comparison.speedups(mod, runtime, batch_size)) / 2
+    fast = f"{speedup:.2f}× as fast as"
+    if abs(speedup - 1) <= half:
+        fast = f"not measurably faster or slower ({speedup:.2f} ± {half:.2f}×) than"
+    return f"{mod.name} is {fast} {comparison.rows[0].name} in {runtime} at batch {batch_size}"
 
 
 def _plan(tuned: Tuned) -> str:
@@ -101,9 +105,12 @@ def _worth(experiment: Experiment, timed: Comparison | None) -> list[str]:
 
 def _tax(timed: Comparison | None) -> str:
     mod = None if timed is None else _first_mod(timed)
-    if timed is None or mod is None or timed.mod_tax(mod, *timed.conditions[0]) <= 0:
+    if timed is None or mod is None:
         return ""
-    return f"; the MoD network takes {100 * timed.mod_tax(mod, *timed.conditions[0]):.0f} % longer"
+    tax = timed.mod_tax(mod, *timed.conditions[0])
+    if tax <= interquartile_range(timed.mod_taxes(mod, *timed.conditions[0])) / 2:
+        return ""
+    return f"; the MoD network takes {100 * tax:.0f} % longer"
 
 
 def _exports(sources: Sources) -> str:
