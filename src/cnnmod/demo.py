@@ -11,7 +11,7 @@ from cnnmod.measure.compare import compare
 from cnnmod.measure.results import Comparison, control_name, write_result
 from cnnmod.method.convert import control_, convert_
 from cnnmod.networks import build, load
-from cnnmod.records.files import check_writable, write_whole
+from cnnmod.records.files import check_writable, make_folder, write_whole
 from cnnmod.records.progress import Progress
 from cnnmod.report.figure import measured_panels
 from cnnmod.report.page.page import write_report
@@ -57,7 +57,7 @@ def run_demo(out: Path, progress: Progress = lambda description, done, total: No
     Raises:
         OSError: If the folder cannot be created or written to. This is checked before the training.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     checkpoint = out / "digits_mod" / "best.safetensors"
     checkpoint.parent.mkdir(exist_ok=True)
     check_writable(checkpoint)

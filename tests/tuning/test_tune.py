@@ -130,6 +130,13 @@ def test_candidates_of_other_weights_are_not_used(folder):
         tune(model, EXAMPLE, folder, budget=0.9, runtime="eager", configs=CONFIGS, rounds=3, **IMAGES)
 
 
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ValueError, match=r"neither a folder of tune nor empty: it contains photo\.jpg; use another"):
+        tuned(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
 def test_it_says_where_skipping_is_better_everywhere(folder):
     values = json.loads((folder / "losses.json").read_text())
     for choices in values["alone"].values():

@@ -36,6 +36,7 @@ def predict(
         threshold: Boxes with a lower score are not drawn.
         skip_broken: Skip images that cannot be read, and list them. Otherwise the first one is an error.
     """
+    from cnnmod.records.files import make_folder
     from cnnmod.report.contact_sheet import NAME, contact_sheet
     from cnnmod.report.prediction import prediction_figure
     from cnnmod.report.progress import progress_bars
@@ -59,7 +60,7 @@ def predict(
                 f"the picture would overwrite the image {images[number]}; --out must be another folder than {out}"
             )
     predictor = Predictor.load(checkpoint, network=network, weights=weights, recipe=recipe, changes=changes)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     values: list[dict[str, Any]] = []
     lines: list[str] = []
     with progress_bars(len(images) > 1) as progress:

@@ -69,6 +69,17 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder, with its parents, if it does not exist.
+
+    Raises:
+        OSError: If it cannot be created, or is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, not a folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def user_cache() -> Path:
     """Return the folder of cnnmod in the user's cache (`XDG_CACHE_HOME`), and create it.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from cnnmod.records.files import make_folder
 from cnnmod.training.processes import all_processes
 
 try:
@@ -36,9 +37,7 @@ def hold(folder: Path) -> Iterator[None]:
         yield
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, not a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder.resolve() / LOCK
     try:
         file = _lock(path)

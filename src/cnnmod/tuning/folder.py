@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cnnmod.records.files import write_json
+from cnnmod.records.files import make_folder, write_json
 from cnnmod.records.parse import parse, read_values
 from cnnmod.tuning.space import Space
 
@@ -58,11 +58,16 @@ class TuneFolder:
 
         Raises:
             OSError: If the folder cannot be created or written to.
-            ValueError: If the folder is of another tuning. The message has the first difference.
+            ValueError: If the folder is of another tuning (the message has the first difference), or contains other
+                files.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         present = self.read("settings", Settings)
         if present is None:
+            if names := [path.name for path in self.path.iterdir() if not path.name.startswith(".")]:
+                raise ValueError(
+                    f"{self.path} is neither a folder of tune nor empty: it contains {min(names)}; use another folder"
+                )
             self.write("settings", settings)
             return
         for name, value in vars(settings).items():
