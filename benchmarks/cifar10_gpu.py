@@ -24,7 +24,7 @@ import tyro
 
 from cnnmod.measure.experiment import run_experiment
 from cnnmod.records.roles import Role
-from cnnmod.report.experiment_table import experiment_cells
+from cnnmod.report.experiment import experiment_table
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.data import Data, open_data
 from cnnmod.training.folder import Run
@@ -142,7 +142,7 @@ def main(
                 trained.name, trained.recipe(), trained.rows, done, str(data), opened(data), place
             )
             shutil.copy(place / "accuracy.json", out / f"cifar10_gpu-{trained.name}.json")
-            print(experiment_cells(experiment).markdown())
+            print(experiment_table(experiment).markdown())
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from cnnmod.networks import build, build_mod
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
-from cnnmod.report.table import comparison_cells
+from cnnmod.report.table import comparison_table
 
 HERE = Path(__file__).resolve().parent
 CASES = HERE.parent / "tests" / "cuda_cases.py"
@@ -216,7 +216,7 @@ def comparison_part(
                 progress=bars,
             )
         write_result(comparison, path)
-        print(comparison_cells(comparison).markdown(), flush=True)
+        print(comparison_table(comparison).markdown(), flush=True)
 
     return Part(name, "training" if dtype is None else runtime, path.exists, run)
 

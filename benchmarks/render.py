@@ -35,8 +35,8 @@ from cnnmod.measure import experiment
 from cnnmod.measure.results import Comparison, read_result
 from cnnmod.networks.paper import paper_rows
 from cnnmod.records.files import write_whole
-from cnnmod.report.experiment_table import experiment_cells
-from cnnmod.report.table import comparison_cells
+from cnnmod.report.experiment import experiment_table
+from cnnmod.report.table import comparison_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -68,7 +68,7 @@ def rendered(page: str) -> str:
         elif style == "paper":
             text = beside_the_papers(read_result(paths[0]))
         elif all(read_schema(path) == experiment.SCHEMA for path in paths):
-            text = experiment_cells(*map(experiment.read_experiment, paths)).markdown()
+            text = experiment_table(*map(experiment.read_experiment, paths)).markdown()
         else:
             text = "\n\n".join(map(_of_file, paths))
         return f"{match[1]}{text}\n{match[3]}"
@@ -204,7 +204,7 @@ def _of_file(path: Path) -> str:
         return tuned_table(json.loads(path.read_text(encoding="utf-8")))
     if (render := renderers.get(path.name)) is not None:
         return render(json.loads(path.read_text(encoding="utf-8")))
-    return comparison_cells(read_result(path)).markdown()
+    return comparison_table(read_result(path)).markdown()
 
 
 def forms(result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from cnnmod.records.files import check_writable, make_folder, write_whole
 from cnnmod.records.progress import Progress
 from cnnmod.report.figure import measured_panels
 from cnnmod.report.page.page import write_report
-from cnnmod.report.table import comparison_cells
+from cnnmod.report.table import comparison_table
 from cnnmod.training.data import open_data
 from cnnmod.training.evaluate import evaluate
 from cnnmod.training.folder import Run, RunFolder
@@ -97,7 +97,7 @@ def run_demo(out: Path, progress: Progress = lambda description, done, total: No
     write_result(small, files[0])
     write_result(large, files[1])
     measured_panels([small], files[2])
-    write_whole(files[3], "\n\n".join(comparison_cells(result).markdown() for result in (small, large)) + "\n")
+    write_whole(files[3], "\n\n".join(comparison_table(result).markdown() for result in (small, large)) + "\n")
     report = out / "report.html"
     write_report(files[:2], report)
     return Demo(small, large, [report, *files, checkpoint])

@@ -51,7 +51,7 @@ def test_train_compare_and_plot_work_together(tmp_path, capsys):
     run(["compare", "--accuracy", str(folder / "accuracy.json"), "--rounds", "1", "--out", times])
     out = capsys.readouterr().out
     assert "score %" in out
-    assert "mean of 1 seeds" in " ".join(out.split())
+    assert "one seed." in " ".join(out.split())
     run(["plot", times, "--out", str(tmp_path / "figure.png")])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cnnmod.measure.experiment import read_experiment, run_experiment
-from cnnmod.report.experiment_table import experiment_cells
+from cnnmod.report.experiment import experiment_table
 from cnnmod.training.data import open_data
 from cnnmod.training.recipes import recipe
 
@@ -33,7 +33,7 @@ def test_rows_and_seeds_are_trained_once(tmp_path):
     assert len(set(mod.each_pct)) == 2 or mod.std_pct == 0
     assert mod.mean_pct == pytest.approx(sum(mod.each_pct) / 2)
     assert baseline.results[0].parameters > mod.results[0].parameters > control.results[0].parameters
-    cells = experiment_cells(found)
+    cells = experiment_table(found)
     assert [row[0] for row in cells.rows] == ["baseline", "mod", "control"]
     assert cells.rows[2][3] == ""
     assert float(cells.rows[1][3].split(" ±")[0]) == pytest.approx(mod.mean_pct - control.mean_pct, abs=0.006)

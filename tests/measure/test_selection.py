@@ -6,7 +6,7 @@ from cnnmod import MoDConfig
 from cnnmod.measure.selection import inspect_selection
 from cnnmod.method.blocks import MoDBlock
 from cnnmod.report.selection import selection_figure
-from cnnmod.report.table import selection_cells
+from cnnmod.report.table import selection_table
 from cnnmod.training.in_memory import ImagesInMemory
 from cnnmod.training.recipes import recipe
 
@@ -57,7 +57,7 @@ def test_fixed_selection_has_entropy_0(select):
 
 def test_selection_table_and_figure_are_written(tmp_path):
     found = inspect_selection(network(), images(), CLASSES)
-    table = selection_cells(tmp_path, found)
+    table = selection_table(tmp_path, found)
     assert table.rows == [["1", "16", "1", "1.000", "6.2"]]
     selection_figure(found, [f"class {number}" for number in range(CLASSES)], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cnnmod.report.table import Cells
+    from cnnmod.records.text import TextTable
 
 
 console = Console()
@@ -105,17 +105,18 @@ def sizes_of(
     return given or trained, given or (trained if is_own else None)
 
 
-def show(table: "Cells | str", values: object, as_json: bool) -> None:
+def show(table: "TextTable | str", values: object, as_json: bool) -> None:
     """Print a table or text, or the values as JSON. Only the main process prints."""
-    from cnnmod.report.table import Cells
+    from cnnmod.records.text import TextTable
+    from cnnmod.report.table import rich_table
     from cnnmod.training.processes import all_processes
 
     if not all_processes().is_main_process:
         return
     if as_json:
         print_json(values)
-    elif isinstance(table, Cells):
-        console.print(table.rich())
+    elif isinstance(table, TextTable):
+        console.print(rich_table(table))
     else:
         print_text(table)
 

@@ -87,7 +87,7 @@ def compare(
     from cnnmod.measure.results import write_result
     from cnnmod.records.files import check_writable
     from cnnmod.report.progress import progress_bars
-    from cnnmod.report.table import comparison_cells
+    from cnnmod.report.table import comparison_table, rich_table
 
     if bool(names or (network and accuracy is None)) == (accuracy is not None):
         raise ValueError("compare takes either names of networks or --accuracy: cnnmod compare resnet75_mod")
@@ -136,7 +136,7 @@ def compare(
     if as_json:
         print_json(_with_ratios(comparison))
     else:
-        console.print(comparison_cells(comparison).rich())
+        console.print(rich_table(comparison_table(comparison)))
         if uncertain := comparison.uncertain_ratios():
             print_text(f"Warning: the rounds spread more than the distance from 1 for {'; '.join(uncertain)}.")
 

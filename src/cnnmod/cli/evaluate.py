@@ -89,7 +89,7 @@ def inspect(
     from cnnmod.report.image import image_format
     from cnnmod.report.progress import progress_bars
     from cnnmod.report.selection import selection_figure
-    from cnnmod.report.table import selection_cells
+    from cnnmod.report.table import selection_table
     from cnnmod.training.classes import check_same_classes
     from cnnmod.training.data import open_data
     from cnnmod.training.processes import all_processes, process_device
@@ -122,6 +122,6 @@ def inspect(
     if out is not None:
         selection_figure(selections, opened.classes, out)
     values = {"worth": dataclasses.asdict(worth), "blocks": [selection.to_dict() for selection in selections]}
-    show(selection_cells(trained.path, selections), values, as_json)
+    show(selection_table(trained.path, selections), values, as_json)
     if not as_json and all_processes().is_main_process:
         print_text(f"{worth}.")

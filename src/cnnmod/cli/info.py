@@ -22,7 +22,7 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
     """
     from cnnmod.demo import DIGITS, IMAGENET, run_demo
     from cnnmod.report.progress import progress_bars
-    from cnnmod.report.table import comparison_cells
+    from cnnmod.report.table import comparison_table, rich_table
 
     with progress_bars() as progress:
         result = run_demo(out, progress)
@@ -31,7 +31,7 @@ def demo(out: Path = Path("cnnmod-demo"), as_json: Json = False) -> None:
         return
     for sentence, comparison in ((DIGITS, result.digits), (IMAGENET, result.imagenet)):
         print_text(sentence)
-        console.print(comparison_cells(comparison).rich())
+        console.print(rich_table(comparison_table(comparison)))
         console.print()
     print_text(f"Written to {out.resolve()}: {', '.join(str(file.relative_to(out)) for file in result.files)}")
 
@@ -61,12 +61,13 @@ def info(
     from cnnmod.method.convert import mod_blocks
     from cnnmod.method.plan import plan
     from cnnmod.networks.paper import paper_rows
-    from cnnmod.report.network_table import network_cells
+    from cnnmod.report.network import network_table
+    from cnnmod.report.table import rich_table
 
     model, example = opened(name, network, weights, size)
     model, title = without_auxiliary_head(model), str(name or network)
     if not as_json:
-        console.print(network_cells(title, model, example).rich())
+        console.print(rich_table(network_table(title, model, example)))
         return
     mod = mod_blocks(model)
     sizes = count_modules(model, example)

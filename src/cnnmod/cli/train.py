@@ -70,9 +70,10 @@ def train(
         save_every: Interval in seconds between saved states. The state is also saved at the end of each epoch.
     """
     from cnnmod.measure.experiment import run_experiment
-    from cnnmod.report.experiment_table import experiment_cells
+    from cnnmod.records.text import TextTable
+    from cnnmod.report.experiment import experiment_table
     from cnnmod.report.progress import progress_bars
-    from cnnmod.report.table import Cells, accuracy_text, recipe_table
+    from cnnmod.report.table import accuracy_text, recipe_table
     from cnnmod.training.data import open_data
     from cnnmod.training.folder import Run, read_run
     from cnnmod.training.lock import hold
@@ -118,14 +119,14 @@ def train(
         if not rows:
             run = Run(recipe=run_recipe, row=row, seed=seed, data=data)
             result = run_training(run, out, opened, save_every_s=save_every, progress=progress)
-            shown: Cells | str = accuracy_text(result.accuracy, out, opened.classes)
+            shown: TextTable | str = accuracy_text(result.accuracy, out, opened.classes)
             if result.worth is not None:
                 shown += f"\n{result.worth}"
         else:
             result = run_experiment(
                 title, run_recipe, rows, seeds, data, opened, out, save_every_s=save_every, progress=progress
             )
-            shown = experiment_cells(result)
+            shown = experiment_table(result)
     show(shown, dataclasses.asdict(result), as_json)
 
 

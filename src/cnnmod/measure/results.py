@@ -184,11 +184,11 @@ class Comparison(Printed):
         memory = "channels last" if self.channels_last else "channels first"
         title = f"Comparison: {self.step}, {'×'.join(map(str, self.image_shape))}, {self.dtype}, {memory}"
         if (fault := _fault(self)) is not None:
-            return TextTable(title, [], [], f"not a valid comparison: {fault}")
+            return TextTable(title, [], [], [f"not a valid comparison: {fault}"])
         lines = [[row.name, *self._cells(row, *condition)] for condition in self.conditions for row in self.rows]
         rounds = len(self.rows[0].measurements[0].times_ms)
         note = f"{self.provenance.machine}; medians of {rounds} round{'s' * (rounds != 1)}"
-        return TextTable(title, ["network", "runtime", "batch", "ms", "speed-up", "MoD tax %"], lines, note)
+        return TextTable(title, ["network", "runtime", "batch", "ms", "speed-up", "MoD tax %"], lines, [note])
 
     def _cells(self, row: Row, runtime: str, batch_size: int) -> list[str]:
         condition = runtime, batch_size

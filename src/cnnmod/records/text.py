@@ -1,4 +1,4 @@
-"""TextTable: a small table as plain text and as HTML; Printed: results that a terminal and a notebook show as one."""
+"""TextTable: a table as plain text, HTML and markdown; Printed: results that a terminal and a notebook show as one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ from html import escape
 
 @dataclass(frozen=True)
 class TextTable:
-    """A title, a header, rows of text cells, and a note.
+    """A title, a header, rows of text cells, and notes.
 
-    Columns of numbers are aligned to the right, all other columns to the left.
+    In plain text and HTML, columns of numbers are aligned to the right, all other columns to the left.
 
     Attributes:
         title: The line above the table.
         header: The names of the columns; empty for a table without a header.
         rows: The rows. Each has one cell for each column.
-        note: The line below the table; empty for no note.
+        notes: The lines below the table.
 
     Examples:
         >>> print(TextTable("Widths", ["block", "C"], [["layer1", "64"], ["layer2", "128"]]))
@@ -29,13 +29,13 @@ class TextTable:
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    note: str = ""
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         lines = [*([self.header] if self.header else []), *self.rows]
         columns = [_align(cells, right) for cells, right in zip(_columns(lines), self._numeric(), strict=True)]
         table = ["  ".join(cells).rstrip() for cells in _columns(columns)]
-        return "\n".join([self.title, *table, *([self.note] if self.note else [])])
+        return "\n".join([self.title, *table, *self.notes])
 
     def html(self) -> str:
         """Return an HTML table for notebooks. All text is escaped.
@@ -46,9 +46,20 @@ class TextTable:
         """
         head = ["<thead>", self._html_row("th", self.header), "</thead>"] if self.header else []
         body = [self._html_row("td", row) for row in self.rows]
-        note = [f"<p>{escape(self.note)}</p>"] if self.note else []
+        notes = [f"<p>{escape(note)}</p>" for note in self.notes]
         title = f"<caption>{escape(self.title)}</caption>"
-        return "\n".join(["<table>", title, *head, *body, "</table>", *note])
+        return "\n".join(["<table>", title, *head, *body, "</table>", *notes])
+
+    def markdown(self) -> str:
+        """Return the table in markdown. The first column is aligned to the left, the other columns to the right.
+
+        Examples:
+            >>> TextTable("Widths", ["block", "C"], [["layer1", "64"]]).markdown().splitlines()[2:]
+            ['| block | C |', '| --- | ---: |', '| layer1 | 64 |']
+        """
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in [self.header, rule, *self.rows]]
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", *self.notes] if self.notes else [])])
 
     def _html_row(self, tag: str, cells: Sequence[str]) -> str:
         sides = ["right" if right else "left" for right in self._numeric()]

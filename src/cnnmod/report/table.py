@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from cnnmod.measure.results import Comparison, interquartile_range
+from cnnmod.records.text import TextTable
 
 if TYPE_CHECKING:  # the packages for training are not needed for the tables of a comparison
     from cnnmod.measure.selection import Selection
@@ -18,34 +18,19 @@ if TYPE_CHECKING:  # the packages for training are not needed for the tables of 
 _LONG_NAME = 30
 
 
-@dataclass(frozen=True)
-class Cells:
-    """A table of text cells. The first column is aligned to the left, the other columns to the right."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-
-    def rich(self) -> Table:
-        """Return the table for the terminal."""
-        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-        table.caption, table.caption_justify = "\n".join(self.notes), "left"
-        wraps_names = any(len(row[0]) > _LONG_NAME for row in self.rows)  # else the other columns may wrap
-        for column, name in enumerate(self.header):
-            table.add_column(name, justify="right" if column else "left", no_wrap=bool(column) == wraps_names)
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        """Return the table in markdown, for the README and the docs."""
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in [self.header, rule, *self.rows]]
-        return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes])
+def rich_table(table: TextTable) -> Table:
+    """Return a table for the terminal. The first column is aligned to the left, the other columns to the right."""
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    shown.caption, shown.caption_justify = "\n".join(table.notes), "left"
+    wraps_names = any(len(row[0]) > _LONG_NAME for row in table.rows)  # else the other columns may wrap
+    for column, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if column else "left", no_wrap=bool(column) == wraps_names)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
-def comparison_cells(comparison: Comparison) -> Cells:
+def comparison_table(comparison: Comparison) -> TextTable:
     """Return the table of a comparison, with a row for each network and condition."""
     with_accuracy = comparison.accuracy_source is not None
     with_runtime = any(runtime != "eager" for runtime, _ in comparison.conditions)
@@ -79,7 +64,9 @@ def comparison_cells(comparison: Comparison) -> Cells:
     notes = [f"{'; '.join(conditions)}."]
     if with_accuracy:
         notes.append(f"Score: {comparison.accuracy_source}.")
-    return Cells(f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes)
+    return TextTable(
+        f"{'Training step' if comparison.step == 'training' else 'Inference'}, {size}", header, rows, notes
+    )
 
 
 def _spread(values: list[float], template: str) -> str:
@@ -88,7 +75,7 @@ def _spread(values: list[float], template: str) -> str:
     return f"{template.format(statistics.median(values))} ±{template.format(half).lstrip('+')}"
 
 
-def selection_cells(of: Path, selections: "Sequence[Selection]") -> Cells:
+def selection_table(of: Path, selections: "Sequence[Selection]") -> TextTable:
     """Return the table of what each MoD block selects. Entropy 0 and 100 % mean that the selector has collapsed."""
     rows = [
         [
@@ -105,7 +92,7 @@ def selection_cells(of: Path, selections: "Sequence[Selection]") -> Cells:
         "selected, 1 if all are selected equally often. Same k: the share of images that select exactly the k most "
         "selected channels.",
     ]
-    return Cells(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
+    return TextTable(str(of), ["MoD block", "C", "k", "entropy", "same k, %"], rows, notes)
 
 
 def accuracy_text(score: "Score", of: Path, classes: Sequence[str] | None = None) -> str:

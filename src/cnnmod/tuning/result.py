@@ -122,8 +122,10 @@ class Tuned:
             title,
             ["block", "C", "choice", "saves %", *([] if self.losses is None else ["cross-entropy"])],
             rows,
-            "Each choice alone in the dense network: its saved time"
-            + ("." if self.losses is None else ", and the increase of the cross-entropy before fine-tuning."),
+            [
+                "Each choice alone in the dense network: its saved time"
+                + ("." if self.losses is None else ", and the increase of the cross-entropy before fine-tuning.")
+            ],
         )
 
     def front_table(self) -> TextTable:
@@ -140,7 +142,7 @@ class Tuned:
         note = "Times are predicted."
         if self.losses is not None:
             note += " Cross-entropy and accuracy are measured before fine-tuning, as changes from the dense network's."
-        return TextTable("Plans for several budgets", header, rows, note)
+        return TextTable("Plans for several budgets", header, rows, [note])
 
     def summary(self) -> str:
         """Return the numbers of blocks and the time of the chosen plan in a few words."""

@@ -13,14 +13,15 @@ from cnnmod.measure.experiment import Experiment
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.progress import Progress
 from cnnmod.records.provenance import Provenance
-from cnnmod.report.experiment_table import experiment_cells
-from cnnmod.report.network_table import network_cells
+from cnnmod.records.text import TextTable
+from cnnmod.report.experiment import experiment_table
+from cnnmod.report.network import network_table
 from cnnmod.report.page.figures import accuracy_over_time
 from cnnmod.report.page.plan import check_experiment, plan_section
 from cnnmod.report.page.samples import sample
 from cnnmod.report.page.sources import Sources, Tuning, read_sources
 from cnnmod.report.page.verdict import verdict
-from cnnmod.report.table import Cells, comparison_cells
+from cnnmod.report.table import comparison_table
 from cnnmod.training.named import check_named
 
 
@@ -66,13 +67,13 @@ def write_report(
     text = environment.get_template("page.html.j2").render(
         title=sources.title,
         verdict=conclusion,
-        accuracies=[experiment_cells(experiment) for experiment in experiments],
+        accuracies=[experiment_table(experiment) for experiment in experiments],
         scatter=[svg for pair in pairs if (svg := accuracy_over_time(*pair)) is not None],
-        times=[comparison_cells(comparison) for comparison in sources.comparisons],
+        times=[comparison_table(comparison) for comparison in sources.comparisons],
         plans=[plan_section(tuning.tuned) for tuning in sources.tunings],
         blocks=_blocks(experiments[0]) if experiments and experiments[0].row("mod") else None,
         samples=samples,
-        exports=[_export_cells(report) for report in sources.exports],
+        exports=[_export_table(report) for report in sources.exports],
         measured=_measured(sources),
         recipes=[(experiment.name, json.dumps(experiment.recipe.to_dict(), indent=1)) for experiment in experiments],
     )
@@ -80,13 +81,13 @@ def write_report(
     return conclusion
 
 
-def _blocks(experiment: Experiment) -> Cells:
+def _blocks(experiment: Experiment) -> TextTable:
     name, model = list(experiment.networks().items())[-1]
     images = experiment.recipe.images
-    return network_cells(name, model, torch.rand(1, images.in_channels, *images.size))
+    return network_table(name, model, torch.rand(1, images.in_channels, *images.size))
 
 
-def _export_cells(report: ExportReport) -> Cells:
+def _export_table(report: ExportReport) -> TextTable:
     rows = [
         ["format", report.format],
         ["MoD blocks", report.form or "none"],
@@ -97,7 +98,7 @@ def _export_cells(report: ExportReport) -> Cells:
         *([] if report.int8 is None else [["INT8: selected channels equal", f"{report.int8.selection:.2%}"]]),
         *([name, version] for name, version in report.versions.items()),
     ]
-    return Cells(str(report.path), ["against eager PyTorch", "value"], rows, [])
+    return TextTable(str(report.path), ["against eager PyTorch", "value"], rows)
 
 
 def _measured(sources: Sources) -> list[str]:

@@ -1,5 +1,6 @@
 """The section of a report about the plan of `tune`."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from cnnmod.records.text import TextTable
 from cnnmod.report.front import draw_front
 from cnnmod.report.page.figures import STYLE, svg
 from cnnmod.report.page.sources import Tuning, check_network
-from cnnmod.report.table import Cells
 from cnnmod.training.rows import build_row
 from cnnmod.tuning.result import Tuned, count
 
@@ -23,10 +23,10 @@ class PlanSection:
     """A plan as sentences, tables and an SVG element, which is `None` for a plan that was made without images."""
 
     conclusion: str
-    blocks: Cells
-    front: Cells
+    blocks: TextTable
+    front: TextTable
     figure: str | None
-    checks: Cells
+    checks: TextTable
     agreement: list[str]
 
 
@@ -37,10 +37,10 @@ def plan_section(tuned: Tuned) -> PlanSection:
         figure = None if tuned.losses is None else svg(draw_front(tuned), description)
     return PlanSection(
         tuned.conclusion(),
-        _cells("The plan block by block", tuned.block_table()),
-        _cells("Plans for several budgets, before fine-tuning", tuned.front_table()),
+        dataclasses.replace(tuned.block_table(), title="The plan block by block"),
+        dataclasses.replace(tuned.front_table(), title="Plans for several budgets, before fine-tuning"),
         figure,
-        _check_cells(tuned),
+        _check_table(tuned),
         tuned.checks(),
     )
 
@@ -62,18 +62,13 @@ def _channels(experiment: Experiment) -> dict[str, int]:
     return {block.name: block.channels for block in plan(model, example=example).blocks if block.position}
 
 
-def _cells(title: str, table: TextTable) -> Cells:
-    rows = [list(row) for row in table.rows]
-    return Cells(title, list(table.header), rows, [table.note] if table.note else [])
-
-
-def _check_cells(tuned: Tuned) -> Cells:
+def _check_table(tuned: Tuned) -> TextTable:
     rows: list[list[str]] = []
     for number, check in enumerate(tuned.times.checks, 1):
         mod, skipped, kept = count(check.labels)
         times = [f"{check.predicted:.3f}", f"{check.measured:.3f}", f"{check.error_pct:+.1f}"]
         rows.append([f"{number}: {mod} MoD, {skipped} skipped, {kept} kept", *times])
-    return Cells(
+    return TextTable(
         "Predicted and measured times",
         ["combination", "predicted", "measured", "error %"],
         rows,

@@ -12,9 +12,10 @@ from cnnmod.measure.selection import inspect_selection
 from cnnmod.method.convert import mod_blocks
 from cnnmod.networks import load
 from cnnmod.records.progress import Progress
+from cnnmod.records.text import TextTable
 from cnnmod.report.page.figures import STYLE, svg
 from cnnmod.report.selection import draw_selections
-from cnnmod.report.table import Cells, selection_cells
+from cnnmod.report.table import selection_table
 from cnnmod.training.data import open_data
 from cnnmod.training.folder import classes_of, read_run
 from cnnmod.training.images import Data
@@ -30,7 +31,7 @@ class Samples:
     A network without MoD blocks has no selections. It is the network of a plan that only leaves blocks out.
     """
 
-    selections: Cells | None
+    selections: TextTable | None
     map: str | None
     predictions: str
 
@@ -60,7 +61,7 @@ def sample(folder: Path, experiment: Experiment, network: str | None, progress: 
     )
     with mpl.rc_context(STYLE):
         selection_map = svg(draw_selections(selections, data.classes), "Selected channels of each MoD block by class")
-    return Samples(selection_cells(checkpoint, selections), selection_map, predictions)
+    return Samples(selection_table(checkpoint, selections), selection_map, predictions)
 
 
 def _predictions(model: torch.nn.Module, data: Data, classes: list[str] | None, experiment: Experiment) -> str:

@@ -4,12 +4,12 @@ import dataclasses
 import statistics
 
 from cnnmod.measure.experiment import Experiment, RowResult
+from cnnmod.records.text import TextTable
 from cnnmod.report.difference import difference_text
-from cnnmod.report.table import Cells
 from cnnmod.training.classes import name_classes
 
 
-def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
+def experiment_table(first: Experiment, *others: Experiment) -> TextTable:
     """Return the table of the accuracies of baseline, MoD network and control, followed by other MoD networks.
 
     Args:
@@ -50,7 +50,7 @@ def experiment_cells(first: Experiment, *others: Experiment) -> Cells:
     if accuracy.absent_classes:
         notes.append(f"Classes that the test set does not have: {name_classes(accuracy.absent_classes, None)}.")
     over = ["over control", *(["over mod"] if others else [])]
-    return Cells(
+    return TextTable(
         first.name, ["network", "params M", f"{first.measure} {accuracy.unit}", *over, "n", "s per run"], rows, notes
     )
 

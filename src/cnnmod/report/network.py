@@ -11,10 +11,10 @@ from cnnmod.method.plan import plan
 from cnnmod.method.planned import PlannedBlock
 from cnnmod.method.skip import skipped_blocks
 from cnnmod.networks.paper import paper_rows
-from cnnmod.report.table import Cells
+from cnnmod.records.text import TextTable
 
 
-def network_cells(name: str, model: nn.Module, example: Tensor | None = None) -> Cells:
+def network_table(name: str, model: nn.Module, example: Tensor | None = None) -> TextTable:
     """Return the table of a network's blocks: kind, C, k, parameters and MACs, with the paper's figures.
 
     For a dense network, the column "kind" shows which blocks `convert_` would replace.
@@ -68,7 +68,7 @@ def network_cells(name: str, model: nn.Module, example: Tensor | None = None) ->
             f"The paper: {paper.accuracy_pct:.2f} % {paper.measure} on {paper.dataset}, {paper.pixels} pixels; its "
             "MACs include norms, activations and pooling."
         )
-    return Cells(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
+    return TextTable(name, ["block", "module", "kind", "C", "k", "parameters", "MMACs"], rows, notes)
 
 
 def _with_others(modules: list[list[str]], others: list[str], model: nn.Module) -> list[list[str]]:
