@@ -8,8 +8,9 @@ from torch import nn
 from cnnmod import MoDBlock, MoDConfig
 
 
-def conv_block(k):
-    return nn.Sequential(nn.Conv2d(k, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, k, 1, bias=False))
+def conv_block(k, out=None):
+    last = nn.Conv2d(8, k if out is None else out, 1, bias=False)
+    return nn.Sequential(nn.Conv2d(k, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), last)
 
 
 def pair(form, config=MoDConfig(reduction=2), channels=64, k=6, inner=conv_block):

@@ -8,7 +8,7 @@ from cnnmod.networks import build
 from small import tiny_network
 
 IMAGES = torch.rand(2, 1, 8, 8)
-FIELDS = ({}, {"candidates": 2}, {"select": "random"}, {"fuse_to": "all"}, {"order": "index"})
+FIELDS = ({}, {"candidates": 2}, {"select": "random"}, {"scale": "input", "fuse_to": "all"}, {"order": "index"})
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)

@@ -80,8 +80,6 @@ def test_other_configs_equal_eager(fields, tmp_path):
 )
 def test_options_that_are_not_in_the_paper_equal_eager_in_every_format(fields, kind, tmp_path):
     model = network(fuse_to="all", **fields)
-    for block in mod_blocks(model).values():
-        nn.init.normal_(block.write.weight, std=0.1)
     report = export(model, EXAMPLE, tmp_path / f"network{FORMATS[kind]}")
     assert report.form == ("GraphForm" if kind == "pt2" else "OnnxForm")
     assert report.largest_error < 1e-5

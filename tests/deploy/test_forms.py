@@ -1,5 +1,6 @@
 import copy
 from dataclasses import dataclass, fields
+from functools import partial
 
 import pytest
 import torch
@@ -42,7 +43,6 @@ def test_equals_the_training_form(options):
     combinations(
         form=FORMS,
         select=("learned", "random", "first"),
-        scale=("output", "input"),
         fuse_to=("first", "all"),
         candidates=(None, 2),
         identity_start=(False, True),
@@ -51,11 +51,13 @@ def test_equals_the_training_form(options):
 )
 def test_options_that_are_not_in_the_paper_equal_the_training_form(options):
     form, fields = options["form"], {name: value for name, value in options.items() if name != "form"}
-    if fields["select"] == "random":
-        fields["scale"] = "output"
-    block = pair(form, MoDConfig(reduction=2, **fields))[0]
+    if fields["select"] != "random":
+        fields["scale"] = "input"
+    inner = conv_block
     if fields["fuse_to"] == "all":
-        nn.init.normal_(block.write.weight)
+        fields["identity_start"], inner = False, partial(conv_block, out=64)
+    block = pair(form, MoDConfig(reduction=2, **fields), inner=inner)[0]
+    if fields["fuse_to"] == "all":
         block.activation = nn.ReLU()
     assert form.accepts(block)
     made = form(copy.deepcopy(block)).eval().requires_grad_(False)
@@ -66,8 +68,8 @@ def test_options_that_are_not_in_the_paper_equal_the_training_form(options):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_block_without_a_selector_equals_the_training_form(form):
-    block = MoDBlock(conv_block(6), 64, 6, MoDConfig(select="first", scale="none", fuse_to="all")).eval()
-    nn.init.normal_(block.requires_grad_(False).write.weight)
+    block = MoDBlock(conv_block(6, out=64), 64, 6, MoDConfig(select="first", scale="none", fuse_to="all"))
+    block = block.eval().requires_grad_(False)
     check(block, form(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 7))
 
 
@@ -220,7 +222,7 @@ class TestUnknownOptions:
 
 
 def test_forms_draw_no_random_numbers():
-    block = MoDBlock(conv_block(6), 64, 6, MoDConfig(fuse_to="all")).eval()
+    block = MoDBlock(conv_block(6, out=64), 64, 6, MoDConfig(scale="input", fuse_to="all")).eval()
     state = torch.get_rng_state()
     for form in FORMS:
         made = form(copy.deepcopy(block))

@@ -25,7 +25,8 @@ every_form = pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_backward_has_no_index_put(fields, memory_format):
     """On a GPU, index_put sorts the indices of all pixels, and takes longer than the rest of the block."""
-    conv_block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    outputs = 32 if fields.get("fuse_to") == "all" else 4
+    conv_block = nn.Sequential(nn.Conv2d(4, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
     block = MoDBlock(conv_block, 32, 4, MoDConfig(**fields)).to(memory_format=memory_format)
     x_NCHW = torch.randn(2, 32, 5, 5).contiguous(memory_format=memory_format).requires_grad_()
     loss = block(x_NCHW).square().sum()

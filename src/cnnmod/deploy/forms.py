@@ -53,7 +53,7 @@ class Form(MoDBlock):
         elif block.config.scale != "none":
             self.selector = block.selector
         if block.config.fuse_to == "all":
-            self.write, self.activation = block.write, block.activation
+            self.activation = block.activation
         self.gain_K = block.gain_K
 
     @classmethod
@@ -120,8 +120,7 @@ class EagerForm(Form):
             x_NKHW, score_NK11 = (x_NKHW * score_NK11).to(x_NCHW.dtype), None
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
         if self.config.fuse_to == "all":
-            y_NKHW = y_NKHW if score_NK11 is None else y_NKHW * score_NK11
-            return self.activation(x_NCHW.add_(self.write(y_NKHW.to(x_NCHW.dtype)).to(x_NCHW.dtype)))
+            return self.activation(x_NCHW.add_(y_NKHW))
         if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)

@@ -16,7 +16,7 @@ class GraphForm(Form):
 
     The selected channels are gathered along one axis, which combines images and channels. Fusion is a constant 1×1
     convolution from k to C channels and an addition. Runtimes run both as one operator and keep the layout of the
-    feature map. With `fuse_to="all"`, the learned convolution is used instead.
+    feature map. With `fuse_to="all"`, the Conv-Block writes all channels itself.
     """
 
     handles: ClassVar[Handles] = {**Form.handles, **OURS}
@@ -49,7 +49,7 @@ class GraphForm(Form):
 
     def _fuse(self, x_NCHW: Tensor, y_NKHW: Tensor, index_NK: Tensor) -> Tensor:
         if self.config.fuse_to == "all":
-            return self.activation(x_NCHW + self.write(y_NKHW).to(x_NCHW.dtype))
+            return self.activation(x_NCHW + y_NKHW)
         if self.config.fuse_to != "original":
             return x_NCHW + torch.conv2d(y_NKHW, self.spread_CK11)
         one_hot_NCK = (index_NK[:, None] == torch.arange(self.channels, device=x_NCHW.device)[:, None]).to(x_NCHW.dtype)

@@ -23,7 +23,7 @@ class MoDBlock(nn.Module):
     `forward` is the training form and supports autograd. `cnnmod.lower` replaces it by a form for inference.
 
     Args:
-        conv_block: The host's own block, shrunk: (N, k, H, W) → (N, k, H, W).
+        conv_block: The host's own block, shrunk: (N, k, H, W) → (N, k, H, W), or (N, C, H, W) with `fuse_to="all"`.
         channels: C, the number of channels of the MoD block's input and output.
         k: The number of selected channels.
         config: The method's settings. In a converted network `c` is a number and `placement` is not a callable.
@@ -35,7 +35,6 @@ class MoDBlock(nn.Module):
         num_candidates: The number of channels at the start from which the block selects. It is C unless
             `config.candidates` is set.
         gain_K: The learned factors of the scores with `config.identity_start`, otherwise `None`.
-        write: The 1×1 convolution from k to C channels. It exists only with `config.fuse_to="all"`.
 
     Raises:
         ValueError: If k is not from 1 to C. `forward` raises it if the input is not (N, C, H, W) with H, W ≥ 1.
@@ -75,8 +74,6 @@ class MoDBlock(nn.Module):
         elif config.scale != "none":
             self.selector = ChannelSelector(self.num_candidates, max(1, channels // config.reduction), device, dtype)
         if config.fuse_to == "all":
-            self.write = nn.Conv2d(k, channels, 1, bias=False, device=device, dtype=dtype)
-            nn.init.zeros_(self.write.weight)
             self.activation = nn.Identity() if activation is None else activation
         self.gain_K = nn.Parameter(torch.zeros(k, device=device, dtype=dtype)) if config.identity_start else None
 
@@ -101,7 +98,7 @@ class MoDBlock(nn.Module):
         if score_NK is not None and self.config.scale != "input":
             y_NKHW = y_NKHW * score_NK[:, :, None, None]
         if self.config.fuse_to == "all":
-            return self.activation(x_NCHW + self.write(y_NKHW.to(x_NCHW.dtype)).to(x_NCHW.dtype))
+            return self.activation(x_NCHW + y_NKHW.to(x_NCHW.dtype))
         return fuse(x_NCHW, y_NKHW, to=self.config.fuse_to, index_NK=index_NK)
 
     def _run_conv_block(self, x_NKHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:

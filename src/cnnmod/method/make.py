@@ -1,9 +1,6 @@
 """make_mod_block: build and test the MoD block for one block of a network."""
 
-import copy
-import logging
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +9,10 @@ from cnnmod.method.blocks import MoDBlock
 from cnnmod.method.calls import Block
 from cnnmod.method.config import MoDConfig
 from cnnmod.method.fit import fit_
-from cnnmod.method.passes import Pass
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
-from cnnmod.method.trace import isolated, trace
-
-_PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout2d)
+from cnnmod.method.trace import isolated
+from cnnmod.method.widen import widen_
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
@@ -38,15 +33,14 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
         output = fit_(conv_block, block.layer, example, block.call.args, block.call.kwargs)
         if tuple(output.shape) != shape:
             raise ValueError(f"it maps {shape} to {tuple(output.shape)}")
-        if not config.residual:
+        activation = None
+        if config.fuse_to == "all":
+            activation = widen_(conv_block, block.layer, channels, example, block.call.args, block.call.kwargs)
+        elif not config.residual:
             drop_residual_(conv_block, shape)
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
     except ValueError as error:
         raise ValueError(f"its Conv-Block with k = {k} does not work: {error}") from error
-    activation = None
-    if config.fuse_to == "all":
-        arguments = block.call.args, block.call.kwargs
-        activation = copy.deepcopy(trace(conv_block, _last_activation, example, *arguments, logging.DEBUG))
     device, dtype = parameter.device, parameter.dtype
     mod_block = MoDBlock(conv_block, channels, k, config, device, dtype, block.call.layout, activation)
     return mod_block.train(block.layer.training)
@@ -61,21 +55,6 @@ def can_replace_part(mod_block: MoDBlock, block: Block) -> bool:
         return adds_to_its_input(mod_block.conv_block, _shape_of(block, mod_block.k))
     except ValueError:
         return False
-
-
-def _last_activation(run: Pass) -> nn.Module | None:
-    """Return the activation whose output is the block's output, or `None`."""
-    called: list[tuple[nn.Module, Tensor, int]] = []
-
-    def record(_: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        is_activation = not (isinstance(layer, _PASS_THROUGH) or list(layer.children()) or list(layer.parameters()))
-        if is_activation and isinstance(output, Tensor):
-            called.append((layer, output, output._version))
-
-    result = run(record)
-    # A larger version means that the tensor was changed in place after the layer, as in `x = act(x); x += shortcut`.
-    last = [layer for layer, output, version in called if output is result and version == result._version]
-    return last[-1] if last else None
 
 
 def _shape_of(block: Block, k: int) -> tuple[int, ...]:
