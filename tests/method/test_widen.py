@@ -11,7 +11,7 @@ from small_resnet import small_resnet
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from cnnmod import MoDConfig, convert_, mod_blocks
+from cnnmod import MoDConfig, control_, convert_, mod_blocks
 from cnnmod.networks import build
 
 FIRST = MoDConfig(c=4, select="first", scale="input", fuse_to="all")
@@ -21,40 +21,35 @@ def converted(name="resnet50", config=FIRST, **arguments):
     return mod_blocks(convert_(build(name, **arguments), config))
 
 
-def test_a_bottleneck_reads_k_channels_and_writes_all():
-    block = converted()["layer1.1"]
-    conv_block = block.conv_block
-    assert [
-        (conv.in_channels, conv.out_channels) for conv in (conv_block.conv1, conv_block.conv2, conv_block.conv3)
-    ] == [
-        (64, 16),
-        (16, 16),
-        (16, 256),
+@pytest.mark.parametrize("name", ["resnet50", "torchvision/resnet50"])
+def test_a_bottleneck_reads_k_channels_and_writes_all(name):
+    """torchvision's block calls one ReLU three times."""
+    block = converted(name)["layer1.1"]
+    convs = [layer for layer in block.conv_block.children() if isinstance(layer, nn.Conv2d)]
+    assert [(conv.in_channels, conv.out_channels) for conv in convs] == [(64, 16), (16, 16), (16, 256)]
+    assert [type(layer) for layer in block.conv_block.children()] == [
+        *[nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2,
+        *[nn.Conv2d, nn.BatchNorm2d],
     ]
     assert isinstance(block.activation, nn.ReLU)
-    assert isinstance(conv_block.act3, nn.Identity)
-    assert not conv_block.bn3.weight.any()
+    assert not block.conv_block.bn3.weight.any()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([BasicBlock, Bottleneck]), st.sampled_from([2, 4, 8]), st.sampled_from(["none", "input"]))
 def test_it_computes_the_hosts_block_with_a_narrow_branch(kind, c, scale):
-    """The reference computes the branch layer by layer: activation(x + branch(score · first k channels of x))."""
+    """The host block with another branch: activation(x + branch(score · first k channels of x))."""
     name = "resnet18_cifar" if kind is BasicBlock else "resnet50_cifar"
     config = MoDConfig(c=c, select="first", scale=scale, fuse_to="all")
     block = converted(name, config, channels=(16, 16, 16, 16), layers=(2, 1, 1, 1))["layer1.1"].eval()
-    inner = block.conv_block
-    assert isinstance(inner, kind)
-    layers = [inner.conv1, inner.bn1, inner.act1, inner.conv2, inner.bn2]
-    layers += [inner.act2, inner.conv3, inner.bn3] if kind is Bottleneck else []
-    for norm in (layer for layer in layers if isinstance(layer, nn.BatchNorm2d)):
+    for norm in (layer for layer in block.conv_block.children() if isinstance(layer, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     x_NCHW = torch.randn(2, block.channels, 5, 6)
     k = block.channels // c
     score_NC = block.selector(x_NCHW).sigmoid() if scale == "input" else torch.ones(2, block.channels)
-    branch = nn.Sequential(*copy.deepcopy(layers))
-    expected = (x_NCHW + branch(x_NCHW[:, :k] * score_NC[:, :k, None, None])).relu()
+    assert len(list(block.conv_block.children())) == (5 if kind is BasicBlock else 8)
+    expected = (x_NCHW + block.conv_block(x_NCHW[:, :k] * score_NC[:, :k, None, None])).relu()
     torch.testing.assert_close(block(x_NCHW), expected)
 
 
@@ -86,20 +81,59 @@ def _in_order(model):
     return {name: values[name] for name in sorted(values, key=lambda name: "selector" in name)}
 
 
-@pytest.mark.parametrize("name", ["torchvision/vgg16_bn", "timm/mobilenetv2_100", "timm/resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision/vgg16_bn",
+        "timm/mobilenetv2_100",
+        "timm/efficientnet_b0",
+        "timm/regnety_002",
+        "timm/resnext50_32x4d",
+    ],
+)
 def test_it_works_in_other_networks(name):
-    blocks = converted(name)
-    assert blocks
-    for block in blocks.values():
-        assert block.eval()(torch.rand(1, block.channels, 7, 7)).shape == (1, block.channels, 7, 7)
+    model = build(name).eval()
+    images = torch.rand(1, 3, 64, 64)
+    convert_(model, FIRST)
+    with torch.inference_mode():
+        result = model(images)
+        torch.testing.assert_close(result, control_(copy.deepcopy(model))(images))  # it starts as the identity
+    for block in mod_blocks(model).values():
+        norm = [layer for layer in block.conv_block.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
+        assert norm.num_features == block.channels
+        assert not norm.weight.any()
+
+
+class Branches(nn.Module):
+    """A block of two branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv1(x) + self.conv2(x)
+
+
+class Scaled(Branches):
+    """A block with a function between its layers."""
+
+    def forward(self, x):
+        return x + self.conv2(2 * self.conv1(x))
+
+
+@pytest.mark.parametrize("block", [Branches, Scaled])
+def test_a_block_that_computes_more_than_its_layers_is_refused(block):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), block())
+    with pytest.raises(ValueError, match="fuse_to='all' needs a block that is a chain of layers"):
+        convert_(model, FIRST, example=torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("torchvision/resnet18", "fuse_to='all' needs a last activation that is used once, but 'relu' is used 2 times"),
-        ("timm/seresnet50", "fuse_to='all' is not supported for this block: a layer after its last convolution"),
-        ("timm/convnext_atto", "fuse_to='all' is not supported for this block: a layer after its last convolution"),
+        ("timm/seresnet50", "fuse_to='all' needs a last convolution without groups, followed by at most a norm"),
+        ("timm/convnext_atto", "fuse_to='all' needs a block that is a chain of layers"),
     ],
 )
 def test_blocks_that_cannot_write_all_channels_are_refused(name, reason):

@@ -12,7 +12,7 @@ from cnnmod.method.fit import fit_
 from cnnmod.method.residual import adds_to_its_input, drop_residual_
 from cnnmod.method.shrink import shrink
 from cnnmod.method.trace import isolated
-from cnnmod.method.widen import widen_
+from cnnmod.method.widen import widened
 
 
 def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
@@ -35,7 +35,7 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             raise ValueError(f"it maps {shape} to {tuple(output.shape)}")
         activation = None
         if config.fuse_to == "all":
-            activation = widen_(conv_block, block.layer, channels, example, block.call.args, block.call.kwargs)
+            conv_block, activation = widened(conv_block, block.layer, channels, example)
         elif not config.residual:
             drop_residual_(conv_block, shape)
         _check_finite(conv_block, block, torch.empty(shape, device=parameter.device, dtype=block.call.dtype))
