@@ -16,7 +16,7 @@ IMAGES = torch.rand(2, 1, 16, 16)
 STATISTICS = {"mean": [0.4], "std": [0.3], "size": (16, 16), "classes": ["a", "b", "c"]}
 CONFIGS = [
     MoDConfig(c=4, order="index", candidates=2),
-    MoDConfig(c=4, order="index", scale="input", fuse_to="all", placement="all", identity_start=True),
+    MoDConfig(c=4, order="index", scale="input", fuse_to="all", placement="all"),
     MoDConfig(c=4, reduction=2, placement=lambda module, position: True),
 ]
 
