@@ -1,4 +1,4 @@
-"""Narrow blocks: the prototype of `MoDConfig(fuse_to="all")`, with which benchmarks/pays/cifar100-narrow.json was run.
+"""The blocks of benchmarks/pays/cifar100-narrow.json: a prototype of `MoDConfig(fuse_to="all")`.
 
 The last convolution of a narrow Bottleneck writes all C channels. A test compares the prototype with the MoD blocks.
 """

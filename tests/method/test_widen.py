@@ -1,6 +1,7 @@
 """`MoDConfig(fuse_to="all")`: the Conv-Block's last convolution writes all channels."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from narrow import small_narrow
 from small_resnet import small_resnet
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
+from torch.nn.functional import dropout, relu
 
 from cnnmod import MoDConfig, control_, convert_, mod_blocks
+from cnnmod.method.widen import widened
 from cnnmod.networks import build
 
 FIRST = MoDConfig(c=4, select="first", scale="input", fuse_to="all")
@@ -104,36 +107,106 @@ def test_it_works_in_other_networks(name):
         assert not norm.weight.any()
 
 
-class Branches(nn.Module):
-    """A block of two branches."""
+def conv():
+    return nn.Conv2d(8, 8, 3, padding=1)
+
+
+class Block(nn.Module):
+    """A block with two convolutions and a function of its input and of its layers."""
+
+    def __init__(self, forward, *more):
+        super().__init__()
+        self.conv1, self.conv2 = conv(), conv()
+        self.more = nn.ModuleList(more)
+        self.register_buffer("shift", torch.full((1,), 5.0), persistent=False)
+        self.function = forward
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Activated(nn.Module):
+    """A convolution with a norm and a function, as torchvision's BasicConv2d."""
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.conv, self.norm = conv(), nn.BatchNorm2d(8)
 
     def forward(self, x):
-        return x + self.conv1(x) + self.conv2(x)
+        return relu(self.norm(self.conv(x)))
 
 
-class Scaled(Branches):
-    """A block with a function between its layers."""
-
-    def forward(self, x):
-        return x + self.conv2(2 * self.conv1(x))
+def twice():
+    shared = nn.ReLU()
+    return nn.Sequential(conv(), shared, conv(), shared)
 
 
-@pytest.mark.parametrize("block", [Branches, Scaled])
-def test_a_block_that_computes_more_than_its_layers_is_refused(block):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block(), block())
-    with pytest.raises(ValueError, match="fuse_to='all' needs a block that is a chain of layers"):
-        convert_(model, FIRST, example=torch.rand(1, 3, 8, 8))
+NOT_A_CHAIN, NO_LAST = "needs a block whose output is that of its layers", "needs a block whose last layer is a conv"
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        (lambda: Block(lambda b, x: x + b.conv1(x) + b.conv2(x)), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.conv2(2 * b.conv1(x))), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.conv2(relu(b.conv1(x)))), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.conv2(dropout(b.conv1(x), 0.5, b.training))), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.conv2(b.conv1(b.conv1(x)))), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.conv2(b.conv1(x)) + b.shift), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x.flip(1) + b.conv2(b.conv1(x))), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: b.more[0](x + b.conv2(b.conv1(x))), nn.Dropout(0.5)), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: b.more[0](x + b.conv2(b.conv1(x))), nn.SiLU()), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: b.more[0](x + b.conv2(b.conv1(x))), nn.InstanceNorm2d(8)), NOT_A_CHAIN),
+        (lambda: Block(lambda b, x: x + b.more[0](b.conv1(x)), Activated()), NOT_A_CHAIN),  # in a list
+        (lambda: nn.Sequential(conv(), Activated()), NO_LAST),
+        (lambda: nn.Sequential(twice()), NO_LAST),
+        (lambda: nn.Sequential(conv(), nn.InstanceNorm2d(8)), NO_LAST),
+        (lambda: nn.Sequential(conv(), nn.Conv2d(8, 8, 3, padding=1, groups=2)), NO_LAST),
+    ],
+)
+def test_a_block_that_computes_more_than_a_chain_is_refused(block, reason):
+    host = block()
+    with pytest.raises(ValueError, match=reason):
+        widened(host, host, 32, torch.empty(1, 8, 6, 6, device="meta"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_stochastic_depth_drops_the_branch_and_not_the_feature_map(training):
+    """torchvision's EfficientNet-B0 has stochastic depth by default."""
+    model = build("torchvision/efficientnet_b0").train(training)
+    blocks = mod_blocks(convert_(model, FIRST))
+    block = list(blocks.values())[-1].train()
+    assert isinstance(block.activation, nn.Identity)
+    assert any("StochasticDepth" in type(layer).__name__ for layer in block.conv_block.modules())
+    x_NCHW = torch.rand(100, block.channels, 2, 2)
+    assert block(x_NCHW).flatten(1).any(1).all()
+
+
+def test_a_layer_is_not_overwritten_by_a_copy_of_the_same_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.act_, self.pop, self.conv = nn.ReLU(), nn.ReLU(), conv(), conv()
+
+        def forward(self, x):
+            return x + self.conv(self.act(self.act_(self.act(self.pop(x)))))
+
+    branch, _ = widened(Named(), Named(), 32, torch.empty(1, 8, 6, 6, device="meta"))
+    assert [type(layer) for layer in branch] == [nn.Conv2d, nn.ReLU, nn.ReLU, nn.ReLU, nn.Conv2d]
+
+
+@pytest.mark.parametrize("context", [torch.device("meta"), nullcontext()], ids=["meta", "cpu"])
+def test_it_works_on_the_meta_device_and_with_synchronized_norms(context):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(build("resnet18_cifar"))
+    with context:
+        assert len(mod_blocks(convert_(model, FIRST))) == 4
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("timm/seresnet50", "fuse_to='all' needs a last convolution without groups, followed by at most a norm"),
-        ("timm/convnext_atto", "fuse_to='all' needs a block that is a chain of layers"),
+        ("timm/seresnet50", "fuse_to='all' needs a block whose last layer is a convolution without groups"),
+        ("timm/convnext_atto", "fuse_to='all' needs a block whose output is that of its layers"),
     ],
 )
 def test_blocks_that_cannot_write_all_channels_are_refused(name, reason):
@@ -149,5 +222,5 @@ def test_blocks_that_cannot_write_all_channels_are_refused(name, reason):
     ids=str,
 )
 def test_options_that_cannot_be_combined_are_refused(fields):
-    with pytest.raises(ValueError, match="fuse_to='all' needs scale='input' or 'none', and identity_start=False"):
+    with pytest.raises(ValueError, match="fuse_to='all' needs scale='input' or 'none'"):
         MoDConfig(fuse_to="all", **fields)

@@ -35,6 +35,8 @@ def make_mod_block(block: Block, config: MoDConfig) -> MoDBlock:
             raise ValueError(f"it maps {shape} to {tuple(output.shape)}")
         activation = None
         if config.fuse_to == "all":
+            if block.call.args or block.call.kwargs:
+                raise ValueError("fuse_to='all' needs a block that takes only a feature map")
             conv_block, activation = widened(conv_block, block.layer, channels, example)
         elif not config.residual:
             drop_residual_(conv_block, shape)
@@ -52,6 +54,8 @@ def can_replace_part(mod_block: MoDBlock, block: Block) -> bool:
     A MoD block adds to its input, so the part that it replaces must add to its input too.
     """
     try:
+        if mod_block.config.fuse_to == "all":  # its Conv-Block has no residual connection
+            return adds_to_its_input(block.layer, block.call.in_shape)
         return adds_to_its_input(mod_block.conv_block, _shape_of(block, mod_block.k))
     except ValueError:
         return False
@@ -90,7 +94,7 @@ def _check_finite(conv_block: nn.Module, block: Block, x: Tensor) -> None:
     arguments = (*block.call.args, *block.call.kwargs.values())
     if x.is_meta or any(isinstance(value, Tensor) for value in arguments):
         return
-    x.copy_(torch.linspace(-1, 1, math.prod(x.shape)).view(x.shape))
+    x.copy_(torch.linspace(-1, 1, math.prod(x.shape), device=x.device).view(x.shape))
     with isolated(conv_block):
         try:
             output = conv_block(x, *block.call.args, **block.call.kwargs)
