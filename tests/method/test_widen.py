@@ -195,6 +195,21 @@ def test_a_layer_is_not_overwritten_by_a_copy_of_the_same_name():
     assert [type(layer) for layer in branch] == [nn.Conv2d, nn.ReLU, nn.ReLU, nn.ReLU, nn.Conv2d]
 
 
+def test_a_network_on_the_meta_device_gets_the_same_blocks():
+    with torch.device("meta"):
+        model = build("resnet18_cifar")
+    shapes = {name: value.shape for name, value in convert_(model, FIRST).state_dict().items()}
+    assert shapes == {
+        name: value.shape for name, value in convert_(build("resnet18_cifar"), FIRST).state_dict().items()
+    }
+
+
+def test_the_random_numbers_of_gpus_are_not_changed(monkeypatch):
+    """`torch.manual_seed` also seeds all GPUs."""
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed was called"))
+    assert converted("resnet18_cifar")
+
+
 @pytest.mark.parametrize("context", [torch.device("meta"), nullcontext()], ids=["meta", "cpu"])
 def test_it_works_on_the_meta_device_and_with_synchronized_norms(context):
     model = nn.SyncBatchNorm.convert_sync_batchnorm(build("resnet18_cifar"))

@@ -120,7 +120,7 @@ class EagerForm(Form):
             x_NKHW, score_NK11 = (x_NKHW * score_NK11).to(x_NCHW.dtype), None
         y_NKHW = self.conv_block(x_NKHW, *args, **kwargs)
         if self.config.fuse_to == "all":
-            return self.activation(x_NCHW.add_(y_NKHW))
+            return self.activation(x_NCHW.add_(y_NKHW.to(x_NCHW.dtype)))
         if self.to_original:
             y_NKHW = (y_NKHW if score_NK11 is None else y_NKHW * score_NK11).to(x_NCHW.dtype)
             return x_NCHW.scatter_add_(1, index_NK[:, :, None, None].expand_as(y_NKHW), y_NKHW)

@@ -32,8 +32,8 @@ class MoDConfig:
         fuse_to: The channels that the result is added to: the `"first"` k channels, the `"last"` k, or the
             `"original"` positions of the selected channels. `"all"` (not in the paper): the Conv-Block's last
             convolution writes all C channels. The result, zero at the start, is added to the MoD block's input, and
-            then the host block's last activation is applied. The Conv-Block has no residual
-            connection of its own, whatever `residual` is.
+            then the host block's last activation is applied. The Conv-Block has no residual connection of its own,
+            whatever `residual` is.
         candidates: The channel selector reads and selects from only the first `candidates * k` channels (rounded up to
             a multiple of 16, at most C). `None` (the paper's) uses all C channels.
         residual: Whether the Conv-Block keeps its own residual connection.

@@ -119,9 +119,9 @@ def _is_chain(conv_block: nn.Module, names: Sequence[str], activation: nn.Module
         tested.train(training)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # torch.manual_seed also changes GPUs
                 expected, y_NKHW = tested(x_NKHW.clone()), x_NKHW.clone()
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 for name in names:
                     y_NKHW = tested.get_submodule(name)(y_NKHW)
                 results.append([expected, activation(y_NKHW.clone()), activation(x_NKHW + y_NKHW)])
@@ -149,7 +149,7 @@ def _randomized(block: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tens
 
     def draw(shape: Sequence[int]) -> Tensor:
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu") / math.sqrt(fan_in)
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu") / math.sqrt(fan_in)
 
     tested = copy.deepcopy(block)
     buffers = {name: buffer.detach().cpu() for name, buffer in tested.named_buffers() if not buffer.is_meta}
