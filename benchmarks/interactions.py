@@ -100,7 +100,7 @@ class Study:
         self.stages, self.budget, self.place = stages, budget, place
         place.mkdir(exist_ok=True)
         self.model = stages.dense()
-        configs = [MoDConfig(c=c, identity_start=True) for c in stages.experiment.c]
+        configs = stages.configs()
         example = stages.example()[:1]
         self.space = find_space(self.model, configs, example)
         folder = TuneFolder(Path("tune"))

@@ -21,16 +21,15 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
 from pays import DATA, HERE, keep_plan
-from pruned import pruned
 from torch import Tensor, nn
 
 import cnnmod
@@ -51,6 +50,7 @@ from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import read_result, run_training
 from cnnmod.tuning.candidates import Candidates
+from cnnmod.tuning.configs import narrow
 from cnnmod.tuning.folder import TuneFolder, hash_of
 from cnnmod.tuning.images import tuning_images
 from cnnmod.tuning.loss_meter import LossMeter
@@ -69,6 +69,7 @@ PLANS, TIMES = Path("plans.json"), Path("times.json")
 RATIOS = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6]
 MULTIPLES = (None, 8)  # of channels: such numbers of channels may be faster
 Stage = Literal["dense", "plan", "train", "times"]
+Arm = Literal["uniform", "control", "tune", "skip", "pruned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,15 @@ class Experiment:
         network_args: The arguments of `small_resnet`.
         dense: Changes of the recipe `cifar100`, for the dense network.
         finetune: Changes of the recipe `finetune`, for all arms.
-        c: The divisors of the MoD blocks that `tune` tries. `null` is the paper's.
+        c: The divisors of the MoD blocks in the paper's form that `tune` tries. `null` is the paper's.
+        narrow: The divisors of the narrow MoD blocks that `tune` tries.
         runtime: The runtime that is timed.
         batch: The batch size that is timed.
         threads: The number of threads that is timed.
         rounds: How many times each network is timed.
         budgets: The budgets, as fractions of the dense network's time.
         seeds: The seeds of the fine-tuning. The dense network has one seed.
+        arms: The arms besides the fine-tuned dense network.
     """
 
     question: str
@@ -102,6 +105,8 @@ class Experiment:
     rounds: int
     budgets: list[float]
     seeds: list[int]
+    narrow: list[int] = field(default_factory=list)
+    arms: list[Arm] = field(default_factory=lambda: list(get_args(Arm)))
 
 
 class Stages:
@@ -127,6 +132,11 @@ class Stages:
         """Return the images that are timed."""
         return torch.rand(self.experiment.batch, 3, *self.finetune.images.size)
 
+    def configs(self) -> list[MoDConfig]:
+        """Return the MoD blocks that `tune` tries."""
+        paper = [MoDConfig(c=c, identity_start=True) for c in self.experiment.c]
+        return [*paper, *(narrow(c) for c in self.experiment.narrow)]
+
     def train_dense(self) -> None:
         """Train the dense network, and write it once more under the name of the factory of pruned networks."""
         run = Run(recipe=self.dense_recipe, row="baseline", seed=0, data=self.data.name)
@@ -147,8 +157,9 @@ class Stages:
             write_plan(skipping.choices, f"skip-{budget}.json")
             plans[f"tune-{budget}"] = {"labels": tuned.chosen.labels, "predicted": tuned.chosen.time}
             plans[f"skip-{budget}"] = {"labels": skipping.chosen.labels, "predicted": skipping.chosen.time}
-        for budget, arguments in self._prune().items():
-            plans[f"pruned-{budget}"] = {"arguments": arguments}
+        if "pruned" in self.experiment.arms:
+            for budget, arguments in self._prune().items():
+                plans[f"pruned-{budget}"] = {"arguments": arguments}
         write_whole(PLANS, json.dumps(plans, indent=1) + "\n")
 
     def _tune(self, budget: float) -> Tuned:
@@ -163,7 +174,7 @@ class Stages:
                 held_out=held_out,
                 budget=budget,
                 runtime=self.experiment.runtime,
-                configs=[MoDConfig(c=c, identity_start=True) for c in self.experiment.c],
+                configs=self.configs(),
                 threads=self.experiment.threads,
                 rounds=self.experiment.rounds,
                 factory=FACTORY,
@@ -186,6 +197,8 @@ class Stages:
 
     def _prune(self) -> dict[float, dict[str, Any]]:
         """Return the arguments of the largest pruned network within each budget, by measured time."""
+        from pruned import pruned  # needs torch-pruning
+
         grid = [{"ratio": ratio, "round_to": multiple} for ratio in RATIOS for multiple in MULTIPLES]
         models = {str(number): pruned(**self.experiment.network_args, **one) for number, one in enumerate(grid)}
         times = self._times({"dense": self.dense(), **{name: model.eval() for name, model in models.items()}})
@@ -211,31 +224,34 @@ class Stages:
         plans = json.loads(PLANS.read_text(encoding="utf-8"))
         start = replace(self.finetune.networks, weights=DENSE, config=MoDConfig(identity_start=True))
         own = replace(self.finetune, networks=start)
-        arms: dict[str, tuple[Role, Recipe]] = {
-            "dense": ("baseline", own),
-            "uniform": ("mod", own),
-            "control": ("control", own),
-        }
+        wanted = self.experiment.arms
+        arms: dict[str, tuple[Role, Recipe]] = {"dense": ("baseline", own)}
+        if "uniform" in wanted:
+            arms["uniform"] = "mod", own
+        if "control" in wanted:
+            arms["control"] = "control", own
         for budget in self.experiment.budgets:
-            tuned = replace(
-                start, plan=read_plan(f"tune-{budget}/plan.json"), mod_weights=f"tune-{budget}/tuned.safetensors"
-            )
-            arms[f"tune-{budget}"] = "mod", replace(own, networks=tuned)
-            skipping = replace(start, plan=read_plan(f"skip-{budget}.json"))
-            arms[f"skip-{budget}"] = "mod", replace(own, networks=skipping)
-            networks = replace(
-                self.finetune.networks,
-                baseline=PRUNED,
-                network=PRUNED,
-                network_args={
-                    **self.experiment.network_args,
-                    **plans[f"pruned-{budget}"]["arguments"],
-                    "trained": DENSE,
-                },
-            )
-            changed = replace(self.finetune, networks=networks).changed([f"teacher={TEACHER}"])
-            arms[f"pruned-{budget}"] = "baseline", changed
+            if "tune" in wanted:
+                tuned = replace(
+                    start, plan=read_plan(f"tune-{budget}/plan.json"), mod_weights=f"tune-{budget}/tuned.safetensors"
+                )
+                arms[f"tune-{budget}"] = "mod", replace(own, networks=tuned)
+            if "skip" in wanted:
+                skipping = replace(start, plan=read_plan(f"skip-{budget}.json"))
+                arms[f"skip-{budget}"] = "mod", replace(own, networks=skipping)
+            if "pruned" in wanted:
+                arms[f"pruned-{budget}"] = "baseline", self._pruned(plans[f"pruned-{budget}"]["arguments"])
         return arms
+
+    def _pruned(self, arguments: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a pruned network."""
+        networks = replace(
+            self.finetune.networks,
+            baseline=PRUNED,
+            network=PRUNED,
+            network_args={**self.experiment.network_args, **arguments, "trained": DENSE},
+        )
+        return replace(self.finetune, networks=networks).changed([f"teacher={TEACHER}"])
 
     def train(self, seeds: Sequence[int]) -> None:
         """Fine-tune the arms that are missing. An arm with the plan of another one has no runs of its own."""
