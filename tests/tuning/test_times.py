@@ -1,10 +1,12 @@
 import pytest
+import timm
 import torch
 from timm.models.resnet import BasicBlock
 from torch import nn
 
 from cnnmod import MoDConfig, convert_
 from cnnmod.method.choices import Choices
+from cnnmod.tuning.configs import tuning_configs
 from cnnmod.tuning.space import find_space
 from cnnmod.tuning.times import fitted_scale, measure_times
 
@@ -104,3 +106,12 @@ def test_networks_without_blocks_raise():
         find_space(nn.Sequential(nn.Conv2d(3, 8, 3)), CONFIGS, EXAMPLE)
     with pytest.raises(ValueError, match="configs must have at least one"):
         find_space(network(), [], EXAMPLE)
+
+
+@pytest.mark.parametrize(("name", "forms"), [("resnet18", {"first", "all"}), ("seresnet18", {"first"})])
+def test_narrow_blocks_are_offered_where_they_can_be_built(name, forms):
+    """The blocks of an SE-ResNet are not a chain of layers."""
+    model = timm.create_model(name)
+    space = find_space(model, tuning_configs(), torch.rand(1, 3, 64, 64))
+    choices = [choice for block in space.blocks for choice in block.choices.values()]
+    assert {choice.fuse_to for choice in choices if isinstance(choice, MoDConfig)} == forms

@@ -51,7 +51,9 @@ def tune(
         budget: The largest time as a fraction of the dense network's time, such as 0.7.
         budget_ms: The largest time in milliseconds in the runtime, instead of `--budget`.
         runtime: The runtime as in `cnnmod compare`. Default: `onnxruntime`.
-        c: The divisors c of the MoD blocks to try. Default: the paper's c of this network, and 16.
+        c: The divisors c of the MoD blocks to try, each in the paper's form and in the narrow form, which reads the
+            first C / c channels and writes all. Default: for the paper's form the paper's c of this network, and 16;
+            for the narrow form 2 and 4.
         batch: The batch size that will be run.
         data: The images as in `cnnmod train`, on which MoD blocks are trained and compared. The test images are not
             used.
@@ -66,7 +68,6 @@ def tune(
     import torch
 
     from cnnmod.deploy.lower import without_auxiliary_head
-    from cnnmod.method.config import MoDConfig
     from cnnmod.networks.own import is_checkpoint
     from cnnmod.report.progress import progress_bars
     from cnnmod.training.data import open_data
@@ -74,6 +75,7 @@ def tune(
     from cnnmod.training.recipes import recipe as named_recipe
     from cnnmod.training.rows import without_weights
     from cnnmod.tuning.budget import Budget
+    from cnnmod.tuning.configs import tuning_configs
     from cnnmod.tuning.images import Split, tuning_images
     from cnnmod.tuning.tune import check_settings
     from cnnmod.tuning.tune import tune as tune_network
@@ -98,7 +100,7 @@ def tune(
     shape = tuple(example.shape[1:])
     images: tuple[Split, Split] | None = None
     factory, arguments = None, {}
-    configs = [MoDConfig(c=divisor, identity_start=True) for divisor in c or (None, 16)]
+    configs = tuning_configs(c)
     with progress_bars() as progress:
         if data is not None:
             images = tuning_images(opened_data := open_data(data, chosen, progress=progress), chosen, model)

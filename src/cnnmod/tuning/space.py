@@ -26,7 +26,8 @@ class SpaceBlock:
     Attributes:
         name: The qualified name.
         channels: The number of its channels.
-        group: The number of its group. The blocks of a group have the same shapes, so their choices take equally long.
+        group: The number of its group. The blocks of a group have the same shapes and choices, so their choices take
+            equally long.
         choices: The choices by label: `"keep"`, the MoD blocks (such as `"c=16"`), and `"skip"`.
     """
 
@@ -143,7 +144,7 @@ def find_space(model: nn.Module, configs: Sequence[MoDConfig], example: Tensor) 
         block = lines[0]
         if block.position:
             choices: dict[str, Choice] = {KEEP: None, **_mod_choices(lines, configs, widest), SKIP: SKIP}
-            group = groups.setdefault(_shapes(model, block), len(groups))
+            group = groups.setdefault((_shapes(model, block), *choices), len(groups))
             blocks.append(SpaceBlock(block.name, block.channels, group, choices))
     return Space(type(model).__name__, tuple(blocks))
 

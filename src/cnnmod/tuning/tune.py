@@ -18,6 +18,7 @@ from cnnmod.method.modes import evaluation_mode
 from cnnmod.records.progress import Progress
 from cnnmod.tuning.budget import Budget
 from cnnmod.tuning.candidates import Batches, trained_candidates
+from cnnmod.tuning.configs import tuning_configs
 from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
 from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.losses import LossTable
@@ -28,7 +29,6 @@ from cnnmod.tuning.space import Space, find_space
 from cnnmod.tuning.stored import write_tuned
 from cnnmod.tuning.times import TimeTable, measure_times
 
-CONFIGS = (MoDConfig(identity_start=True), MoDConfig(c=16, identity_start=True))
 BUDGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 
@@ -42,7 +42,7 @@ def tune(
     budget: float | None = None,
     budget_ms: float | None = None,
     runtime: str | None = None,
-    configs: Sequence[MoDConfig] = CONFIGS,
+    configs: Sequence[MoDConfig] | None = None,
     budgets: Sequence[float] = BUDGETS,
     threads: int | None = None,
     rounds: int = 20,
@@ -75,7 +75,8 @@ def tune(
         budget: The largest time, as a fraction of the dense network's time.
         budget_ms: The largest time in milliseconds, instead of `budget`.
         runtime: The runtime in which the network will run, on this machine. The default is ONNX Runtime.
-        configs: The MoD blocks to try in each block.
+        configs: The MoD blocks to try in each block. The default is `cnnmod.tuning.configs.tuning_configs()`: the
+            paper's form, and narrow blocks that read the first half or quarter of the channels and write all channels.
         budgets: Further budgets for which plans are made.
         threads: The number of threads. `None` keeps torch's number.
         rounds: How many times each network is timed.
@@ -109,7 +110,7 @@ def tune(
     if train is not None and held_out is not None and not (len(train) and len(held_out)):
         raise ValueError("train and held_out must have at least one batch each")
     with use_threads(threads), evaluation_mode(model):
-        space = find_space(model, configs, example[:1])
+        space = find_space(model, tuning_configs() if configs is None else configs, example[:1])
         folder = TuneFolder(Path(out))
         folder.check(
             Settings(
