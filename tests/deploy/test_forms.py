@@ -73,6 +73,24 @@ def test_block_without_a_selector_equals_the_training_form(form):
     check(block, form(copy.deepcopy(block)).eval(), torch.randn(2, 64, 5, 7))
 
 
+class InFloat64(nn.Sequential):
+    """Computes in float64 and returns float64, as layers do that need more precision."""
+
+    def forward(self, x):
+        return super().forward(x.double())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_conv_block_that_returns_a_wider_dtype_is_rounded_before_the_sum(form):
+    """x (float32) + y (float64) rounds once; the training form rounds y, and then the sum."""
+    inner = InFloat64(*conv_block(6, out=64).double())
+    block = MoDBlock(inner, 64, 6, MoDConfig(select="first", scale="none", fuse_to="all")).eval().requires_grad_(False)
+    made = form(copy.deepcopy(block)).eval()
+    x_NCHW = torch.randn(4, 64, 5, 7)
+    assert torch.equal(made(x_NCHW), block(x_NCHW))
+    assert not torch.equal(block(x_NCHW), (x_NCHW + inner(x_NCHW[:, :6])).float())
+
+
 @pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("select", ["learned", "random", "first"])
 def test_conv_block_that_changes_its_input_in_place_does_not_change_the_feature_map(select, form):
