@@ -1,6 +1,8 @@
 """Time the networks of all arms of an experiment of pays.py, interleaved in one process.
 
     python benchmarks/prices.py benchmarks/pays/cifar100-bottleneck26.json    # writes results/prices-*.json
+    python benchmarks/prices.py benchmarks/pays/cifar100-narrow.json --name wide \
+        --set image_size=112 'network_args.channels=[64,128,256]'             # the same blocks in a larger network
 
 Takes some minutes on two cores; run nothing else.
 """
@@ -9,6 +11,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -34,6 +37,8 @@ def main(
     rounds: int = 60,
     classes: int = 100,
     threads: int = 2,
+    changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    name: str = "",
 ) -> None:
     """Time the arms.
 
@@ -45,12 +50,17 @@ def main(
         rounds: How many times each network is timed under each condition.
         classes: The number of classes of the data set.
         threads: The number of threads.
+        changes: Changes of the recipes of all arms, to time larger networks with the same blocks.
+        name: Added to the name of the result file. Needed with changes.
     """
-    path = out / f"prices-{experiment.stem}.json"
+    if bool(changes) != bool(name):
+        raise ValueError("--set and --name must be given together")
+    path = out / f"prices-{'-'.join(filter(None, (experiment.stem, name)))}.json"
     check_writable(path)
     plan = read_plan(experiment)
-    models = {arm: build_row(plan.recipe_of(arm), plan.arms[arm].row, classes).eval() for arm in plan.arms}
-    images = plan.recipe_of(next(iter(plan.arms))).images
+    recipes = {arm: plan.recipe_of(arm).changed(changes) for arm in plan.arms}
+    models = {arm: build_row(recipe, plan.arms[arm].row, classes).eval() for arm, recipe in recipes.items()}
+    images = next(iter(recipes.values())).images
     times: list[dict[str, object]] = []
     with use_threads(threads), progress_bars() as progress:
         for runtime in runtimes:
@@ -69,6 +79,7 @@ def main(
     content = {
         "schema": SCHEMA,
         "experiment": experiment.stem,
+        "changes": changes,
         "size": list(images.size),
         "parameters": {name: sum(value.numel() for value in model.parameters()) for name, model in models.items()},
         "conditions": times,

@@ -32,9 +32,13 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     machine, rounds = prices["provenance"], len(next(iter(prices["conditions"][0]["times_ms"].values())))
     dense = ", ".join(f"{100 * overhead['dense']:+.0f} %" for _, _, overhead in conditions)
+    changes = prices.get("changes")
+    larger = (
+        f" The times are those of larger networks, with {', '.join(changes)}; the gains are not." if changes else ""
+    )
     lines.append(
         "\nTime over the control and return, ± half of the 95 % interval of the gain. The dense network: "
-        f"{gap:+.2f} points and {dense}. {' × '.join(map(str, prices['size']))} pixels; {machine['processor']}, "
+        f"{gap:+.2f} points and {dense}.{larger} {size} pixels; {machine['processor']}, "
         f"{machine['threads']} threads, torch {machine['versions']['torch']}; medians of {rounds} interleaved rounds."
     )
     return "\n".join(lines)
