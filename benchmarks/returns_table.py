@@ -33,9 +33,8 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     machine, rounds = prices["provenance"], len(next(iter(prices["conditions"][0]["times_ms"].values())))
     dense = ", ".join(f"{100 * overhead['dense']:+.0f} %" for _, _, overhead in conditions)
     changes = prices.get("changes")
-    larger = (
-        f" The times are those of larger networks, with {', '.join(changes)}; the gains are not." if changes else ""
-    )
+    larger = f" The times are of larger networks, with {', '.join(changes)}; the gains are not." if changes else ""
+    size = " × ".join(map(str, prices["size"]))
     lines.append(
         "\nTime over the control and return, ± half of the 95 % interval of the gain. The dense network: "
         f"{gap:+.2f} points and {dense}.{larger} {size} pixels; {machine['processor']}, "
