@@ -15,6 +15,7 @@ from cnnmod.tuning.times import TimeCheck, TimeTable
 from small import digits_resnet
 
 BUDGETS = (0.9, 0.8, 0.7, 0.6)
+PAPER = MoDConfig(c=4, identity_start=True)
 
 
 class MadeUpMeter:
@@ -30,7 +31,7 @@ class MadeUpMeter:
 
 
 @functools.cache
-def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=None):
+def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=None, config=PAPER):
     """Return the plans of a network, in which a MoD block saves 5 % and a skipped block 9 % of the time.
 
     Args:
@@ -39,15 +40,17 @@ def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=Non
         with_images: Whether there are losses.
         budget: The budget of the chosen plan.
         model: The network. The default is `digits_resnet`.
+        config: That of the MoD blocks.
     """
-    space = find_space(model or digits_resnet(), [MoDConfig(c=4, identity_start=True)], torch.rand(1, 1, 8, 8))
-    times = TimeTable(10.0, [{"c=4": 0.05, "skip": 0.09} for _ in space.groups()], [])
+    space = find_space(model or digits_resnet(), [config], torch.rand(1, 1, 8, 8))
+    (label,) = set(space.blocks[0].choices) - {"keep", "skip"}
+    times = TimeTable(10.0, [{label: 0.05, "skip": 0.09} for _ in space.groups()], [])
     checks = [
         TimeCheck(labels, times.predict(space, labels), 1.01 * times.predict(space, labels))
         for labels in space.random(4, seed=0)
     ]
     times = TimeTable(times.dense_ms, times.saved, checks)
-    meter = MadeUpMeter(_losses(space, mod_cost, skip_cost)) if with_images else None
+    meter = MadeUpMeter(_losses(space, label, mod_cost, skip_cost)) if with_images else None
     return make_plans(space, "eager", times, meter, budget, BUDGETS)
 
 
@@ -64,10 +67,10 @@ def write_tune_folder(path, tuned=None):
     return folder.path
 
 
-def _losses(space: Space, mod_cost, skip_cost) -> LossTable:
+def _losses(space: Space, label, mod_cost, skip_cost) -> LossTable:
     alone = {
         block.name: {
-            "c=4": Loss(1 + mod_cost * (1 + 0.1 * number), 80 - 10 * mod_cost),
+            label: Loss(1 + mod_cost * (1 + 0.1 * number), 80 - 10 * mod_cost),
             "skip": Loss(1 + skip_cost * (1 + 0.1 * number), 80 - 10 * skip_cost),
         }
         for number, block in enumerate(space.blocks)

@@ -40,7 +40,7 @@ def test_experiment_with_narrow_blocks_has_all_arms_and_a_table(experiment, tmp_
     folders = {"data": tmp_path / "data", "runs": tmp_path / "runs", "out": tmp_path}
     tuned.main(experiment, **folders)
     result = json.loads((tmp_path / "tuned-tiny.json").read_text())
-    assert set(result["saved"][0]) == {"c=4", "c=2 select=first scale=none fuse_to=all", "skip"}
+    assert set(result["saved"][0]) == {"c=4", "narrow c=2", "skip"}
     assert list(result["arms"]) == ["dense", "control", "tune-0.9", "skip-0.9"]
     assert all(arm["results"][0]["accuracy"]["images"] == tuned.CLASSES for arm in result["arms"].values())
     assert "skip" in result["arms"]["skip-0.9"]["labels"].values()

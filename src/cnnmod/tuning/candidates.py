@@ -92,6 +92,7 @@ def train_candidates_(
     images: Batches,
     *,
     passes: int,
+    learning_rate: float = _LEARNING_RATE,
     progress: Progress = lambda description, done, total: None,
 ) -> None:
     """Train all candidates at once. The dense network is not changed.
@@ -104,6 +105,7 @@ def train_candidates_(
         candidates: The candidates.
         images: The training images.
         passes: The number of passes over the images.
+        learning_rate: The learning rate of Adam at the start. It falls to zero (cosine).
         progress: Called after each batch.
 
     Raises:
@@ -113,7 +115,7 @@ def train_candidates_(
     for layer in candidates.layers.values():
         layer.to(device).train()
     weights = [weight for layer in candidates.layers.values() for weight in layer.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=_LEARNING_RATE)
+    optimizer = torch.optim.Adam(weights, lr=learning_rate)
     total, done = passes * len(images), 0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total))
     losses: dict[Pair, Tensor] = {}

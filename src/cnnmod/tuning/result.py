@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cnnmod.method.choices import SKIP, Choices
+from cnnmod.method.config import MoDConfig
 from cnnmod.records.text import TextTable
 from cnnmod.tuning.losses import LossTable
 from cnnmod.tuning.space import KEEP, Labels, Space
@@ -88,7 +89,11 @@ class Tuned:
             return "The dense network meets the budget, so every block is kept."
         if self.losses is not None and not any(plan.count()[0] for plan in self.front):
             return "No plan has a MoD block: leaving blocks out is better everywhere, so MoD is not for this network."
-        return "" if mod else "The plan has no MoD block: skipped blocks alone are better within this budget."
+        if not mod:
+            return "The plan has no MoD block: skipped blocks alone are better within this budget."
+        if not any(isinstance(choice, MoDConfig) and choice.select != "first" for choice in self.choices.values()):
+            return "All MoD blocks of the plan always read the first channels: selection is not worth its time here."
+        return ""
 
     def checks(self) -> list[str]:
         """Return sentences that say how well the predictions agree with measurements."""

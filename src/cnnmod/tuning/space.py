@@ -14,6 +14,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import plan
 from cnnmod.method.planned import PlannedBlock
 from cnnmod.records.parse import parse
+from cnnmod.tuning.configs import narrow
 
 KEEP = "keep"
 Labels: TypeAlias = Mapping[str, str]  # the label of the choice of each block, by the block's name
@@ -28,7 +29,7 @@ class SpaceBlock:
         channels: The number of its channels.
         group: The number of its group. The blocks of a group have the same shapes and choices, so their choices take
             equally long.
-        choices: The choices by label: `"keep"`, the MoD blocks (such as `"c=16"`), and `"skip"`.
+        choices: The choices by label: `"keep"`, the MoD blocks (such as `"c=16"` and `"narrow c=4"`), and `"skip"`.
     """
 
     name: str
@@ -169,6 +170,8 @@ def _mod_choices(lines: Sequence[PlannedBlock], configs: Sequence[MoDConfig], wi
 
 
 def _label(config: MoDConfig) -> str:
+    if config.c is not None and config == narrow(config.c):
+        return f"narrow c={config.c}"
     names = [field.name for field in fields(config) if field.name not in ("c", "placement", "identity_start")]
     usual = MoDConfig()
     changed = [f"{name}={getattr(config, name)}" for name in names if getattr(config, name) != getattr(usual, name)]

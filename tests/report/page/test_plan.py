@@ -12,6 +12,7 @@ from cnnmod.report.page.plan import check_experiment
 from cnnmod.report.page.sources import Tuning, read_sources
 from cnnmod.report.page.verdict import verdict
 from cnnmod.training.recipes import recipe
+from cnnmod.tuning.configs import narrow
 from cnnmod.tuning.stored import read_tuned
 from small import shallow_resnet
 from tune_folder import made_up, write_tune_folder
@@ -63,6 +64,15 @@ def test_it_says_where_skipping_is_better_everywhere(tmp_path):
     conclusion, text = page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)
     assert conclusion.endswith("leaving blocks out is better everywhere, so MoD is not for this network.")
     assert text.count("leaving blocks out is better everywhere") == 2
+
+
+def test_it_says_that_a_plan_of_narrow_blocks_does_not_select(tmp_path):
+    tuned = made_up(config=narrow(4))
+    assert "narrow c=4" in tuned.chosen.labels.values()
+    said = "All MoD blocks of the plan always read the first channels: selection is not worth its time here."
+    assert str(tuned).endswith(said)
+    assert said in page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)[1]
+    assert "selection is not worth" not in str(made_up())
 
 
 def test_a_plan_without_images_has_no_figure(tmp_path):
