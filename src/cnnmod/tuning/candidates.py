@@ -20,7 +20,7 @@ from cnnmod.records.progress import Progress
 from cnnmod.records.tensors import read_tensors
 from cnnmod.tuning.space import Space
 
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE = 1e-2  # benchmarks/candidate_rates.py compares rates
 Pair = tuple[str, str]  # the name of a block and the label of a choice
 
 
