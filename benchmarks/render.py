@@ -3,6 +3,7 @@
 A table is between the lines `<!-- table: FILE … -->` and `<!-- end -->`. The files are in benchmarks/results. The
 marker decides what is rendered:
 
+    choices TUNED RATES       what each choice of `tune` saves and costs
     FILE …                    one table for each comparison; one table for all files of accuracies
     matrix FILE …             one table for all comparisons, with a column for each runtime
     paper FILE                one comparison, with the paper's figures
@@ -22,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from choices_table import choices_table
 from finetune_rates_table import finetune_rates_table
 from gpu_kernels_table import gpu_kernels_table
 from interactions_table import interactions_table
@@ -47,6 +49,7 @@ PAGES = (
         for name in ("results.md", "convert.md", "deploy.md", "train.md", "dense.md", "tune.md", "finetune.md")
     ),
 )
+_TABLES_OF_TWO = {"choices": choices_table, "prices": price_table, "returns": returns_table}
 _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -56,13 +59,12 @@ def rendered(page: str) -> str:
     def table(match: re.Match[str]) -> str:
         style, *rest = match[2].split()
         network = rest.pop(0) if style == "summary" else ""
-        names = rest if style in ("matrix", "paper", "prices", "returns", "summary") else [style, *rest]
+        names = rest if style in ("matrix", "paper", "summary", *_TABLES_OF_TWO) else [style, *rest]
         paths = [path for name in names for path in _files(name)]
         if style == "matrix":
             text = matrix([read_result(path) for path in paths])
-        elif style in ("prices", "returns"):
-            table_of = price_table if style == "prices" else returns_table
-            text = table_of(*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
+        elif style in _TABLES_OF_TWO:
+            text = _TABLES_OF_TWO[style](*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         elif style == "summary":
             text = summary(network, [read_result(path) for path in paths])
         elif style == "paper":

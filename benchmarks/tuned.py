@@ -57,7 +57,8 @@ from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.losses import LossTable
 from cnnmod.tuning.plans import make_plans
 from cnnmod.tuning.result import Tuned
-from cnnmod.tuning.space import KEEP, Space
+from cnnmod.tuning.space import KEEP, Space, SpaceBlock
+from cnnmod.tuning.stored import read_tuned
 from cnnmod.tuning.times import TimeTable
 from cnnmod.tuning.tune import BUDGETS
 
@@ -286,9 +287,8 @@ class Stages:
         """Return the content of the result file: all that is measured so far."""
         plans = json.loads(PLANS.read_text(encoding="utf-8"))
         times = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
-        table = TuneFolder(Path("tune")).read("times", TimeTable)
-        losses = TuneFolder(Path("tune")).read("losses", LossTable)
-        assert table is not None
+        tuned, _ = read_tuned("tune")
+        table, losses = tuned.times, tuned.losses
         assert losses is not None
         same, arms = self.same(), {}
         for arm, (_, made) in self.arms().items():
@@ -307,6 +307,7 @@ class Stages:
             "schema": SCHEMA,
             "experiment": dataclasses.asdict(self.experiment),
             "dense": dataclasses.asdict(read_result(Path("dense") / "result.json", self.dense_recipe.task)),
+            "choices": choices(tuned.space, table, losses),
             "saved": table.saved,
             "time_checks": [dataclasses.asdict(check) for check in table.checks],
             "loss_checks": [
@@ -318,6 +319,22 @@ class Stages:
             "arms": arms,
             "provenance": times.get("provenance"),
         }
+
+
+def choices(space: Space, times: TimeTable, losses: LossTable) -> dict[str, dict[str, float]]:
+    """Return the time that each choice saves and its increase of the cross-entropy: means over the blocks."""
+    blocks: dict[str, list[SpaceBlock]] = {}
+    for block in space.blocks:
+        for label in block.choices:
+            if label != KEEP:
+                blocks.setdefault(label, []).append(block)
+    return {
+        label: {
+            "saved": statistics.mean(times.saves(block, label) for block in found),
+            "cross_entropy": statistics.mean(losses.cost(block.name, label) for block in found),
+        }
+        for label, found in blocks.items()
+    }
 
 
 def only_skipping(space: Space) -> Space:
