@@ -50,7 +50,6 @@ from cnnmod.training.recipes import recipe
 from cnnmod.training.rows import build_row
 from cnnmod.training.run import read_result, run_training
 from cnnmod.tuning.candidates import Candidates
-from cnnmod.tuning.configs import narrow
 from cnnmod.tuning.folder import TuneFolder, hash_of
 from cnnmod.tuning.images import tuning_images
 from cnnmod.tuning.loss_meter import LossMeter
@@ -136,7 +135,7 @@ class Stages:
     def configs(self) -> list[MoDConfig]:
         """Return the MoD blocks that `tune` tries."""
         paper = [MoDConfig(c=c, identity_start=True) for c in self.experiment.c]
-        return [*paper, *(narrow(c) for c in self.experiment.narrow)]
+        return [*paper, *(MoDConfig.narrow(c) for c in self.experiment.narrow)]
 
     def train_dense(self) -> None:
         """Train the dense network, and write it once more under the name of the factory of pruned networks."""

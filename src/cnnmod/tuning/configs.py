@@ -19,17 +19,4 @@ def tuning_configs(c: Sequence[int] = ()) -> list[MoDConfig]:
         [(8, 'first'), (8, 'all')]
     """
     paper = [MoDConfig(c=divisor, identity_start=True) for divisor in c or (None, 16)]
-    return [*paper, *(narrow(divisor) for divisor in c or (2, 4))]
-
-
-def narrow(c: int) -> MoDConfig:
-    """Return the config of a block that always reads the first C // c channels and writes all channels (ours).
-
-    Args:
-        c: The divisor.
-
-    Examples:
-        >>> narrow(4).fuse_to
-        'all'
-    """
-    return MoDConfig(c=c, select="first", scale="none", fuse_to="all")
+    return [*paper, *(MoDConfig.narrow(divisor) for divisor in c or (2, 4))]

@@ -14,7 +14,6 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import plan
 from cnnmod.method.planned import PlannedBlock
 from cnnmod.records.parse import parse
-from cnnmod.tuning.configs import narrow
 
 KEEP = "keep"
 Labels: TypeAlias = Mapping[str, str]  # the label of the choice of each block, by the block's name
@@ -170,7 +169,7 @@ def _mod_choices(lines: Sequence[PlannedBlock], configs: Sequence[MoDConfig], wi
 
 
 def _label(config: MoDConfig) -> str:
-    if config.c is not None and config == narrow(config.c):
+    if config.c is not None and config == MoDConfig.narrow(config.c):
         return f"narrow c={config.c}"
     names = [field.name for field in fields(config) if field.name not in ("c", "placement", "identity_start")]
     usual = MoDConfig()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnmod import MoDConfig
 from cnnmod.cli import run
 from cnnmod.measure.experiment import read_experiment, write_experiment
 from cnnmod.method.choices import Choices
@@ -12,7 +13,6 @@ from cnnmod.report.page.plan import check_experiment
 from cnnmod.report.page.sources import Tuning, read_sources
 from cnnmod.report.page.verdict import verdict
 from cnnmod.training.recipes import recipe
-from cnnmod.tuning.configs import narrow
 from cnnmod.tuning.stored import read_tuned
 from small import shallow_resnet
 from tune_folder import made_up, write_tune_folder
@@ -67,7 +67,7 @@ def test_it_says_where_skipping_is_better_everywhere(tmp_path):
 
 
 def test_it_says_that_a_plan_of_narrow_blocks_does_not_select(tmp_path):
-    tuned = made_up(config=narrow(4))
+    tuned = made_up(config=MoDConfig.narrow(4))
     assert "narrow c=4" in tuned.chosen.labels.values()
     said = "All MoD blocks of the plan always read the first channels: selection is not worth its time here."
     assert str(tuned).endswith(said)
