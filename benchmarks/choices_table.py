@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cnnmod.method.choices import SKIP
+
 
 def choices_table(tuned: dict[str, Any], rates: dict[str, Any]) -> str:
     """Return a table with a row for each choice.
@@ -10,6 +12,8 @@ def choices_table(tuned: dict[str, Any], rates: dict[str, Any]) -> str:
         tuned: A result file of `tuned.py`.
         rates: The result file of `candidate_rates.py` for the same experiment.
     """
+    if tuned["name"] != rates["experiment"]:
+        raise ValueError(f"the results are of two experiments, {tuned['name']} and {rates['experiment']}")
     titles = [
         "choice",
         "saves %",
@@ -18,10 +22,10 @@ def choices_table(tuned: dict[str, Any], rates: dict[str, Any]) -> str:
     ]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for label, means in tuned["choices"].items():
-        found = [rates["errors"][rate].get(label) for rate in sorted(rates["errors"], key=float)]
-        errors = ["1" if error is None else f"{error:.2f}" for error in found]  # skip is the identity
+        found = [rates["errors"][rate] for rate in sorted(rates["errors"], key=float)]
+        errors = ["1" if label == SKIP else f"{errors[label]:.2f}" for errors in found]  # a skip is the identity
         lines.append(f"| {label} | {100 * means['saved']:.1f} | {means['cross_entropy']:+.3f} | {' | '.join(errors)} |")
-    experiment, machine = tuned["experiment"], tuned["provenance"] or rates["provenance"]
+    experiment, machine = tuned["experiment"], tuned["times_provenance"]
     lines.append(
         "\nMeans over the blocks. The part of the dense network's time that one block saves "
         f"({experiment['runtime']}, {experiment['batch']} images); the increase of the cross-entropy of the dense "

@@ -39,7 +39,7 @@ from cnnmod.records.parse import parse
 from cnnmod.report.progress import progress_bars
 from cnnmod.training.folder import Run
 from cnnmod.training.run import run_training
-from cnnmod.tuning.candidates import Candidates
+from cnnmod.tuning.candidates import trained_candidates
 from cnnmod.tuning.folder import TuneFolder, hash_of
 from cnnmod.tuning.images import Split, tuning_images
 from cnnmod.tuning.loss_meter import with_choices
@@ -107,10 +107,9 @@ class Study:
         times = folder.read("times", TimeTable)
         assert times is not None
         self.times = times
-        self.candidates = Candidates(self.model, self.space, example)
-        self.candidates.load_(Path("tune/candidates.safetensors"), hash_of(self.model))
-        for layer in self.candidates.layers.values():
-            layer.eval()
+        file, passes = Path("tune/candidates.safetensors"), 2  # as `tune` without an option
+        network, images = hash_of(self.model), self.images[0]
+        self.candidates = trained_candidates(self.model, self.space, images, example, file, network, passes=passes)
 
     def plans(self, count: int) -> dict[str, Labels]:
         """Return the plans by name: those of the experiment, alternate blocks left out, and random ones."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from returns_table import about_changes
 from scipy.stats import t
 
 from cnnmod.report.image import write_figure
@@ -167,7 +168,8 @@ def price_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     lines.append(
         "\nTime relative to the control. After the colon: points over a dense network that takes the same time, "
         "interpolated between two dense networks of the table, or over the best one, if that one is faster. "
-        f"{halves}{' × '.join(map(str, prices['size']))} pixels; {machine['processor']}, {machine['threads']} threads, "
+        f"{halves}{about_changes(prices)}{' × '.join(map(str, prices['size']))} pixels; "
+        f"{machine['processor']}, {machine['threads']} threads, "
         f"torch {machine['versions']['torch']}; medians of {rounds} interleaved rounds."
     )
     return "\n".join(lines)

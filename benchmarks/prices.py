@@ -8,6 +8,7 @@ Takes some minutes on two cores; run nothing else.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from pays import read_plan
+from pays import Plan, read_plan
 
 from cnnmod.deploy.start import start
 from cnnmod.measure.timing import time_interleaved, use_threads
@@ -27,6 +28,14 @@ from cnnmod.training.rows import build_row
 HERE = Path(__file__).resolve().parent
 SCHEMA = "cnnmod.prices/1"
 WARMUP = 2
+
+
+def check_changes(plan: Plan, changes: Sequence[str]) -> None:
+    """Raise `ValueError` if a change would replace one of an arm."""
+    fields = {change.partition("=")[0] for change in changes}
+    for name, arm in plan.arms.items():
+        if both := fields & {change.partition("=")[0] for change in arm.changes}:
+            raise ValueError(f"the arm {name} has its own {', '.join(sorted(both))}, so --set must not change it")
 
 
 def main(
@@ -55,9 +64,13 @@ def main(
     """
     if bool(changes) != bool(name):
         raise ValueError("--set and --name must be given together")
-    path = out / f"prices-{'-'.join(filter(None, (experiment.stem, name)))}.json"
+    stem = f"{experiment.stem}-{name}" if name else experiment.stem
+    if name and experiment.with_stem(stem).exists():
+        raise ValueError(f"prices-{stem}.json is the file of the experiment {stem}; use another --name")
+    path = out / f"prices-{stem}.json"
     check_writable(path)
     plan = read_plan(experiment)
+    check_changes(plan, changes)
     recipes = {arm: plan.recipe_of(arm).changed(changes) for arm in plan.arms}
     models = {arm: build_row(recipe, plan.arms[arm].row, classes).eval() for arm, recipe in recipes.items()}
     images = next(iter(recipes.values())).images

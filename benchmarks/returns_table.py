@@ -32,15 +32,19 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     machine, rounds = prices["provenance"], len(next(iter(prices["conditions"][0]["times_ms"].values())))
     dense = ", ".join(f"{100 * overhead['dense']:+.0f} %" for _, _, overhead in conditions)
-    changes = prices.get("changes")
-    larger = f" The times are of larger networks, with {', '.join(changes)}; the gains are not." if changes else ""
     size = " × ".join(map(str, prices["size"]))
     lines.append(
         "\nTime over the control and return, ± half of the 95 % interval of the gain. The dense network: "
-        f"{gap:+.2f} points and {dense}.{larger} {size} pixels; {machine['processor']}, "
+        f"{gap:+.2f} points and {dense}. {about_changes(prices)}{size} pixels; {machine['processor']}, "
         f"{machine['threads']} threads, torch {machine['versions']['torch']}; medians of {rounds} interleaved rounds."
     )
     return "\n".join(lines)
+
+
+def about_changes(prices: dict[str, Any]) -> str:
+    """Return a sentence if the timed networks are not those that were trained."""
+    changes = prices.get("changes")
+    return f"The times are of larger networks, with {', '.join(changes)}; the accuracies are not. " if changes else ""
 
 
 def _over_control(times_ms: dict[str, list[float]]) -> dict[str, float]:

@@ -90,7 +90,7 @@ class Experiment:
         rounds: How many times each network is timed.
         budgets: The budgets, as fractions of the dense network's time.
         seeds: The seeds of the fine-tuning. The dense network has one seed.
-        arms: The arms besides the fine-tuned dense network.
+        arms: The arms besides the fine-tuned dense network: `tune` and any others.
     """
 
     question: str
@@ -268,6 +268,8 @@ class Stages:
         """Return the arms of `tune` without MoD blocks whose plan only skips the same blocks."""
         plans = json.loads(PLANS.read_text(encoding="utf-8"))
         names = {f"tune-{budget}": f"skip-{budget}" for budget in self.experiment.budgets}
+        if "skip" not in self.experiment.arms:
+            return {}
         return {one: other for one, other in names.items() if plans[one]["labels"] == plans[other]["labels"]}
 
     def time(self) -> None:
@@ -289,6 +291,7 @@ class Stages:
         tuned, _ = read_tuned("tune")
         table, losses = tuned.times, tuned.losses
         assert losses is not None
+        assert table.provenance is not None
         same, arms = self.same(), {}
         for arm, (_, made) in self.arms().items():
             paths = {seed: Path(f"{same.get(arm, arm)}-seed{seed}") / "result.json" for seed in self.experiment.seeds}
@@ -304,9 +307,11 @@ class Stages:
             }
         return {
             "schema": SCHEMA,
+            "name": Path.cwd().name,
             "experiment": dataclasses.asdict(self.experiment),
             "dense": dataclasses.asdict(read_result(Path("dense") / "result.json", self.dense_recipe.task)),
             "choices": choices(tuned.space, table, losses),
+            "times_provenance": dataclasses.asdict(table.provenance),
             "saved": table.saved,
             "time_checks": [dataclasses.asdict(check) for check in table.checks],
             "loss_checks": [
@@ -374,6 +379,8 @@ def main(
         out: The folder of the result file.
     """
     planned = parse(Experiment, json.loads(experiment.read_text(encoding="utf-8")), str(experiment))
+    if "tune" not in planned.arms:
+        raise ValueError(f"{experiment}: arms must have tune, with which the others are compared")
     place, file = (runs / experiment.stem).resolve(), out.resolve() / f"tuned-{experiment.stem}.json"
     keep_plan(experiment, place)
     made = Stages(planned, data.resolve())

@@ -31,7 +31,7 @@ class MadeUpMeter:
 
 
 @functools.cache
-def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=None, config=PAPER):
+def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=None, configs=(PAPER,)):
     """Return the plans of a network, in which a MoD block saves 5 % and a skipped block 9 % of the time.
 
     Args:
@@ -40,17 +40,18 @@ def made_up(mod_cost=0.1, skip_cost=0.3, with_images=True, budget=0.7, model=Non
         with_images: Whether there are losses.
         budget: The budget of the chosen plan.
         model: The network. The default is `digits_resnet`.
-        config: That of the MoD blocks.
+        configs: Those of the MoD blocks. The blocks of the first one save twice as much as the others, and cost half.
     """
-    space = find_space(model or digits_resnet(), [config], torch.rand(1, 1, 8, 8))
-    (label,) = set(space.blocks[0].choices) - {"keep", "skip"}
-    times = TimeTable(10.0, [{label: 0.05, "skip": 0.09} for _ in space.groups()], [])
+    space = find_space(model or digits_resnet(), configs, torch.rand(1, 1, 8, 8))
+    _, first, *others, _ = space.blocks[0].choices
+    saved = {first: 0.05, **dict.fromkeys(others, 0.025), "skip": 0.09}
+    times = TimeTable(10.0, [saved for _ in space.groups()], [])
     checks = [
         TimeCheck(labels, times.predict(space, labels), 1.01 * times.predict(space, labels))
         for labels in space.random(4, seed=0)
     ]
     times = TimeTable(times.dense_ms, times.saved, checks)
-    meter = MadeUpMeter(_losses(space, label, mod_cost, skip_cost)) if with_images else None
+    meter = MadeUpMeter(_losses(space, first, mod_cost, skip_cost)) if with_images else None
     return make_plans(space, "eager", times, meter, budget, BUDGETS)
 
 
@@ -67,11 +68,13 @@ def write_tune_folder(path, tuned=None):
     return folder.path
 
 
-def _losses(space: Space, label, mod_cost, skip_cost) -> LossTable:
+def _losses(space: Space, first, mod_cost, skip_cost) -> LossTable:
+    cost = {first: mod_cost, "skip": skip_cost}
     alone = {
         block.name: {
-            label: Loss(1 + mod_cost * (1 + 0.1 * number), 80 - 10 * mod_cost),
-            "skip": Loss(1 + skip_cost * (1 + 0.1 * number), 80 - 10 * skip_cost),
+            label: Loss(1 + cost.get(label, 2 * mod_cost) * (1 + 0.1 * number), 80 - 10 * cost.get(label, 2 * mod_cost))
+            for label in block.choices
+            if label != "keep"
         }
         for number, block in enumerate(space.blocks)
     }

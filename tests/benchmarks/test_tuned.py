@@ -1,7 +1,9 @@
+import dataclasses
 import json
 
 import pytest
 import tuned
+from choices_table import choices_table
 from tuned_table import tuned_table
 
 from pictures import classes
@@ -57,3 +59,23 @@ def test_tune_is_not_trained_twice_if_its_plan_only_skips(tmp_path, monkeypatch)
     tuned.PLANS.write_text(json.dumps({name: {"labels": labels} for name, labels in plans.items()}))
     planned = tuned.parse(tuned.Experiment, EXPERIMENT | {"budgets": [0.9, 0.7]}, "tiny")
     assert tuned.Stages(planned, tmp_path).same() == {"tune-0.9": "skip-0.9"}
+    assert tuned.Stages(dataclasses.replace(planned, arms=["tune"]), tmp_path).same() == {}
+
+
+def test_an_experiment_without_tune_is_refused(tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(EXPERIMENT | {"arms": ["skip"]}))
+    with pytest.raises(ValueError, match="arms must have tune"):
+        tuned.main(path, runs=tmp_path)
+
+
+def test_table_of_choices():
+    choices = {label: {"saved": 0.03, "cross_entropy": 0.1} for label in ("narrow c=4", "skip")}
+    machine = {"processor": "CPU", "versions": {"torch": "2"}}
+    result = {"name": "tiny", "choices": choices, "times_provenance": machine, "experiment": EXPERIMENT}
+    errors = {"0.01": {"narrow c=4": 0.3}, "0.002": {"narrow c=4": 0.4}}
+    rates = {"experiment": "tiny", "errors": errors, "images": 10, "batches": 5}
+    rows = choices_table(result, rates).splitlines()
+    assert rows[2:4] == ["| narrow c=4 | 3.0 | +0.100 | 0.40 | 0.30 |", "| skip | 3.0 | +0.100 | 1 | 1 |"]
+    with pytest.raises(ValueError, match="two experiments, tiny and other"):
+        choices_table(result, rates | {"experiment": "other"})

@@ -115,3 +115,13 @@ def test_narrow_blocks_are_offered_where_they_can_be_built(name, forms):
     space = find_space(model, tuning_configs(), torch.rand(1, 3, 64, 64))
     choices = [choice for block in space.blocks for choice in block.choices.values()]
     assert {choice.fuse_to for choice in choices if isinstance(choice, MoDConfig)} == forms
+
+
+def test_equal_blocks_with_other_choices_are_another_group():
+    """A block with a hook is only skipped, and the blocks before and after it have the same shapes."""
+    model = network()
+    model[1][2].register_forward_hook(lambda module, args, output: None)
+    space = find_space(model, [MoDConfig(c=4)], EXAMPLE)
+    assert [list(block.choices) for block in space.blocks if block.name == "1.2"] == [["keep", "skip"]]
+    table = measure_times(model, space, "eager", EXAMPLE, rounds=1)
+    assert [set(saved) for saved in table.saved] == [{*group[0].choices} - {"keep"} for group in space.groups()]

@@ -51,9 +51,9 @@ def tune(
         budget: The largest time as a fraction of the dense network's time, such as 0.7.
         budget_ms: The largest time in milliseconds in the runtime, instead of `--budget`.
         runtime: The runtime as in `cnnmod compare`. Default: `onnxruntime`.
-        c: The divisors c of the MoD blocks to try, each in the paper's form and in the narrow form, which reads the
-            first C / c channels and writes all. Default: for the paper's form the paper's c of this network, and 16;
-            for the narrow form 2 and 4.
+        c: The divisors c of the MoD blocks to try. Each is tried in the paper's form, and, where it can be built, in
+            the narrow form, which reads the first C // c channels and writes all. Default: for the paper's form the
+            paper's c of this network, and 16; for the narrow form 2 and 4.
         batch: The batch size that will be run.
         data: The images as in `cnnmod train`, on which MoD blocks are trained and compared. The test images are not
             used.

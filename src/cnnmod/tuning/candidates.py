@@ -20,7 +20,7 @@ from cnnmod.records.progress import Progress
 from cnnmod.records.tensors import read_tensors
 from cnnmod.tuning.space import Space
 
-_LEARNING_RATE = 1e-2  # benchmarks/candidate_rates.py compares rates
+_LEARNING_RATE = 1e-2  # 2e-2 is better in benchmarks/candidate_rates.py; the rest is a margin for other networks
 Pair = tuple[str, str]  # the name of a block and the label of a choice
 
 
@@ -59,25 +59,28 @@ class Candidates:
                     assert isinstance(layer, MoDBlock)
                     self.layers[block.name, label] = layer
 
-    def save(self, path: Path, network: str) -> None:
-        """Write the weights of all candidates to a file. `network` is a hash of the dense network."""
+    def save(self, path: Path, training: Mapping[str, Any]) -> None:
+        """Write the weights of all candidates to a file. `training` says how they were trained, for `load_`."""
         tensors = {
             _key(pair, name): value.detach().clone().contiguous()
             for pair, layer in self.layers.items()
             for name, value in layer.state_dict().items()
         }
-        write_whole(path, serialize(tensors, metadata={"cnnmod candidates": json.dumps({"network": network})}))
+        write_whole(path, serialize(tensors, metadata={"cnnmod candidates": json.dumps(dict(training))}))
 
-    def load_(self, path: Path, network: str) -> None:
+    def load_(self, path: Path, training: Mapping[str, Any]) -> None:
         """Load the weights of `save`.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If the file is of a dense network with other weights.
+            ValueError: If they were trained in another way, such as for a dense network with other weights.
         """
         metadata, tensors = read_tensors(path)
-        if json.loads(metadata.get("cnnmod candidates", "{}")).get("network") != network:
+        stored = json.loads(metadata.get("cnnmod candidates", "{}"))
+        if stored.get("network") != training["network"]:
             raise ValueError(f"{path} was trained for other weights of the network; use a new folder")
+        if stored != training:
+            raise ValueError(f"{path} was trained with {stored}, not with {dict(training)}; use a new folder")
         for pair, layer in self.layers.items():
             layer.load_state_dict({name: tensors[_key(pair, name)] for name in layer.state_dict()})
 
@@ -189,11 +192,12 @@ def trained_candidates(
         FloatingPointError: As `train_candidates_`.
     """
     candidates, path = Candidates(model, space, example), Path(path)
+    training = {"network": network, "passes": passes, "learning_rate": _LEARNING_RATE}
     if path.exists():
-        candidates.load_(path, network)
+        candidates.load_(path, training)
     else:
         train_candidates_(model, candidates, images, passes=passes, progress=progress)
-        candidates.save(path, network)
+        candidates.save(path, training)
     device = next(model.parameters()).device
     for layer in candidates.layers.values():
         layer.to(device).eval()

@@ -10,7 +10,7 @@ def tuning_configs(c: Sequence[int] = ()) -> list[MoDConfig]:
 
     Args:
         c: The divisors. Without any, these are the paper's c of the network and 16 for the paper's form, and 2 and 4
-            for the narrow form, whose blocks should be wide enough to take the place of a dense block.
+            for the narrow form.
 
     Examples:
         >>> [(config.c, config.fuse_to) for config in tuning_configs()]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cnnmod.method.choices import SKIP, Choices
+from cnnmod.method.choices import SKIP, Choice, Choices
 from cnnmod.method.config import MoDConfig
 from cnnmod.records.text import TextTable
 from cnnmod.tuning.losses import LossTable
@@ -91,9 +91,13 @@ class Tuned:
             return "No plan has a MoD block: leaving blocks out is better everywhere, so MoD is not for this network."
         if not mod:
             return "The plan has no MoD block: skipped blocks alone are better within this budget."
-        if not any(isinstance(choice, MoDConfig) and choice.select != "first" for choice in self.choices.values()):
-            return "All MoD blocks of the plan always read the first channels: selection is not worth its time here."
-        return ""
+        if any(_selects(choice) for choice in self.choices.values()):
+            return ""
+        read = "All MoD blocks of the plan always read the first channels"
+        offered = any(_selects(choice) for block in self.space.blocks for choice in block.choices.values())
+        if self.losses is None or not offered:
+            return f"{read}."
+        return f"{read}: selection is not worth its time here."
 
     def checks(self) -> list[str]:
         """Return sentences that say how well the predictions agree with measurements."""
@@ -152,6 +156,10 @@ class Tuned:
     def summary(self) -> str:
         """Return the numbers of blocks and the time of the chosen plan in a few words."""
         return f"{self.chosen.counted()}; {self.chosen.time:.3f} of the dense time"
+
+
+def _selects(choice: Choice) -> bool:
+    return isinstance(choice, MoDConfig) and choice.select != "first"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def tune(
         budget_ms: The largest time in milliseconds, instead of `budget`.
         runtime: The runtime in which the network will run, on this machine. The default is ONNX Runtime.
         configs: The MoD blocks to try in each block. The default is `cnnmod.tuning.configs.tuning_configs()`: the
-            paper's form, and narrow blocks that read the first half or quarter of the channels and write all channels.
+            paper's form, and, where they can be built, narrow blocks that read the first half or quarter of the
+            channels and write all channels.
         budgets: Further budgets for which plans are made.
         threads: The number of threads. `None` keeps torch's number.
         rounds: How many times each network is timed.

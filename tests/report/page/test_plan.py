@@ -15,7 +15,7 @@ from cnnmod.report.page.verdict import verdict
 from cnnmod.training.recipes import recipe
 from cnnmod.tuning.stored import read_tuned
 from small import shallow_resnet
-from tune_folder import made_up, write_tune_folder
+from tune_folder import PAPER, made_up, write_tune_folder
 
 EXPERIMENT = Path(__file__).parents[3] / "benchmarks" / "results" / "cifar10.json"
 
@@ -66,13 +66,21 @@ def test_it_says_where_skipping_is_better_everywhere(tmp_path):
     assert text.count("leaving blocks out is better everywhere") == 2
 
 
-def test_it_says_that_a_plan_of_narrow_blocks_does_not_select(tmp_path):
-    tuned = made_up(config=MoDConfig.narrow(4))
+@pytest.mark.parametrize(
+    ("more", "with_images", "said"),
+    [
+        ((PAPER,), True, "channels: selection is not worth its time here."),
+        ((PAPER,), False, "channels."),  # no accuracy is known
+        ((), True, "channels."),  # no selection was offered
+    ],
+)
+def test_it_says_that_a_plan_of_narrow_blocks_does_not_select(tmp_path, more, with_images, said):
+    tuned = made_up(configs=(MoDConfig.narrow(4), *more), with_images=with_images)
     assert "narrow c=4" in tuned.chosen.labels.values()
-    said = "All MoD blocks of the plan always read the first channels: selection is not worth its time here."
+    said = f"All MoD blocks of the plan always read the first {said}"
     assert str(tuned).endswith(said)
     assert said in page_of([write_tune_folder(tmp_path / "tuned", tuned)], tmp_path)[1]
-    assert "selection is not worth" not in str(made_up())
+    assert "always read the first" not in str(made_up())
 
 
 def test_a_plan_without_images_has_no_figure(tmp_path):
