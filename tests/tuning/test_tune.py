@@ -174,3 +174,16 @@ def test_a_folder_of_another_version_is_refused(folder):
     settings.write_text(settings.read_text().replace("cnnmod tune 2", "cnnmod tune 1"))
     with pytest.raises(ValueError, match=r"has the schema 'cnnmod tune 1 settings'; .*; run tune in a new folder"):
         tuned(folder, **IMAGES)
+
+
+def test_the_default_choices_have_the_paper_s_form_and_narrow_blocks(tmp_path):
+    tuned = tune(network(), EXAMPLE, tmp_path / "out", budget=1.0, runtime="eager", rounds=1)
+    assert list(tuned.space.blocks[0].choices) == ["keep", "c=8", "narrow c=2", "narrow c=4", "skip"]
+
+
+def test_candidates_that_were_trained_in_another_way_are_refused(tmp_path):
+    """Their losses would be those of other MoD blocks."""
+    settings = {"budget": 0.9, "runtime": "eager", "configs": CONFIGS, "rounds": 3, **IMAGES}
+    tune(network(), EXAMPLE, tmp_path / "out", passes=1, **settings)
+    with pytest.raises(ValueError, match=r"candidates\.safetensors was trained with .*'passes': 1.*; use a new folder"):
+        tune(network(), EXAMPLE, tmp_path / "out", passes=2, **settings)

@@ -100,7 +100,7 @@ def tune(
     shape = tuple(example.shape[1:])
     images: tuple[Split, Split] | None = None
     factory, arguments = None, {}
-    configs = tuning_configs(c)
+    configs = tuning_configs(c) if c else None
     with progress_bars() as progress:
         if data is not None:
             images = tuning_images(opened_data := open_data(data, chosen, progress=progress), chosen, model)

@@ -14,6 +14,7 @@ from cnnmod.method.config import MoDConfig
 from cnnmod.method.plan import plan
 from cnnmod.method.planned import PlannedBlock
 from cnnmod.records.parse import parse
+from cnnmod.tuning.configs import tuning_configs
 
 KEEP = "keep"
 Labels: TypeAlias = Mapping[str, str]  # the label of the choice of each block, by the block's name
@@ -114,12 +115,13 @@ class _StoredSpace:
     blocks: dict[str, _StoredBlock]
 
 
-def find_space(model: nn.Module, configs: Sequence[MoDConfig], example: Tensor) -> Space:
+def find_space(model: nn.Module, configs: Sequence[MoDConfig] | None, example: Tensor) -> Space:
     """Return the choices of each block of a network. The network is not changed.
 
     Args:
         model: A dense network.
         configs: The configs of the MoD blocks to try. Configs that make the same MoD block of a block are one choice.
+            `None` tries those of `tuning_configs()` whose c is not larger than the widest block.
         example: Images (N, C, H, W).
 
     Raises:
@@ -131,6 +133,9 @@ def find_space(model: nn.Module, configs: Sequence[MoDConfig], example: Tensor) 
         >>> [(block.name, list(block.choices)) for block in space.blocks][0]
         ('layer1.1', ['keep', 'c=16', 'skip'])
     """
+    if configs is None:
+        widest = max((block.channels for block in plan(model, example=example).blocks), default=1)
+        configs = [config for config in tuning_configs() if (config.c or 1) <= widest]
     if not configs:
         raise ValueError("configs must have at least one MoDConfig")
     plans = [plan(model, lambda name, config=config: config, example=example) for config in configs]

@@ -18,7 +18,6 @@ from cnnmod.method.modes import evaluation_mode
 from cnnmod.records.progress import Progress
 from cnnmod.tuning.budget import Budget
 from cnnmod.tuning.candidates import Batches, trained_candidates
-from cnnmod.tuning.configs import tuning_configs
 from cnnmod.tuning.folder import Settings, TuneFolder, hash_of
 from cnnmod.tuning.loss_meter import LossMeter
 from cnnmod.tuning.losses import LossTable
@@ -111,7 +110,7 @@ def tune(
     if train is not None and held_out is not None and not (len(train) and len(held_out)):
         raise ValueError("train and held_out must have at least one batch each")
     with use_threads(threads), evaluation_mode(model):
-        space = find_space(model, tuning_configs() if configs is None else configs, example[:1])
+        space = find_space(model, configs, example[:1])
         folder = TuneFolder(Path(out))
         folder.check(
             Settings(
