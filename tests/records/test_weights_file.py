@@ -36,3 +36,11 @@ def test_folder_raises_an_error_that_names_a_file_in_it(tmp_path):
         match=rf"^{tmp_path} is a folder, not a file of weights; name a file in it, such as {tmp_path}/model.safetenso",
     ):
         read_start(tmp_path)
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".onnx", b"\x08\x0a"), (".xml", b"<?xml"), (".pt2", b"PK")])
+def test_exported_networks_are_named_as_such(suffix, content, tmp_path):
+    path = tmp_path / f"network{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is an exported network, not a file of weights; name the file that was expor"):
+        read_start(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))  # the first bytes of torch.save's files
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_EXPORTED = (".onnx", ".xml", ".pt2")
 
 
 def read_start(path: Path) -> bytes:
@@ -11,7 +12,7 @@ def read_start(path: Path) -> bytes:
 
     Raises:
         OSError: If the file cannot be read, or is a folder.
-        ValueError: If the file is empty, a web page or a pointer of Git LFS.
+        ValueError: If the file is empty, a web page, a pointer of Git LFS or an exported network.
 
     Examples:
         >>> import tempfile
@@ -25,6 +26,8 @@ def read_start(path: Path) -> bytes:
         raise IsADirectoryError(f"{path} is a folder, not a file of weights{file_hint(path)}")
     with path.open("rb") as file:
         start = file.read(256)
+    if path.suffix in _EXPORTED:
+        raise ValueError(f"{path} is an exported network, not a file of weights; name the file that was exported")
     text = start.lstrip().lower()
     if not start:
         raise ValueError(f"{path} is empty")
