@@ -50,7 +50,7 @@ class First:
 
 
 def errors(model: nn.Module, candidates: Candidates, images: First) -> dict[str, float]:
-    """Return the relative squared error of each label, the mean over its blocks."""
+    """Return the relative squared error of each label, the mean over its blocks. They take only a feature map."""
     sums: dict[tuple[str, str], list[float]] = {pair: [0.0, 0.0] for pair in candidates.layers}
     inputs: dict[str, Tensor] = {}
 

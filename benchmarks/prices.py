@@ -9,7 +9,7 @@ Takes some minutes on two cores; run nothing else.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from cnnmod.measure.timing import time_interleaved, use_threads
 from cnnmod.records.files import check_writable, write_whole
 from cnnmod.records.provenance import Provenance
 from cnnmod.report.progress import progress_bars
+from cnnmod.training.recipe import Recipe
 from cnnmod.training.rows import build_row
 
 HERE = Path(__file__).resolve().parent
@@ -30,12 +31,20 @@ SCHEMA = "cnnmod.prices/1"
 WARMUP = 2
 
 
-def check_changes(plan: Plan, changes: Sequence[str]) -> None:
-    """Raise `ValueError` if a change would replace one of an arm."""
-    fields = {change.partition("=")[0] for change in changes}
-    for name, arm in plan.arms.items():
-        if both := fields & {change.partition("=")[0] for change in arm.changes}:
-            raise ValueError(f"the arm {name} has its own {', '.join(sorted(both))}, so --set must not change it")
+def recipes_of(plan: Plan, changes: Sequence[str]) -> dict[str, Recipe]:
+    """Return the changed recipe of each arm.
+
+    Raises:
+        ValueError: If a change would replace one of an arm: then their order matters.
+    """
+    changed = replace(plan, changes=[*plan.changes, *changes])
+    recipes = {arm: changed.recipe_of(arm) for arm in plan.arms}
+    for arm, recipe in recipes.items():
+        if recipe != plan.recipe_of(arm).changed(changes):
+            raise ValueError(
+                f"the arm {arm} has its own {', '.join(plan.arms[arm].changes)}, so --set must not change it"
+            )
+    return recipes
 
 
 def main(
@@ -70,8 +79,7 @@ def main(
     path = out / f"prices-{stem}.json"
     check_writable(path)
     plan = read_plan(experiment)
-    check_changes(plan, changes)
-    recipes = {arm: plan.recipe_of(arm).changed(changes) for arm in plan.arms}
+    recipes = recipes_of(plan, changes)
     models = {arm: build_row(recipe, plan.arms[arm].row, classes).eval() for arm, recipe in recipes.items()}
     images = next(iter(recipes.values())).images
     times: list[dict[str, object]] = []

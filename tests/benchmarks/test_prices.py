@@ -34,10 +34,11 @@ def test_larger_networks_are_timed_and_the_table_says_so(experiment, tmp_path):
     assert said in returns_table({"arms": runs}, found)
 
 
-def test_a_change_that_an_arm_has_itself_is_refused(experiment, tmp_path):
+@pytest.mark.parametrize("path", ["network_args.channels", "networks.network_args.channels"])
+def test_a_change_that_an_arm_has_itself_is_refused(experiment, tmp_path, path):
     """It would time all arms with the same widths."""
     with pytest.raises(ValueError, match=r"the arm wide has its own network_args\.channels"):
-        time(experiment, tmp_path, changes=("network_args.channels=[32,32,32,32]",), name="large")
+        time(experiment, tmp_path, changes=(f"{path}=[32,32,32,32]",), name="large")
 
 
 def test_the_file_of_another_experiment_is_not_overwritten(experiment, tmp_path):

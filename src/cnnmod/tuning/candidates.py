@@ -20,7 +20,7 @@ from cnnmod.records.progress import Progress
 from cnnmod.records.tensors import read_tensors
 from cnnmod.tuning.space import Space
 
-_LEARNING_RATE = 1e-2  # 2e-2 is better in benchmarks/candidate_rates.py; the rest is a margin for other networks
+_LEARNING_RATE = 1e-2  # half of the best rate in benchmarks/candidate_rates.py, as a margin for other networks
 Pair = tuple[str, str]  # the name of a block and the label of a choice
 
 

@@ -93,7 +93,7 @@ class Tuned:
             return "The plan has no MoD block: skipped blocks alone are better within this budget."
         if any(_selects(choice) for choice in self.choices.values()):
             return ""
-        read = "All MoD blocks of the plan always read the first channels"
+        read = "No MoD block of the plan selects channels by their scores"
         offered = any(_selects(choice) for block in self.space.blocks for choice in block.choices.values())
         if self.losses is None or not offered:
             return f"{read}."
@@ -159,7 +159,7 @@ class Tuned:
 
 
 def _selects(choice: Choice) -> bool:
-    return isinstance(choice, MoDConfig) and choice.select != "first"
+    return isinstance(choice, MoDConfig) and choice.select == "learned"
 
 
 @dataclass(frozen=True)
