@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, linear
 
-from cnnmod.deploy.live import DirectLayers, has_global_hook, has_plain_selector, is_plain, selector_weights
+from cnnmod.deploy.live import DirectLayers, has_global_hook, has_plain_selector, is_dense, is_plain, selector_weights
 from cnnmod.deploy.pointwise import with_pointwise_products
 from cnnmod.method.blocks import MoDBlock, check_input
 from cnnmod.method.functional import gather_channels
@@ -97,6 +97,21 @@ class EagerForm(Form):
     def may_overwrite(self) -> bool:
         """Return whether `overwrite` may be called. It must not change a tensor that a hook can see."""
         return is_plain(self) and not self.training and not has_global_hook()
+
+    def is_plain_call(self, device_type: str, x_NCHW: Tensor, args: Any, kwargs: Any) -> bool:
+        """Return whether the block gets only images (N, C, H, W), in one of both memory formats, on a device type.
+
+        There must be no gradients and no autocast.
+        """
+        return (
+            x_NCHW.device.type == device_type
+            and x_NCHW.dim() == 4
+            and x_NCHW.size(1) == self.channels
+            and x_NCHW.size(2) * x_NCHW.size(3) > 0
+            and is_dense(x_NCHW)
+            and not (x_NCHW.requires_grad or args or kwargs)
+            and not torch.is_autocast_enabled(device_type)
+        )
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, C, H, W) → the result, which may be in the memory of x. The caller must hold the only reference to x."""

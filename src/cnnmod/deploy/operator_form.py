@@ -9,7 +9,7 @@ from torch import Tensor
 
 import cnnmod.deploy.operator  # noqa: F401  defines the operator
 from cnnmod.deploy.forms import EagerForm
-from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_dense, is_plain_tensor, selector_weights
+from cnnmod.deploy.live import DirectLayers, has_plain_selector, is_plain_tensor, selector_weights
 from cnnmod.deploy.program import NoProgramError, read_program
 from cnnmod.method.blocks import MoDBlock
 
@@ -97,15 +97,7 @@ class OperatorForm(EagerForm):
 
     def _arguments_for(self, x_NCHW: Tensor, args: Any, kwargs: Any) -> Sequence[Any] | None:
         """Return the operator's arguments, or `None` if the operator does not support the images or the layers."""
-        if (
-            x_NCHW.device.type != self.device_type
-            or x_NCHW.dim() != 4
-            or x_NCHW.size(1) != self.channels
-            or x_NCHW.size(2) * x_NCHW.size(3) == 0
-            or not is_dense(x_NCHW)
-            or (x_NCHW.requires_grad or args or kwargs)
-            or torch.is_autocast_enabled(self.device_type)
-        ):
+        if not self.is_plain_call(self.device_type, x_NCHW, args, kwargs):
             return None
         arguments = self.arguments()
         return arguments if arguments is not None and self.fits(x_NCHW, arguments) else None

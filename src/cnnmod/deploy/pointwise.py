@@ -4,15 +4,16 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from cnnmod.deploy.live import is_plain
 from cnnmod.method.convert import swap_
 
 
 class PointwiseConv(nn.Module):
-    """A 1×1 convolution that is a matrix product for several images on a CPU.
+    """A 1×1 convolution that is a matrix product on a CPU.
 
-    With few channels, the product is much faster than oneDNN's convolution.
+    With few input or output channels, the product is much faster than oneDNN's convolution.
     """
 
     bias: Tensor | None
@@ -24,14 +25,35 @@ class PointwiseConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """See `nn.Conv2d`."""
-        images, _, height, width = x_NCHW.shape
-        if images == 1 or not x_NCHW.is_cpu:
+        if not x_NCHW.is_cpu:
             return torch.conv2d(x_NCHW, self.weight, self.bias)
-        shape = (images, len(self.weight), height, width)
-        weight = self.weight.flatten(1).expand(images, -1, -1)
+        weight = self.weight.flatten(1)
+        if x_NCHW.stride(1) == 1:  # channels last; some channels of a feature map are not contiguous
+            return linear(x_NCHW.movedim(1, 3).contiguous(), weight, self.bias).movedim(3, 1)
+        images, _, height, width = x_NCHW.shape
+        shape, weight = (images, len(weight), height, width), weight.expand(images, -1, -1)
         if self.bias is None:
             return torch.bmm(weight, x_NCHW.flatten(2)).view(shape)
         return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(shape)
+
+    def add_to_(self, sum_NCHW: Tensor, x_NCHW: Tensor) -> None:
+        """Add the convolution of x to another tensor in place, without a tensor for the convolution.
+
+        Args:
+            sum_NCHW: (N, output channels, H, W), contiguous or channels last, on a CPU.
+            x_NCHW: (N, input channels, H, W), of the same dtype.
+        """
+        weight, bias = self.weight.flatten(1), self.bias
+        if sum_NCHW.is_contiguous():
+            sum_NCP = sum_NCHW.flatten(2)
+            sum_NCP.baddbmm_(weight.expand(len(x_NCHW), -1, -1), x_NCHW.flatten(2))
+            if bias is not None:
+                sum_NCP.add_(bias[:, None])
+        else:
+            sum_PC = sum_NCHW.movedim(1, 3).view(-1, len(weight))  # raises if this is not a view
+            sum_PC.addmm_(x_NCHW.movedim(1, 3).flatten(0, 2), weight.t())
+            if bias is not None:
+                sum_PC.add_(bias)
 
 
 def with_pointwise_products(conv_block: nn.Module) -> nn.Module:
@@ -54,5 +76,5 @@ def _is_small_pointwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
         and layer.kernel_size == layer.stride == (1, 1)
         and layer.padding == (0, 0)
         and layer.groups == 1
-        and max(layer.in_channels, layer.out_channels) <= 64
+        and min(layer.in_channels, layer.out_channels) <= 64
     )

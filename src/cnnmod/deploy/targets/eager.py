@@ -10,6 +10,7 @@ from cnnmod.deploy.cuda.form import CudaForm
 from cnnmod.deploy.forms import EagerForm
 from cnnmod.deploy.fused import FusedForm
 from cnnmod.deploy.in_place import allow_overwriting_
+from cnnmod.deploy.narrow_form import NarrowForm
 from cnnmod.deploy.targets.target import Target
 
 
@@ -17,7 +18,7 @@ class EagerTarget(Target):
     """Eager PyTorch."""
 
     name = "eager"
-    forms = (CudaForm, FusedForm, EagerForm)
+    forms = (CudaForm, FusedForm, NarrowForm, EagerForm)
     in_torch = True
 
     def finish_(self, lowered: nn.Module) -> None:
