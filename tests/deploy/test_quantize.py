@@ -30,7 +30,8 @@ def network(**fields):
 def int8_of(model, kind, folder, dynamic_batch=True):
     source, path = folder / f"float{KINDS[kind]}", folder / f"int8{KINDS[kind]}"
     target = find_format(kind)
-    target.write(lower(model, target.name, example=EXAMPLE), EXAMPLE, source, dynamic_batch=dynamic_batch)
+    lowered = lower(model, target.name, example=EXAMPLE)
+    target.write(lowered, EXAMPLE, source, dynamic_batch=dynamic_batch, for_int8=True)
     target.quantize(source, path, IMAGES)
     return path
 
@@ -128,6 +129,22 @@ def test_int8_file_agrees_with_the_network(kind, int8_files):
     assert agreement.selection > 0.9
     # The scores of a random network are close to each other.
     assert 0.5 < agreement.selection_in_order <= agreement.selection
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_blocks_read_a_slice_of_the_quantized_feature_map(kind, tmp_path):
+    """A slice of a float feature map, or a map that is split in two, would be slower."""
+    model = trained_norms_(convert_(tiny_network(64), MoDConfig.narrow(4), example=EXAMPLE))
+    path = int8_of(model, kind, tmp_path)
+    operators, reads, _ = graph_of(path)
+    slices = [name for name, operator in operators.items() if operator in ("Slice", "StridedSlice")]
+    assert len(slices) == len(mod_blocks(model)) == 1
+    assert operators[reads[slices[0]][0]] in QUANTIZED
+    convolutions = [name for name, operator in operators.items() if operator in ("Conv", "Convolution")]
+    assert len(convolutions) == sum(type(layer) is nn.Conv2d for layer in model.modules())
+    agreement = check_agreement(model, find_format(kind).load(path, 1).run, [IMAGES])
+    assert agreement.top1 is not None
+    assert agreement.top1 > 0.8
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -58,6 +58,7 @@ def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, disable_bias_correction=True
     )
     model = openvino.Core().read_model(source)
+    _replace_slices_(model)
     batch_size = model.input().get_partial_shape()[0]
     batches = images_NCHW.detach().cpu().split(batch_size.get_length() if batch_size.is_static else 1)
     level = nncf_logger.level
@@ -74,6 +75,39 @@ def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
     finally:
         nncf_logger.setLevel(level)
     openvino.save_model(quantized, path, compress_to_fp16=False)
+
+
+def _replace_slices_(model: Any) -> None:
+    """Replace slices of the first channels that convolutions read by operators of the older type `StridedSlice`.
+
+    NNCF quantizes the result of a `Slice`, so the feature map stays in float. It quantizes the input of a
+    `StridedSlice`.
+    """
+    import numpy as np
+    from openvino import opset13
+
+    for node in model.get_ops():
+        readers = [
+            reader.get_node().get_type_name() for output in node.outputs() for reader in output.get_target_inputs()
+        ]
+        if node.get_type_name() != "Slice" or {*readers} != {"Convolution"}:
+            continue
+        constants = [node.input_value(index).get_node() for index in range(1, node.get_input_size())]
+        if any(constant.get_type_name() != "Constant" for constant in constants):
+            continue
+        start, stop, step, axes = (constant.get_data().tolist() for constant in constants)
+        if (start, step, axes) == ([0], [1], [1]):
+            begin, end, stride = np.array([0, 0]), np.array([0, *stop]), np.array([1, 1])
+            first = opset13.strided_slice(
+                node.input_value(0),
+                begin,
+                end,
+                stride,
+                begin_mask=[1, 1],
+                end_mask=[1, 0],
+                name=node.get_friendly_name(),
+            )
+            node.output(0).replace(first.output(0))
 
 
 @contextmanager

@@ -116,7 +116,14 @@ class FileTarget(Target):
 
     @abstractmethod
     def write(
-        self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
+        self,
+        lowered: nn.Module,
+        example: Tensor,
+        path: Path,
+        *,
+        dynamic_batch: bool,
+        half: bool = False,
+        for_int8: bool = False,
     ) -> None:
         """Write a lowered network as a file.
 
@@ -126,6 +133,7 @@ class FileTarget(Target):
             path: The file to write.
             dynamic_batch: Whether the file takes any batch size.
             half: Store weights in 16 bits. They are converted to float32 when the file is loaded.
+            for_int8: Whether `quantize` will read the file.
 
         Raises:
             ValueError: If the network cannot be exported. The error names the layer.
@@ -161,7 +169,7 @@ class FileTarget(Target):
         """See `Target.start`. The network is written to a temporary file and loaded from it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"network{self.suffix}"
-            self.write(lowered, example, path, dynamic_batch=False)
+            self.write(lowered, example, path, dynamic_batch=False, for_int8=precision == INT8)
             if precision == INT8:
                 source, path = path, path.with_stem("int8")
                 self.quantize(source, path, example)
