@@ -5,40 +5,50 @@ from typing import Any
 
 from cnnmod.report.difference import difference_text
 
+TITLES = {"top1_pct": "top-1", "miou_pct": "mean IoU", "ap50_voc07_pct": "AP50"}
+
 
 def pays_table(result: dict[str, Any]) -> str:
     """Return a table with a row for each arm that ran; differences have half of their 95 % interval (Welch's t).
 
-    If the results have it, the last column is the mean decrease of the accuracy when each image gets the selection of
-    another image.
+    The accuracy is the first measure of the task. If the results have it, the last column is the mean decrease of the
+    accuracy when each image gets the selection of another image.
     """
     arms = {arm["arm"]: [run["accuracy"] for run in arm["results"]] for arm in result["arms"]}
-    top1 = {arm: [run["top1_pct"] for run in runs] for arm, runs in arms.items()}
-    loss = {arm: [run["loss"] for run in runs] for arm, runs in arms.items()}
+    measure = next(iter(next(runs for runs in arms.values() if runs)[0]))
+    accuracy = {arm: [run[measure] for run in runs] for arm, runs in arms.items()}
+    loss = {arm: [run["loss"] for run in runs if "loss" in run] for arm, runs in arms.items()}
+    has_loss = any(loss.values())
     worth = {
         arm["arm"]: [(run.get("worth") or {}).get("exchanged") for run in arm["results"]] for arm in result["arms"]
     }
     has_worth = any(run for runs in worth.values() for run in runs)
-    titles = ["arm", "n", "top-1 %", "over control", "over its static twin", "test loss over control"]
+    has_twins = any(arm["twin"] for arm in result["arms"])
+    titles = ["arm", "n", f"{TITLES[measure]} %", "over control"]
+    titles += ["over its static twin"] if has_twins else []
+    titles += ["test loss over control"] if has_loss else []
     titles += ["selection exchanged"] if has_worth else []
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for arm in result["arms"]:
         name, twin = arm["arm"], arm["twin"]
-        if not top1[name]:
+        if not accuracy[name]:
             continue
-        spread = f" ±{statistics.stdev(top1[name]):.2f}" if len(top1[name]) > 1 else ""
-        cells = [name, str(len(top1[name])), f"{statistics.mean(top1[name]):.2f}{spread}"]
-        cells.append("" if name == "control" else difference(top1[name], top1["control"], 2))
-        cells.append(difference(top1[name], top1[twin], 2) if twin else "")
-        cells.append("" if name == "control" else difference(loss[name], loss["control"], 3))
+        spread = f" ±{statistics.stdev(accuracy[name]):.2f}" if len(accuracy[name]) > 1 else ""
+        cells = [name, str(len(accuracy[name])), f"{statistics.mean(accuracy[name]):.2f}{spread}"]
+        cells.append("" if name == "control" else difference(accuracy[name], accuracy["control"], 2))
+        if has_twins:
+            cells.append(difference(accuracy[name], accuracy[twin], 2) if twin else "")
+        if has_loss:
+            cells.append("" if name == "control" else difference(loss[name], loss["control"], 3))
         if has_worth:
             points = [-run["points"] for run in worth[name] if run]
             spread = f" ±{statistics.stdev(points):.2f}" if len(points) > 1 else ""
             cells.append(f"{statistics.mean(points):+.2f}{spread}" if points else "")
         lines.append(f"| {' | '.join(cells)} |")
     provenance, images = result["provenance"], next(runs for runs in arms.values() if runs)[0]["images"]
+    title = TITLES[measure][0].upper() + TITLES[measure][1:]
     lines.append(
-        f"\nTop-1 on {images:,} test images of {result['plan']['data']}, mean ± standard deviation of n runs; "
+        f"\n{title} on {images:,} test images of {result['plan']['data']}, mean ± standard deviation of n runs; "
         f"differences ± half of the 95 % interval (Welch's t); {provenance['device']}, "
         f"torch {provenance['versions']['torch']}. "
         f"Recipe: {result['plan']['recipe']} with {', '.join(result['plan']['changes'])}."

@@ -305,6 +305,26 @@ def test_cifar10_gpu_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
         assert found.recipe.networks.network == f"{name.split('-')[0]}_cifar_mod"
 
 
+def test_pays_table_has_the_measure_of_the_task(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from pays_table import pays_table
+
+    def arm(name, *accuracies):
+        results = [{"accuracy": {"miou_pct": value, "pixel_accuracy_pct": 90.0, "images": 101}} for value in accuracies]
+        return {"arm": name, "twin": None, "results": results}
+
+    result = {
+        "arms": [arm("control", 50.0, 52.0), arm("narrow", 53.0, 55.0)],
+        "plan": {"data": "camvid", "recipe": "camvid", "changes": []},
+        "provenance": {"device": "cpu", "versions": {"torch": "2.11"}},
+    }
+    table = pays_table(result).splitlines()
+    assert table[0] == "| arm | n | mean IoU % | over control |"
+    assert table[2] == "| control | 2 | 51.00 ±1.41 |  |"
+    assert table[3].startswith("| narrow | 2 | 54.00 ±1.41 | +3.00 ")
+    assert "Mean IoU on 101 test images of camvid" in table[-1]
+
+
 @pytest.mark.slow
 def test_pays_resumes_after_a_time_limit(tmp_path, monkeypatch, capsys):
     """The script resumes, and refuses an experiment that was changed after its first run."""
