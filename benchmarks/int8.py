@@ -42,14 +42,14 @@ def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Ru
     runs: dict[str, RunFile] = {}
     for name, (target, precision) in runtimes().items():
         if isinstance(target, FileTarget) and INT8 in target.precisions:
-            source, int8 = (folder / f"{kind}{target.suffix}" for kind in ("float", INT8))
-            if not source.exists():
-                target.write(
-                    lower(model, target.name, example=calibration[:1]), calibration[:1], source, dynamic_batch=True
-                )
-            if precision == INT8:
-                target.quantize(source, int8, calibration)
-            path = int8 if precision == INT8 else source
+            is_int8, example = precision == INT8, calibration[:1]
+            path = folder / f"{'source' if is_int8 else 'float'}{target.suffix}"
+            if not path.exists():
+                lowered = lower(model, target.name, example=example)
+                target.write(lowered, example, path, dynamic_batch=True, for_int8=is_int8)
+            if is_int8:
+                source, path = path, folder / f"int8{target.suffix}"
+                target.quantize(source, path, calibration)
             runs[name] = target.load(path, torch.get_num_threads(), precision, selected=True).run
     return runs
 

@@ -49,16 +49,70 @@ def test_equals_the_training_form(layers, activation):
             check(block, made, torch.randn(images, 64, 5, 7).contiguous(memory_format=memory_format))
 
 
+@pytest.fixture
+def quick_calls(monkeypatch):
+    """A list with an entry for each product that is accumulated into a feature map."""
+    calls = []
+    plain = PointwiseConv.add_to_
+    monkeypatch.setattr(PointwiseConv, "add_to_", lambda *args: calls.append(1) or plain(*args))
+    return calls
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 5, 7), (1, 64, 1, 1), (3, 64, 1, 1), (2, 64, 1, 7)])
+def test_small_inputs_equal_the_training_form(shape, quick_calls):
+    block = narrow(activation=nn.ReLU())
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        check(block, form_of(block), torch.randn(shape).contiguous(memory_format=memory_format))
+    assert len(quick_calls) == 2
+
+
+def test_other_strides_equal_the_training_form(quick_calls):
+    block = narrow(activation=nn.ReLU())
+    made = form_of(block)
+    for x_NCHW in (
+        torch.randn(2, 64, 7, 5).transpose(2, 3),
+        torch.randn(2, 80, 5, 7)[:, 3:67],
+        torch.randn(1, 1, 5, 7).expand(2, 64, 5, 7),
+    ):
+        check(block, made, x_NCHW)
+    assert len(quick_calls) <= 2  # a copy of a part or of an expanded map is dense
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_equal_the_training_form(dtype):
+def test_other_dtypes_equal_the_training_form(dtype, quick_calls):
     block = narrow().to(dtype)
     check(block, form_of(block), torch.randn(2, 64, 5, 7, dtype=dtype), tolerance=0.05)
+    assert not quick_calls
 
 
-def test_autocast_equals_the_training_form():
+def test_autocast_equals_the_training_form(quick_calls):
     block = narrow()
     with torch.autocast("cpu", torch.bfloat16):
         check(block, form_of(block), torch.randn(2, 64, 5, 7), tolerance=0.05)
+    assert not quick_calls
+
+
+def test_weights_that_require_gradients_get_the_right_ones(quick_calls):
+    block = narrow(activation=nn.ReLU())
+    made = form_of(block).requires_grad_(True)
+    block.requires_grad_(True)
+    x_NCHW = torch.randn(2, 64, 5, 7)
+    for module in (block, made):
+        module(x_NCHW).square().sum().backward()
+    assert not quick_calls
+    torch.testing.assert_close(made.conv_block[0].weight.grad, block.conv_block[0].weight.grad)
+
+
+@pytest.mark.parametrize("name", ["conv_block", "conv_block.0", "conv_block.3", "activation"])
+def test_a_forward_that_was_replaced_before_lowering_is_called(name, quick_calls):
+    block = narrow(activation=nn.ReLU())
+    layer = block.get_submodule(name)
+    plain = layer.forward
+    layer.forward = lambda x: plain(x) * 0.5
+    x_NCHW = torch.randn(2, 64, 5, 7)
+    expected = block(x_NCHW)
+    torch.testing.assert_close(NarrowForm(block)(x_NCHW), expected)
+    assert not quick_calls
 
 
 @pytest.mark.parametrize("images", [1, 3])
@@ -72,7 +126,7 @@ def test_the_sum_is_in_the_memory_of_the_input_and_forward_does_not_change_it(im
     assert torch.equal(x_NCHW, expected)
 
 
-@pytest.mark.parametrize("name", ["conv_block", "conv_block.0", "conv_block.1", "activation"])
+@pytest.mark.parametrize("name", ["conv_block", "conv_block.0", "conv_block.1", "conv_block.3", "activation"])
 def test_a_hook_sees_values_that_do_not_change(name):
     """A hook that is added after lowering may keep the inputs of a layer."""
     made = form_of(narrow(activation=nn.ReLU()))
@@ -99,6 +153,17 @@ def test_current_weights_are_used():
     other = narrow()
     made.load_state_dict(other.state_dict())
     check(other, made, torch.randn(2, 64, 5, 7))
+    another = narrow()
+    made.load_state_dict(another.state_dict(), assign=True)
+    check(another, made, torch.randn(2, 64, 5, 7))
+
+
+def test_a_copy_notices_its_own_hooks():
+    made = copy.deepcopy(form_of(narrow()))
+    seen = []
+    made.conv_block.register_forward_hook(lambda *_: seen.append(1))
+    made(torch.randn(2, 64, 5, 7))
+    assert seen == [1]
 
 
 @pytest.mark.parametrize(

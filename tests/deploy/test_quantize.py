@@ -135,16 +135,39 @@ def test_int8_file_agrees_with_the_network(kind, int8_files):
 def test_narrow_blocks_read_a_slice_of_the_quantized_feature_map(kind, tmp_path):
     """A slice of a float feature map, or a map that is split in two, would be slower."""
     model = trained_norms_(convert_(tiny_network(64), MoDConfig.narrow(4), example=EXAMPLE))
-    path = int8_of(model, kind, tmp_path)
+    path = tmp_path / f"network{KINDS[kind]}"
+    report = export(model, EXAMPLE, path, format=kind, int8=IMAGES)
     operators, reads, _ = graph_of(path)
     slices = [name for name, operator in operators.items() if operator in ("Slice", "StridedSlice")]
     assert len(slices) == len(mod_blocks(model)) == 1
     assert operators[reads[slices[0]][0]] in QUANTIZED
     convolutions = [name for name, operator in operators.items() if operator in ("Conv", "Convolution")]
     assert len(convolutions) == sum(type(layer) is nn.Conv2d for layer in model.modules())
-    agreement = check_agreement(model, find_format(kind).load(path, 1).run, [IMAGES])
-    assert agreement.top1 is not None
-    assert agreement.top1 > 0.8
+    assert report.int8 is not None
+    assert report.int8.top1 is not None
+    assert report.int8.top1 > 0.8
+
+
+def test_blocks_that_select_read_split_feature_maps_in_onnx_files(tmp_path):
+    model = network(candidates=1)
+    operators, _, _ = graph_of(int8_of(model, "onnx", tmp_path))
+    convolutions = [name for name, operator in operators.items() if operator == "Conv"]
+    assert len(convolutions) > sum(type(layer) is nn.Conv2d for layer in model.modules())
+    assert "Slice" not in operators.values()
+
+
+def test_timing_quantizes_the_file_that_export_quantizes(monkeypatch):
+    target, written = find_format("onnx"), []
+    plain = type(target).write
+
+    def write(self, *args, **kwargs):
+        written.append(kwargs.get("for_int8", False))
+        plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(target), "write", write)
+    for runtime in ("onnxruntime", "onnxruntime-int8"):
+        start(network(), runtime, EXAMPLE)
+    assert written == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -99,9 +99,9 @@ class EagerForm(Form):
         return is_plain(self) and not self.training and not has_global_hook()
 
     def is_plain_call(self, device_type: str, x_NCHW: Tensor, args: Any, kwargs: Any) -> bool:
-        """Return whether the block gets only images (N, C, H, W), in one of both memory formats, on a device type.
+        """Return whether the block is called with dense images (N, C, H, W) on a device of this type and nothing else.
 
-        There must be no gradients and no autocast.
+        The images must not require gradients, and autocast must be off.
         """
         return (
             x_NCHW.device.type == device_type

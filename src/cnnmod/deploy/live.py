@@ -28,15 +28,17 @@ class DirectLayers:
         self._children = [layer._modules for layer in inside]
         self._original_children = [dict(children) for children in self._children]
         self._inside, self._attributes = inside, [*map(len, map(vars, inside))]
+        self._has_own_forward = any("forward" in vars(layer) for layer in inside)
         self._convolutions = [layer for layer in inside if isinstance(layer, nn.Conv2d)]
         self._settings = [*map(_settings, self._convolutions)]
         self._of_form, self._names = form._modules, names
         self._layers = [form._modules[name] for name in names]
 
     def are_unchanged(self) -> bool:
-        """Return whether no layer is replaced or has a new hook, parametrization, forward or padding."""
+        """Return whether no layer has a hook or a forward of its own, is replaced, or has new settings."""
         return (
-            self._children == self._original_children
+            not self._has_own_forward
+            and self._children == self._original_children
             and [self._of_form.get(name) for name in self._names] == self._layers
             and [*map(len, map(vars, self._inside))] == self._attributes
             and [*map(_settings, self._convolutions)] == self._settings

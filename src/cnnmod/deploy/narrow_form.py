@@ -14,8 +14,9 @@ from cnnmod.method.blocks import MoDBlock
 class NarrowForm(EagerForm):
     """The narrow MoD block (`MoDConfig.narrow`) for eager PyTorch: it reads and writes the feature map in place.
 
-    In float32 on a CPU, the Conv-Block reads the first channels without a copy, a last 1×1 convolution is added by a
-    matrix product, and a ReLU after the sum works in place. In all other cases, the block runs as `EagerForm`.
+    In float32 on a CPU, the first convolution reads a slice of the feature map, a final 1×1 convolution is accumulated
+    into the feature map by a matrix product, and a ReLU after the sum works in place. In all other cases, the block
+    runs as `EagerForm`.
     """
 
     handles: ClassVar[Handles] = {
@@ -42,8 +43,12 @@ class NarrowForm(EagerForm):
 
     def overwrite(self, x_NCHW: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """See `EagerForm.overwrite`."""
-        is_quick = x_NCHW.dtype == torch.float32 and self.is_plain_call("cpu", x_NCHW, args, kwargs)
-        if not is_quick or not self.direct_layers.are_unchanged():  # a hook could keep the input of a layer
+        if not (
+            x_NCHW.dtype == torch.float32
+            and self.is_plain_call("cpu", x_NCHW, args, kwargs)
+            and self.direct_layers.are_unchanged()  # a hook could keep the input of a layer
+            and not self._records_gradients()
+        ):
             return super().overwrite(x_NCHW, *args, **kwargs)
         *layers, last = self.chain
         y_NKHW = x_NCHW.narrow(1, 0, self.k)
@@ -54,6 +59,10 @@ class NarrowForm(EagerForm):
         else:
             x_NCHW.add_(last(y_NKHW).to(x_NCHW.dtype))
         return x_NCHW.relu_() if type(self.activation) is nn.ReLU else self.activation(x_NCHW)
+
+    def _records_gradients(self) -> bool:
+        """Return whether autograd needs the input of the first convolution, which is overwritten later."""
+        return torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
 
 
 def _without_identities(chain: nn.Sequential) -> list[nn.Module]:

@@ -28,7 +28,7 @@ class PointwiseConv(nn.Module):
         if not x_NCHW.is_cpu:
             return torch.conv2d(x_NCHW, self.weight, self.bias)
         weight = self.weight.flatten(1)
-        if x_NCHW.stride(1) == 1:  # channels last; some channels of a feature map are not contiguous
+        if x_NCHW.stride(1) == 1:  # channels last; a slice of channels is copied, since products of it are often slower
             return linear(x_NCHW.movedim(1, 3).contiguous(), weight, self.bias).movedim(3, 1)
         images, _, height, width = x_NCHW.shape
         shape, weight = (images, len(weight), height, width), weight.expand(images, -1, -1)
@@ -37,7 +37,7 @@ class PointwiseConv(nn.Module):
         return torch.baddbmm(self.bias[:, None], weight, x_NCHW.flatten(2)).view(shape)
 
     def add_to_(self, sum_NCHW: Tensor, x_NCHW: Tensor) -> None:
-        """Add the convolution of x to another tensor in place, without a tensor for the convolution.
+        """Add the convolution of x to another tensor in place, without allocating its output.
 
         Args:
             sum_NCHW: (N, output channels, H, W), contiguous or channels last, on a CPU.

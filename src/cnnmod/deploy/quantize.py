@@ -78,7 +78,7 @@ def quantize_openvino(source: Path, path: Path, images_NCHW: Tensor) -> None:
 
 
 def _replace_slices_(model: Any) -> None:
-    """Replace slices of the first channels that convolutions read by operators of the older type `StridedSlice`.
+    """Replace each `Slice` of the first channels that only convolutions read with a `StridedSlice`.
 
     NNCF quantizes the result of a `Slice`, so the feature map stays in float. It quantizes the input of a
     `StridedSlice`.
@@ -87,10 +87,10 @@ def _replace_slices_(model: Any) -> None:
     from openvino import opset13
 
     for node in model.get_ops():
-        readers = [
-            reader.get_node().get_type_name() for output in node.outputs() for reader in output.get_target_inputs()
-        ]
-        if node.get_type_name() != "Slice" or {*readers} != {"Convolution"}:
+        if node.get_type_name() != "Slice":
+            continue
+        readers = {reader.get_node().get_type_name() for reader in node.output(0).get_target_inputs()}
+        if not readers <= {"Convolution", "GroupConvolution"}:
             continue
         constants = [node.input_value(index).get_node() for index in range(1, node.get_input_size())]
         if any(constant.get_type_name() != "Constant" for constant in constants):

@@ -41,9 +41,10 @@ class OnnxRuntimeTarget(FileTarget):
         half: bool = False,
         for_int8: bool = False,
     ) -> None:
-        """See `FileTarget.write`. In INT8, a slice of the first channels is faster than a split feature map."""
-        is_gathered = any(block.config.select != "first" for block in mod_blocks(lowered).values())
-        split = is_gathered or not for_int8
+        """See `FileTarget.write`. In INT8, narrow blocks are faster with slices than with split feature maps."""
+        configs = [block.config for block in mod_blocks(lowered).values()]
+        forms = {(config.select, config.scale, config.fuse_to) for config in configs}
+        split = not (for_int8 and forms == {("first", "none", "all")})
         write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, half=half, split=split)
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Session":
