@@ -8,7 +8,7 @@ Takes some minutes on two cores; run nothing else.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,18 +31,22 @@ SCHEMA = "cnnmod.prices/1"
 WARMUP = 2
 
 
-def recipes_of(plan: Plan, changes: Sequence[str]) -> dict[str, Recipe]:
-    """Return the changed recipe of each arm.
+def recipes_of(plan: Plan, changes: Sequence[str], arms: Collection[str] = ()) -> dict[str, Recipe]:
+    """Return the changed recipe of each arm, or of each of the given arms.
 
     Raises:
-        ValueError: If a change would replace one of an arm: then their order matters.
+        ValueError: If the experiment has no such arm, or if a change would replace one of an arm: then their order
+            matters.
     """
+    if unknown := sorted({*arms} - {*plan.arms}):
+        raise ValueError(f"the experiment has no arm {unknown[0]!r}; the arms are {', '.join(plan.arms)}")
     changed = replace(plan, changes=[*plan.changes, *changes])
-    recipes = {arm: changed.recipe_of(arm) for arm in plan.arms}
+    recipes = {arm: changed.recipe_of(arm) for arm in plan.arms if arm in arms or not arms}
     for arm, recipe in recipes.items():
         if recipe != plan.recipe_of(arm).changed(changes):
             raise ValueError(
-                f"the arm {arm} has its own {', '.join(plan.arms[arm].changes)}, so --set must not change it"
+                f"the arm {arm} has its own {', '.join(plan.arms[arm].changes)}, so --set must not change it; leave it "
+                "out with --arms"
             )
     return recipes
 
@@ -55,6 +59,7 @@ def main(
     rounds: int = 60,
     classes: int = 100,
     threads: int = 2,
+    arms: tuple[str, ...] = (),
     changes: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     name: str = "",
 ) -> None:
@@ -68,6 +73,7 @@ def main(
         rounds: How many times each network is timed under each condition.
         classes: The number of classes of the data set.
         threads: The number of threads.
+        arms: The arms to time. Default: all.
         changes: Changes of the recipes of all arms, to time larger networks with the same blocks.
         name: Added to the name of the result file. Needed with changes.
     """
@@ -79,7 +85,7 @@ def main(
     path = out / f"prices-{stem}.json"
     check_writable(path)
     plan = read_plan(experiment)
-    recipes = recipes_of(plan, changes)
+    recipes = recipes_of(plan, changes, arms)
     models = {arm: build_row(recipe, plan.arms[arm].row, classes).eval() for arm, recipe in recipes.items()}
     images = next(iter(recipes.values())).images
     times: list[dict[str, object]] = []

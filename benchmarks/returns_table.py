@@ -7,7 +7,7 @@ from cnnmod.report.difference import half_interval
 
 
 def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
-    """Return a table with a row for each arm that ran at least twice.
+    """Return a table with a row for each arm that ran at least twice and was timed.
 
     The return of an arm is its share of the accuracy between control and dense network, divided by its share of the
     time between them. Going deeper has a return of 1.
@@ -22,7 +22,7 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     titles = ["arm", "gain, points", *(f"{runtime}, batch {size}" for runtime, size, _ in conditions)]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for arm, values in top1.items():
-        if arm in ("dense", "control") or len(values) < 2:
+        if arm in ("dense", "control") or arm not in prices["parameters"] or len(values) < 2:
             continue
         gain, half = statistics.mean(values) - statistics.mean(top1["control"]), half_interval(values, top1["control"])
         cells = [arm, f"{gain:+.2f} ±{half:.2f}"]
