@@ -100,11 +100,15 @@ def family_of(arm: str) -> str:
     Examples:
         >>> family_of("width-12"), family_of("control"), family_of("control-se"), family_of("gated")
         ('width', 'depth', 'squeeze-and-excitation', 'MoD')
+        >>> family_of("wide")
+        'width'
     """
     if arm in ("dense", "control"):
         return "depth"
     if "-se" in arm:
         return "squeeze-and-excitation"
+    if arm == "wide":
+        return "width"
     kind = arm.partition("-")[0]
     return kind if kind in _MARKS else "MoD"
 
@@ -126,7 +130,8 @@ def over_dense(arm: str, time: dict[str, float], found: Accuracies) -> tuple[flo
     arm that is faster than all of them, the result is `None`.
     """
     dense: list[str] = []
-    for name in sorted((name for name in found.arms if family_of(name) in DENSE and name != arm), key=time.__getitem__):
+    others = (name for name in found.arms if family_of(name) in DENSE and name != arm and name in time)
+    for name in sorted(others, key=time.__getitem__):
         if not dense or found.arms[name].mean > found.arms[dense[-1]].mean:
             dense.append(name)
     for faster, slower in itertools.pairwise(dense):
@@ -142,7 +147,7 @@ def over_dense(arm: str, time: dict[str, float], found: Accuracies) -> tuple[flo
 
 
 def price_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
-    """Return a table with a row for each arm that ran.
+    """Return a table with a row for each arm that ran and was timed.
 
     Args:
         experiment: A result file of pays.py.
@@ -153,6 +158,8 @@ def price_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     titles = ["arm", "n", "top-1 %", *(f"{runtime}, batch {size}" for runtime, size, _ in conditions)]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for arm, accuracy in found.arms.items():
+        if arm not in prices["parameters"]:
+            continue
         cells = [arm, str(accuracy.runs), with_half(accuracy.mean, found.half(accuracy.variance), "")]
         for _, _, time in conditions:
             gain = None if family_of(arm) in DENSE else over_dense(arm, time, found)
