@@ -3,7 +3,7 @@
 It needs the results of pays.py and prices.py for the same experiment. `python benchmarks/price_list.py` writes the
 figures in docs; render.py calls `price_table`.
 
-    python benchmarks/price_list.py    # writes docs/prices.png and docs/prices-resnet18.png
+    python benchmarks/price_list.py    # writes docs/prices*.png
 """
 
 import itertools
@@ -54,6 +54,7 @@ class Drawing:
 
 FIGURES = {
     "prices.png": Drawing("cifar100-prices"),
+    "prices-narrow.png": Drawing("cifar100-narrow-rivals", ("onnxruntime", "openvino")),
     "prices-resnet18.png": Drawing("cifar100-resnet18", ("onnxruntime",), ("squeeze-and-excitation",)),
 }
 
