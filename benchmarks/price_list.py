@@ -159,7 +159,7 @@ def price_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     titles = ["arm", "n", "top-1 %", *(f"{runtime}, batch {size}" for runtime, size, _ in conditions)]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for arm, accuracy in found.arms.items():
-        if arm not in prices["parameters"]:
+        if not all(arm in time for _, _, time in conditions):
             continue
         cells = [arm, str(accuracy.runs), with_half(accuracy.mean, found.half(accuracy.variance), "")]
         for _, _, time in conditions:

@@ -74,6 +74,13 @@ def test_table_has_a_row_for_each_arm_that_ran():
     assert "medians of 3 interleaved rounds" in table
 
 
+def test_arm_that_was_not_timed_is_left_out():
+    found = experiment(control=[40.0, 42.0], wide=[41.0, 41.0], dense=[45.0, 45.0], paper=[44.0, 44.0])
+    lines = price_table(found, prices(control=1.0, dense=2.0, paper=1.5)).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| control", "| dense", "| paper"]
+    assert "1.50: +1.0" in lines[4]  # between the control and the dense network
+
+
 def test_table_without_repeated_runs_has_no_intervals():
     table = price_table(experiment(control=[40.0], dense=[45.0]), prices(control=1.0, dense=2.0))
     assert "| dense | 1 | 45.0 | 2.00 |" in table
