@@ -210,7 +210,7 @@ def _row(name: str, model: nn.Module, runtime: str, images: Tensor, eager: Eager
         top1_near_ties=int((near_N & ~equal_N).sum()),
         selected_alike=int(alike_N.sum()),
         selection_near_ties=int(near_tied_N.sum()),
-        tied_agreement=report.tied_agreement,
+        tied_agreement=1.0 if report.tied_agreement is None else report.tied_agreement,
     )
 
 

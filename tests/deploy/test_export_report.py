@@ -32,6 +32,17 @@ def test_prints_as_a_table():
     ]
 
 
+def test_networks_that_do_not_select_have_no_agreement_of_selections():
+    agreement = Agreement(images=8, top1=0.75, selection=1.0, selection_in_order=1.0)
+    report = replace(REPORT, selection_agreement=None, tied_agreement=None, int8=agreement)
+    lines = repr(report).splitlines()
+    assert lines[3:5] == [
+        "against eager  before INT8, largest error 3.6e-07 of the largest output",
+        "in INT8        on 8 images: the same class for 75.00%",
+    ]
+    assert "in INT8        on 8 images" in repr(replace(report, int8=replace(agreement, top1=None))).splitlines()
+
+
 def test_mod_blocks_and_opset_are_optional():
     lines = repr(replace(REPORT, form=None, opset=None)).splitlines()
     assert lines[2] == "MoD blocks     none"

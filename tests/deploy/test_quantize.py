@@ -143,6 +143,7 @@ def test_narrow_blocks_read_a_slice_of_the_quantized_feature_map(kind, tmp_path)
     assert operators[reads[slices[0]][0]] in QUANTIZED
     convolutions = [name for name, operator in operators.items() if operator in ("Conv", "Convolution")]
     assert len(convolutions) == sum(type(layer) is nn.Conv2d for layer in model.modules())
+    assert report.selection_agreement is report.tied_agreement is None
     assert report.int8 is not None
     assert report.int8.top1 is not None
     assert report.int8.top1 > 0.8

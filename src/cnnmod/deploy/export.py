@@ -127,8 +127,9 @@ def export(
                 f"{parity.largest_error:.1e} on the input of seed {parity.seed}, and at most {limit:.0e} is accepted; "
                 "nothing was written"
             )
-        tied_agreement = 1.0
-        if mod_blocks(model):
+        tied_agreement = None
+        selects = any(block.config.select == "learned" for block in mod_blocks(model).values())
+        if selects:
             tied_file = Path(folder) / f"tied-{path.name}"
             target.write(with_tied_scores(lowered), example, tied_file, dynamic_batch=dynamic_batch)
             tied_parity = check_parity(with_tied_scores(reference), _run(tied_file, target), example.cpu(), batch_sizes)
@@ -148,7 +149,7 @@ def export(
             file_bytes=sum(file.stat().st_size for file in files),
             weight_bytes=sum(4 * parameter.numel() for parameter in lowered.parameters()),
             largest_error=parity.largest_error,
-            selection_agreement=parity.selection_agreement,
+            selection_agreement=parity.selection_agreement if selects else None,
             tied_agreement=tied_agreement,
             int8=agreement,
             metadata=about.metadata() if target.describes else {},

@@ -24,7 +24,8 @@ class ExportReport(Printed):
         file_bytes: The size of the file. For OpenVINO, the size of both files.
         weight_bytes: The size of the network's weights in float32.
         largest_error: The largest difference to eager PyTorch, relative to the largest output.
-        selection_agreement: The share of selected channels that are the same as in eager PyTorch.
+        selection_agreement: The share of selected channels that are the same as in eager PyTorch. `None` if no MoD
+            block selects channels by their scores.
         tied_agreement: The same for a copy of the network in which importance scores are equal in groups.
         int8: How closely an INT8 file agrees with eager PyTorch on the calibration images. `None` for a float file. For
             an INT8 file, the three fields above describe the float file that was quantized.
@@ -40,8 +41,8 @@ class ExportReport(Printed):
     file_bytes: int
     weight_bytes: int
     largest_error: float
-    selection_agreement: float
-    tied_agreement: float
+    selection_agreement: float | None
+    tied_agreement: float | None
     int8: Agreement | None
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -59,17 +60,21 @@ class ExportReport(Printed):
 
     def _table(self) -> TextTable:
         opset = [f"opset {self.opset}"] if self.opset else []
-        exact = f"selected channels equal {self.selection_agreement:.2%}, with ties {self.tied_agreement:.2%}"
         before = "" if self.int8 is None else "before INT8, "
+        agreement = [f"{before}largest error {self.largest_error:.1e} of the largest output"]
+        if self.selection_agreement is not None:
+            equal = f"selected channels equal {self.selection_agreement:.2%}"
+            agreement.append(f"{equal}, with ties {self.tied_agreement:.2%}")
         rows = [
             ["size", f"{self.file_bytes / 1e6:.2f} MB (float32 weights: {self.weight_bytes / 1e6:.2f})"],
             ["MoD blocks", f"as {self.form}" if self.form else "none"],
-            ["against eager", f"{before}largest error {self.largest_error:.1e} of the largest output; {exact}"],
+            ["against eager", "; ".join(agreement)],
         ]
         if self.int8 is not None:
-            same = "" if self.int8.top1 is None else f"the same class for {self.int8.top1:.2%}, "
-            equal = f"{same}selected channels equal {self.int8.selection:.2%}"
-            rows.append(["in INT8", f"on {self.int8.images} images: {equal}"])
+            same = [] if self.int8.top1 is None else [f"the same class for {self.int8.top1:.2%}"]
+            if self.selection_agreement is not None:
+                same.append(f"selected channels equal {self.int8.selection:.2%}")
+            rows.append(["in INT8", f"on {self.int8.images} images{': ' if same else ''}{', '.join(same)}"])
         if self.metadata:
             rows.append(["input", self.metadata["input"]])
             rows.append(["metadata", ", ".join(self.metadata)])

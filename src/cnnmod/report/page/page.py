@@ -93,12 +93,22 @@ def _export_table(report: ExportReport) -> TextTable:
         ["MoD blocks", report.form or "none"],
         ["size, MB", f"{report.file_bytes / 1e6:.2f}"],
         ["largest error, relative to the largest output", f"{report.largest_error:.1e}"],
-        ["selected channels equal", f"{report.selection_agreement:.2%}"],
-        ["selected channels equal, with ties", f"{report.tied_agreement:.2%}"],
-        *([] if report.int8 is None else [["INT8: selected channels equal", f"{report.int8.selection:.2%}"]]),
+        *_selection(report),
         *([name, version] for name, version in report.versions.items()),
     ]
     return TextTable(str(report.path), ["against eager PyTorch", "value"], rows)
+
+
+def _selection(report: ExportReport) -> list[list[str]]:
+    if report.selection_agreement is None:  # no MoD block selects channels
+        return []
+    rows = [
+        ["selected channels equal", f"{report.selection_agreement:.2%}"],
+        ["selected channels equal, with ties", f"{report.tied_agreement:.2%}"],
+    ]
+    if report.int8 is not None:
+        rows.append(["INT8: selected channels equal", f"{report.int8.selection:.2%}"])
+    return rows
 
 
 def _measured(sources: Sources) -> list[str]:

@@ -115,10 +115,11 @@ def _tax(timed: Comparison | None) -> str:
 
 def _exports(sources: Sources) -> str:
     error = max(report.largest_error for report in sources.exports)
-    same = min(report.selection_agreement for report in sources.exports)
+    same = [report.selection_agreement for report in sources.exports if report.selection_agreement is not None]
     count = len(sources.exports)
     files = "The exported file agrees" if count == 1 else f"The {count} exported files agree"
-    return f"{files} with eager PyTorch: largest error {error:.0e}, {100 * same:.4g} % of the selected channels equal."
+    selection = f", {100 * min(same):.4g} % of the selected channels equal" if same else ""
+    return f"{files} with eager PyTorch: largest error {error:.0e}{selection}."
 
 
 def _first_mod(comparison: Comparison) -> Row | None:
