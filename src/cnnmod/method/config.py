@@ -99,8 +99,8 @@ class MoDConfig:
         """Return the settings of narrow blocks (ours).
 
         A narrow block always reads the first C // c channels and writes all C channels. It has no channel selector, so
-        it does not select. In two small networks on CIFAR-100, it gains over the control. Scores gain nothing more, nor
-        does selection in the network where it was measured (docs/train.md).
+        it does not select. In small networks on CIFAR-10 and CIFAR-100, it gains over the control. Scores gain nothing
+        more, nor does selection in the network where it was measured (docs/train.md).
 
         Args:
             c: The divisor.
