@@ -70,6 +70,7 @@ class Plan:
         changes: Changes of the recipe for all arms.
         arms: The arms by name; all are compared with `control`.
         first_seed: The lowest seed of each arm.
+        skip_broken: Whether to leave out images that cannot be read. The results count those of the test images.
     """
 
     question: str
@@ -79,6 +80,7 @@ class Plan:
     changes: list[str]
     arms: dict[str, Arm]
     first_seed: int = 0
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         for name, arm in self.arms.items():
@@ -170,9 +172,9 @@ def keep_plan(path: Path, runs: Path) -> None:
 
 
 @functools.cache
-def opened(data: str, prepared: tuple[str, ...], name: str) -> Data:
+def opened(data: str, prepared: tuple[str, ...], name: str, skip_broken: bool) -> Data:
     """Return the images, decoded once in each process; they are the same for all arms."""
-    return open_data(data, recipe(name, prepared))
+    return open_data(data, recipe(name, prepared), skip_broken=skip_broken)
 
 
 def train_one(plan: Plan, arm: str, seed: int, data: str, folder: Path, end: float) -> None:
@@ -184,7 +186,7 @@ def train_one(plan: Plan, arm: str, seed: int, data: str, folder: Path, end: flo
 
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
-    images = opened(data, tuple(plan.changes), plan.recipe)
+    images = opened(data, tuple(plan.changes), plan.recipe, plan.skip_broken)
     run = Run(recipe=plan.recipe_of(arm, seed), row=plan.arms[arm].row, seed=seed, data=Path(data).name)
     os.chdir(folder.parent)  # the recipe names the checkpoint of another run relative to this folder
     run_training(run, folder, images, progress=watch)
