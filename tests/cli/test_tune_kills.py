@@ -43,7 +43,9 @@ def test_killed_runs_are_resumed_to_the_same_weights_and_plan(tmp_path):
     duration = time.monotonic() - started
     assert process.exitcode == 0
     values = json.loads((whole / "times.json").read_text())
-    values["saved"] = [{"c=4": 0.05, "narrow c=4": 0.05, "skip": 0.09}] * len(values["saved"])  # a plan that the machine does not decide
+    values["saved"] = [{"c=4": 0.05, "narrow c=4": 0.05, "skip": 0.09}] * len(
+        values["saved"]
+    )  # a plan that the machine does not decide
     values["scale"] = 1.0
     (whole / "times.json").write_text(json.dumps(values))
     process = start(whole, 0.8)
