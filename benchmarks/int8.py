@@ -42,14 +42,14 @@ def runs_of(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Ru
     runs: dict[str, RunFile] = {}
     for name, (target, precision) in runtimes().items():
         if isinstance(target, FileTarget) and INT8 in target.precisions:
-            is_int8, example = precision == INT8, calibration[:1]
-            path = folder / f"{'source' if is_int8 else 'float'}{target.suffix}"
-            if not path.exists():
-                lowered = lower(model, target.name, example=example)
-                target.write(lowered, example, path, dynamic_batch=True, for_int8=is_int8)
-            if is_int8:
-                source, path = path, folder / f"int8{target.suffix}"
+            path, example = folder / f"{INT8 if precision == INT8 else 'float'}{target.suffix}", calibration[:1]
+            lowered = lower(model, target.name, example=example)
+            if precision == INT8:
+                source = folder / f"source{target.suffix}"
+                target.write_for_int8(lowered, example, source, dynamic_batch=True)
                 target.quantize(source, path, calibration)
+            elif not path.exists():
+                target.write(lowered, example, path, dynamic_batch=True)
             runs[name] = target.load(path, torch.get_num_threads(), precision, selected=True).run
     return runs
 

@@ -15,7 +15,8 @@ def pays_table(result: dict[str, Any]) -> str:
     accuracy when each image gets the selection of another image.
     """
     arms = {arm["arm"]: [run["accuracy"] for run in arm["results"]] for arm in result["arms"]}
-    measure = next(iter(next(runs for runs in arms.values() if runs)[0]))
+    first = next(runs for runs in arms.values() if runs)[0]
+    measure = next(iter(first))
     accuracy = {arm: [run[measure] for run in runs] for arm, runs in arms.items()}
     loss = {arm: [run["loss"] for run in runs if "loss" in run] for arm, runs in arms.items()}
     has_loss = any(loss.values())
@@ -45,7 +46,7 @@ def pays_table(result: dict[str, Any]) -> str:
             spread = f" ±{statistics.stdev(points):.2f}" if len(points) > 1 else ""
             cells.append(f"{statistics.mean(points):+.2f}{spread}" if points else "")
         lines.append(f"| {' | '.join(cells)} |")
-    provenance, images = result["provenance"], next(runs for runs in arms.values() if runs)[0]["images"]
+    provenance, images = result["provenance"], first["images"]
     title = TITLES[measure][0].upper() + TITLES[measure][1:]
     lines.append(
         f"\n{title} on {images:,} test images of {result['plan']['data']}, mean ± standard deviation of n runs; "

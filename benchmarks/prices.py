@@ -4,6 +4,8 @@
     python benchmarks/prices.py benchmarks/pays/cifar100-narrow.json --name wide \
         --set image_size=112 'network_args.channels=[64,128,256]'             # the same blocks in a larger network
 
+`--arms control dense narrow-8` times only these arms. An arm with a width of its own cannot be widened by `--set`.
+
 Takes some minutes on two cores; run nothing else.
 """
 

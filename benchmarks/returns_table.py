@@ -22,7 +22,9 @@ def returns_table(experiment: dict[str, Any], prices: dict[str, Any]) -> str:
     titles = ["arm", "gain, points", *(f"{runtime}, batch {size}" for runtime, size, _ in conditions)]
     lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
     for arm, values in top1.items():
-        if arm in ("dense", "control") or arm not in prices["parameters"] or len(values) < 2:
+        if arm in ("dense", "control") or len(values) < 2:
+            continue
+        if not all(arm in overhead for _, _, overhead in conditions):
             continue
         gain, half = statistics.mean(values) - statistics.mean(top1["control"]), half_interval(values, top1["control"])
         cells = [arm, f"{gain:+.2f} ±{half:.2f}"]

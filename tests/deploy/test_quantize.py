@@ -31,7 +31,7 @@ def int8_of(model, kind, folder, dynamic_batch=True):
     source, path = folder / f"float{KINDS[kind]}", folder / f"int8{KINDS[kind]}"
     target = find_format(kind)
     lowered = lower(model, target.name, example=EXAMPLE)
-    target.write(lowered, EXAMPLE, source, dynamic_batch=dynamic_batch, for_int8=True)
+    target.write_for_int8(lowered, EXAMPLE, source, dynamic_batch=dynamic_batch)
     target.quantize(source, path, IMAGES)
     return path
 
@@ -159,16 +159,16 @@ def test_blocks_that_select_read_split_feature_maps_in_onnx_files(tmp_path):
 
 def test_timing_quantizes_the_file_that_export_quantizes(monkeypatch):
     target, written = find_format("onnx"), []
-    plain = type(target).write
+    plain = type(target).write_for_int8
 
-    def write(self, *args, **kwargs):
-        written.append(kwargs.get("for_int8", False))
+    def write_for_int8(self, *args, **kwargs):
+        written.append(runtime)
         plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(target), "write", write)
+    monkeypatch.setattr(type(target), "write_for_int8", write_for_int8)
     for runtime in ("onnxruntime", "onnxruntime-int8"):
         start(network(), runtime, EXAMPLE)
-    assert written == [False, True]
+    assert written == ["onnxruntime-int8"]
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

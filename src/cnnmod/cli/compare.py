@@ -184,7 +184,7 @@ def _runtimes_on(device: str) -> list[str]:
 
     names: list[str] = []
     for name, runtime in all_runtimes().items():
-        with suppress(ValueError):
+        with suppress(ValueError):  # the target does not run on this device
             runtime.target.check_images(torch.empty(0, device=device))
             names.append(name)
     return names

@@ -112,10 +112,11 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         final_file = Path(folder) / path.name
         float_file = final_file if int8 is None else Path(folder) / f"float-{path.name}"
-        for_int8 = int8 is not None
-        target.write(lowered, example, float_file, dynamic_batch=dynamic_batch, half=half, for_int8=for_int8)
-        if int8 is not None:  # before the normalization of pixels is added, which stays in float32
-            target.quantize(float_file, final_file, int8)
+        if int8 is None:
+            target.write(lowered, example, float_file, dynamic_batch=dynamic_batch, half=half)
+        else:
+            target.write_for_int8(lowered, example, float_file, dynamic_batch=dynamic_batch)
+            target.quantize(float_file, final_file, int8)  # before the normalization of pixels, which stays in float32
         if target.describes:
             for file in {float_file, final_file}:
                 target.describe_(file, about)

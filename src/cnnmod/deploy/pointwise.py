@@ -13,7 +13,7 @@ from cnnmod.method.convert import swap_
 class PointwiseConv(nn.Module):
     """A 1×1 convolution that is a matrix product on a CPU.
 
-    With few input or output channels, the product is much faster than oneDNN's convolution.
+    With few input or output channels, the product is usually faster than oneDNN's convolution.
     """
 
     bias: Tensor | None

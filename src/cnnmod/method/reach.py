@@ -124,7 +124,7 @@ class Reach:
         if _is_of(value_class.__module__, _NOT_FOLLOWED) and value_class is not SimpleNamespace:
             return
         yield value_class
-        with suppress(AttributeError):
+        with suppress(AttributeError):  # the class has only slots
             yield object.__getattribute__(value, "__dict__")
         for slots in (vars(base).get("__slots__", ()) for base in value_class.__mro__):
             for name in (slots,) if isinstance(slots, str) else slots:

@@ -31,7 +31,7 @@ class NumPyTarget(FileTarget):
     format = "npz"
     suffix = ".npz"
 
-    def write(self, lowered, example, path, *, dynamic_batch, half=False, for_int8=False):
+    def write(self, lowered, example, path, *, dynamic_batch, half=False):
         images = example[:1].repeat(2, 1, 1, 1) if dynamic_batch else example
         shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
         program = torch.export.export(_Positional(lowered), (images,), dynamic_shapes=shapes)

@@ -27,7 +27,7 @@ class OutsideFile(FileTarget):
     format = "outside"
     suffix = ".out"
 
-    def write(self, lowered, example, path, *, dynamic_batch, half=False, for_int8=False):
+    def write(self, lowered, example, path, *, dynamic_batch, half=False):
         path.write_bytes(b"")
 
     def load(self, path, threads, precision="float32", *, selected=False):

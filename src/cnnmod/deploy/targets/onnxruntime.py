@@ -32,20 +32,15 @@ class OnnxRuntimeTarget(FileTarget):
     describes = True
 
     def write(
-        self,
-        lowered: nn.Module,
-        example: Tensor,
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        half: bool = False,
-        for_int8: bool = False,
+        self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
-        """See `FileTarget.write`. In INT8, narrow blocks are faster with slices than with split feature maps."""
+        write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, half=half, split=True)
+
+    def write_for_int8(self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool) -> None:
+        """See `FileTarget.write_for_int8`. Narrow blocks are faster with slices than with split feature maps."""
         configs = [block.config for block in mod_blocks(lowered).values()]
         forms = {(config.select, config.scale, config.fuse_to) for config in configs}
-        split = not (for_int8 and forms == {("first", "none", "all")})
-        write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, half=half, split=split)
+        write_onnx(lowered, example, path, dynamic_batch=dynamic_batch, split=forms != {("first", "none", "all")})
 
     def load(self, path: Path, threads: int, precision: str = FLOAT32, *, selected: bool = False) -> "Session":
         """See `FileTarget.load`. The precision is not used, since an INT8 file contains INT8 operators."""

@@ -34,14 +34,7 @@ class OpenVinoTarget(FileTarget):
     describes = True
 
     def write(
-        self,
-        lowered: nn.Module,
-        example: Tensor,
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        half: bool = False,
-        for_int8: bool = False,
+        self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
         """See `FileTarget.write`. An ONNX file is written first, in the same folder, and then deleted."""
         onnx_path = path.with_name(f".{path.name}.onnx")  # the user may have a file `stem.onnx`

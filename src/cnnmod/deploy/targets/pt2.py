@@ -37,14 +37,7 @@ class Pt2Target(FileTarget):
             raise ValueError(f"pt2 needs torch {_FIRST_TORCH} or newer, not {torch.__version__}")
 
     def write(
-        self,
-        lowered: nn.Module,
-        example: Tensor,
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        half: bool = False,
-        for_int8: bool = False,
+        self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
         check_outputs(lowered, example, for_numpy=False)
         images, shapes = images_for(example, dynamic_batch), shapes_for(lowered, dynamic_batch)

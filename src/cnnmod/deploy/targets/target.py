@@ -116,14 +116,7 @@ class FileTarget(Target):
 
     @abstractmethod
     def write(
-        self,
-        lowered: nn.Module,
-        example: Tensor,
-        path: Path,
-        *,
-        dynamic_batch: bool,
-        half: bool = False,
-        for_int8: bool = False,
+        self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool, half: bool = False
     ) -> None:
         """Write a lowered network as a file.
 
@@ -133,7 +126,6 @@ class FileTarget(Target):
             path: The file to write.
             dynamic_batch: Whether the file takes any batch size.
             half: Store weights in 16 bits. They are converted to float32 when the file is loaded.
-            for_int8: Whether `quantize` will read the file.
 
         Raises:
             ValueError: If the network cannot be exported. The error names the layer.
@@ -147,11 +139,15 @@ class FileTarget(Target):
     def operators(self, path: Path) -> dict[str, int]:
         """Count the operators in a file by name, the most frequent first."""
 
+    def write_for_int8(self, lowered: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool) -> None:
+        """Write the float file that `quantize` reads. By default, it is the file of `write`."""
+        self.write(lowered, example, path, dynamic_batch=dynamic_batch)
+
     def quantize(self, source: Path, path: Path, images_NCHW: Tensor) -> None:
         """Write a float file as an INT8 file.
 
         Args:
-            source: The float file that `write` wrote.
+            source: The float file that `write_for_int8` wrote.
             path: The INT8 file to write.
             images_NCHW: Calibration images, float32. If the file has a fixed batch size, their number must be a
                 multiple of it.
@@ -169,8 +165,10 @@ class FileTarget(Target):
         """See `Target.start`. The network is written to a temporary file and loaded from it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"network{self.suffix}"
-            self.write(lowered, example, path, dynamic_batch=False, for_int8=precision == INT8)
-            if precision == INT8:
+            if precision != INT8:
+                self.write(lowered, example, path, dynamic_batch=False)
+            else:
+                self.write_for_int8(lowered, example, path, dynamic_batch=False)
                 source, path = path, path.with_stem("int8")
                 self.quantize(source, path, example)
             return self.load(path, torch.get_num_threads(), precision)
