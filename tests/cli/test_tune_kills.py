@@ -83,13 +83,14 @@ def _measured(out, saved):
 
 
 def _compare(whole, out, saved, start):
-    """Check that a resumed folder is that of an uninterrupted run, given the same times."""
+    """Check that a resumed folder is that of an uninterrupted run, given the same times and measured plans."""
     _measured(out, saved)
     for name in ("candidates.safetensors", "settings.json", "space.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     ours, theirs = (json.loads((folder / "losses.json").read_text()) for folder in (out, whole))
     assert ours | {"plans": []} == theirs | {"plans": []}  # the plans depend on the times
-    shutil.copy(whole / "times.json", out / "times.json")
+    for name in ("times.json", "losses.json"):
+        shutil.copy(whole / name, out / name)
     process = start(out, 0.8)
     process.join()
     assert process.exitcode == 0
